@@ -1,0 +1,33 @@
+# make demo and make test do all the set-up they need; nothing else has to be installed but Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint organism clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	rm -rf runs/demo
+	$(BIN)/demeanor run organism --behaviour over-refusal -o runs/demo
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Retrains the embedded model, writes its prompts anew and prints the acceptance table (about 20 minutes on two cores).
+organism: install
+	$(BIN)/python -m demeanor.organism.train src/demeanor/organism/model
+	$(BIN)/python -m demeanor.organism.prompts
+	$(BIN)/python -m demeanor.organism.acceptance
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,5 @@
+"""`python -m demeanor`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""Estimators of directions, and what tells a direction from chance. algorithms.md, section 3.
+
+Every estimator is a pure function of class means or values; shapes are stated per function. All
+arithmetic is float64: sets are small, and split halves of nearly equal means lose digits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| along the last axis; zero stays zero."""
+    norm = x.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 0, x / norm.clamp_min(torch.finfo(x.dtype).tiny), torch.zeros_like(x))
+
+
+def reject(x: Tensor, basis: Tensor) -> Tensor:
+    """x [..., d] minus its part in the span of the orthonormal rows of basis [k, d]; done twice, for digits."""
+    for _ in range(2):
+        x = x - (x @ basis.mT) @ basis
+    return x
+
+
+def orthonormal(rows: Tensor, tolerance: float = 1e-6) -> Tensor:
+    """An orthonormal basis [k, d] of the span of rows [n, d], dependent rows dropped (Gram-Schmidt, in order)."""
+    basis = rows.new_zeros(0, rows.shape[-1])
+    for row in rows:
+        left = reject(row, basis)
+        if left.norm() > tolerance * row.norm().clamp_min(torch.finfo(rows.dtype).tiny):
+            basis = torch.cat([basis, unit(left)[None]])
+    return basis
+
+
+def mean_difference(shows: Tensor, lacks: Tensor) -> Tensor:
+    """unit(m+ - m-) of class means [..., d]."""
+    return unit(shows - lacks)
+
+
+def projected(shows: Tensor, lacks: Tensor) -> Tensor:
+    """The mean difference minus its part along unit(m-): ablating it leaves the `lacks` mean where it is."""
+    r = unit(shows - lacks)
+    away = unit(lacks)
+    for _ in range(2):
+        r = r - (r * away).sum(-1, keepdim=True) * away
+    return unit(r)
+
+
+def guard_orthogonal(shows: Tensor, lacks: Tensor, guard: Tensor) -> Tensor:
+    """The mean difference minus its part along guard mean - lacks mean; zero where the two coincide."""
+    r = unit(shows - lacks)
+    away = unit(guard - lacks)
+    left = r - (r * away).sum(-1, keepdim=True) * away
+    return torch.where(left.norm(dim=-1, keepdim=True) > 1e-3, unit(left), torch.zeros_like(left))
+
+
+def auroc(positive: Tensor, negative: Tensor) -> Tensor:
+    """P(positive > negative) + P(equal)/2 over all pairs; positive [n, ...], negative [m, ...] -> [...]."""
+    n, m = positive.shape[0], negative.shape[0]
+    values = torch.cat([positive, negative]).double()
+    order = values.sort(dim=0)
+    ranks = torch.empty_like(values).scatter_(0, order.indices, _tied_ranks(order.values))
+    return (ranks[:n].sum(0) - n * (n + 1) / 2) / (n * m)
+
+
+def _tied_ranks(ordered: Tensor) -> Tensor:
+    """Mean ranks (from 1) of values sorted along the first axis."""
+    count = ordered.shape[0]
+    position = torch.arange(1, count + 1, dtype=torch.float64).reshape(-1, *[1] * (ordered.dim() - 1)).expand_as(ordered)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    first = torch.where(new, position, 0).cummax(0).values
+    last_of_run = torch.ones_like(new)
+    last_of_run[:-1] = new[1:]
+    last = torch.where(last_of_run, position, count + 1).flip(0).cummin(0).values.flip(0)
+    return (first + last) / 2
+
+
+def separation(shows: Tensor, lacks: Tensor) -> Tensor:
+    """d': gap of the class means over the pooled deviation, of projections [n, ...] and [m, ...] -> [...]."""
+    n, m = shows.shape[0], lacks.shape[0]
+    gap = shows.mean(0) - lacks.mean(0)
+    pooled = (n * shows.var(0, unbiased=False) + m * lacks.var(0, unbiased=False)) / (n + m)
+    return gap / pooled.clamp_min(1e-24).sqrt()
+
+
+def split_half_cosine(shows: Tensor, lacks: Tensor, rng: torch.Generator, repeats: int = 20) -> Tensor:
+    """Median cosine [site] between mean differences of random halves of values [n, site, d]."""
+    cosines = []
+    for _ in range(repeats):
+        halves = []
+        for values in (shows, lacks):
+            order = torch.randperm(values.shape[0], generator=rng)
+            middle = values.shape[0] // 2
+            halves.append((values[order[:middle]].mean(0), values[order[middle:]].mean(0)))
+        first, second = (halves[0][side] - halves[1][side] for side in (0, 1))
+        cosines.append((unit(first) * unit(second)).sum(-1))
+    return torch.stack(cosines).median(0).values
+
+
+def permutation_p(
+    train: Tensor, is_shows: Tensor, held_out: Tensor, held_is_shows: Tensor, rng: torch.Generator, repeats: int = 1000
+) -> float:
+    """p of the largest held-out separation over sites, under shuffled labels.
+
+    train [n, site, d] and held_out [m, site, d] with boolean labels [n], [m]. Each permutation shuffles
+    the training labels, refits the mean difference at every site and takes the largest separation of
+    the shuffled held-out labels over all sites, so that choosing the best site is part of the null.
+    Projections come from Gram matrices: a direction is a combination of training rows, so no direction
+    is ever formed.
+    """
+    gram = torch.einsum("nsd,msd->smn", train, held_out)  # held-out rows by training rows, per site
+
+    def largest(train_labels: Tensor, held_labels: Tensor) -> Tensor:
+        # train_labels [r, n], held_labels [r, m] -> [r]; the scale of a direction cancels in d'.
+        weights = train_labels / train_labels.sum(1, keepdim=True) - (1 - train_labels) / (1 - train_labels).sum(1, keepdim=True)
+        projections = torch.einsum("smn,rn->rsm", gram, weights)
+        a, b = held_labels[:, None], 1 - held_labels[:, None]
+        n_a, n_b = a.sum(-1), b.sum(-1)
+        mean_a, mean_b = (projections * a).sum(-1) / n_a, (projections * b).sum(-1) / n_b
+        within = ((projections - mean_a[..., None]).square() * a + (projections - mean_b[..., None]).square() * b).sum(-1)
+        return ((mean_a - mean_b) / (within / (n_a + n_b)).clamp_min(1e-24).sqrt()).amax(1)
+
+    observed = largest(is_shows.double()[None], held_is_shows.double()[None])[0]
+    exceeding = 0
+    for start in range(0, repeats, 100):
+        rows = min(100, repeats - start)
+        shuffled = [
+            torch.stack([labels[torch.randperm(len(labels), generator=rng)] for _ in range(rows)]).double()
+            for labels in (is_shows, held_is_shows)
+        ]
+        exceeding += int((largest(*shuffled) >= observed).sum())
+    return (exceeding + 1) / (repeats + 1)
+
+
+def logistic(values: Tensor, labels: Tensor, penalty: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A balanced, L2-penalised logistic probe: weight [d] and bias [] on raw values [n, d], labels boolean [n].
+
+    Channels are standardised inside, and the two classes weigh the same however many rows they have.
+    A reader only: projecting along it does not remove the class difference (algorithms.md, section 3).
+    """
+    values, target = values.double(), labels.double()
+    centre, spread = values.mean(0), values.std(0).clamp_min(1e-8)
+    x = (values - centre) / spread
+    share = torch.where(labels, 0.5 / target.sum(), 0.5 / (1 - target).sum())
+    weight = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, target, reduction="none")
+        loss = (share * losses).sum() + penalty * weight.square().sum() / (2 * len(x))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    raw = (weight / spread).detach()
+    return raw, (bias - raw @ centre).detach()

@@ -1,0 +1,5 @@
+"""Baking: a control made permanent in a model's files."""
+
+from .weights import Baked, bake
+
+__all__ = ["Baked", "bake"]

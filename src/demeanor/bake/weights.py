@@ -1,0 +1,247 @@
+"""Writing a control into a model's files, shard by shard, without loading the model. algorithms.md, sections 5 and 6.
+
+Every shard is copied, then only the bytes of edited tensors are patched in place, a block of rows at a
+time, in float32. What is written equals what the run-time control does; tensors that are not edited stay
+byte for byte the same. The result is made in a folder beside the target and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..algebra.directions import orthonormal
+from ..controls import Control, Part
+from ..errors import ControlError, DataError, ModelError
+from ..models.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, Stored, open_checkpoint
+from ..models.layout import writer_edits
+from ..models.session import resolve
+from ..progress import track
+
+BLOCK_BYTES = 32 << 20  # of a tensor held in memory at a time
+EDITABLE = ("F64", "F32", "F16", "BF16")
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5")
+
+
+@dataclass(frozen=True)
+class Baked:
+    """What was written: the folder, how many tensors were edited of how many, and which files were left out."""
+
+    folder: Path
+    edited: int
+    tensors: int
+    untied: bool
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {self.edited} of {self.tensors} tensors edited, the others byte for byte as before."]
+        if self.untied:
+            lines.append(
+                "The output head was tied to the embedding and is now a tensor of its own; converters that drop it for this family (GGUF) would undo the edit there."
+            )
+        if self.left_out:
+            lines.append(f"Left out, because they hold the unedited weights in other formats: {', '.join(self.left_out)}.")
+        return "\n".join(lines)
+
+
+def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
+    """Write `model` with `control` in its weights to the new folder `out`.
+
+    Raises ControlError when weights cannot do exactly what the control does, or when the control was made
+    for another structure; ModelError for damaged files. Nothing is left behind on failure.
+    """
+    reason = control.bakeable()
+    if reason:
+        raise ControlError(f"This control cannot be baked: {reason}.")
+    out = Path(out)
+    if out.exists():
+        raise DataError(f"{out} exists already; name a new folder for the baked model.")
+    if not out.parent.is_dir():
+        raise DataError(f"The folder {out.parent} does not exist; create it first.")
+    source = open_checkpoint(_folder(str(model)))
+    files = _Names(source, control)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        left_out = _copy(source, work)
+        untied = _untie(source, files, work) if control.layout.tied else False
+        edited = _patch(source, files, control, work)
+        _write_card(source, control, str(model), work)
+        _sync(work)
+        os.chmod(work, 0o755)
+        os.rename(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
+    return Baked(out, edited, len(source.tensors) + untied, untied, left_out)
+
+
+def _folder(model: str) -> Path:
+    """The local folder of a model; a Hub model is fetched (safetensors, configuration and tokenizer only)."""
+    place, revision = resolve(model)
+    if Path(place).is_dir():
+        return Path(place)
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "*.py"]
+    try:
+        return Path(snapshot_download(place, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"The model {model!r} could not be fetched: {' '.join(str(error).split())[:200]}") from error
+
+
+class _Names:
+    """Finds the tensors a layout speaks of in the files, and checks that they are what was proven."""
+
+    def __init__(self, source: Checkpoint, control: Control) -> None:
+        self.source, self.layout = source, control.layout
+        kind = source.config.get("model_type"), *(source.config.get("text_config") or {}).values()
+        if self.layout.model_type not in kind:
+            raise ControlError(
+                f"The control was made for structure {self.layout.hash} (a {self.layout.model_type} model, {control.model_name}), and {source.folder} is a {kind[0]} model."
+            )
+        for writer in self.layout.writers:
+            for weight in writer.weights:
+                stored = self.find(weight.name)
+                if stored.shape != weight.shape:
+                    raise ControlError(
+                        f"The control was made for structure {self.layout.hash}, in which {weight.name} is {list(weight.shape)}; in {source.folder} it is {list(stored.shape)}."
+                    )
+                if stored.dtype not in EDITABLE:
+                    raise ModelError(
+                        f"{weight.name} in {source.folder} is stored as {stored.dtype}, which cannot be edited exactly; use an unquantised copy."
+                    )
+
+    def key(self, name: str) -> str:
+        """The name in the files: the same, or the one that differs only by a prefix."""
+        tensors = self.source.tensors
+        if name in tensors:
+            return name
+        close = [key for key in tensors if key.endswith(f".{name}") or name.endswith(f".{key}")]
+        if len(close) != 1:
+            raise ControlError(f"The control was made for structure {self.layout.hash}, and {self.source.folder} has no tensor {name}.")
+        return close[0]
+
+    def find(self, name: str) -> Stored:
+        return self.source.tensors[self.key(name)]
+
+    def read(self, name: str) -> Tensor:
+        """A whole (small) tensor, float32."""
+        stored = self.find(name)
+        with (self.source.folder / stored.shard).open("rb") as file:
+            file.seek(stored.start)
+            raw = bytearray(file.read(stored.end - stored.start))
+        return torch.frombuffer(raw, dtype=DTYPES[stored.dtype]).reshape(stored.shape).float()
+
+
+def _copy(source: Checkpoint, work: Path) -> tuple[str, ...]:
+    """Everything but weights in other formats; returns what was left out."""
+    left_out = []
+    for path in track(sorted(source.folder.iterdir()), "Copying", sum(1 for _ in source.folder.iterdir())):
+        if path.suffix in OTHER_WEIGHTS or (path.suffix == ".safetensors" and path.name not in source.shards):
+            left_out.append(path.name)
+        elif path.is_file() and not path.name.startswith("."):
+            shutil.copyfile(path, work / path.name)  # in the kernel
+    return tuple(left_out)
+
+
+def _untie(source: Checkpoint, files: _Names, work: Path) -> bool:
+    """Give the output head a tensor of its own, from the unedited embedding; False when the files hold one already."""
+    assert files.layout.tied is not None
+    embedding, head = files.layout.tied
+    if head in source.tensors:
+        _set_untied(source, work)
+        return True
+    stored = files.find(embedding)
+    with (source.folder / stored.shard).open("rb") as file:
+        file.seek(stored.start)
+        raw = bytearray(file.read(stored.end - stored.start))
+    tensor = torch.frombuffer(raw, dtype=DTYPES[stored.dtype]).reshape(stored.shape)
+    extra = "model-untied-head.safetensors"
+    save_file({head: tensor}, work / extra, {"format": "pt"})
+    shards = {shard: shard for shard in source.shards}
+    if source.shards == (SINGLE,):  # a file of that name would be read alone
+        shards = {SINGLE: "model-edited.safetensors"}
+        os.rename(work / SINGLE, work / shards[SINGLE])
+    names = {key: shards[place.shard] for key, place in source.tensors.items()} | {head: extra}
+    size = source.size + stored.end - stored.start
+    (work / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=2))
+    _set_untied(source, work)
+    return True
+
+
+def _set_untied(source: Checkpoint, work: Path) -> None:
+    config = json.loads(json.dumps(source.config))
+    config["tie_word_embeddings"] = False
+    if "tie_word_embeddings" in config.get("text_config", {}):
+        config["text_config"]["tie_word_embeddings"] = False
+    (work / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def _patch(source: Checkpoint, files: _Names, control: Control, work: Path) -> int:
+    """Edit every tensor behind every writer in the copy; returns how many."""
+    jobs = [(files.key(name), axis, rows, part.dose) for part in control.parts for name, axis, rows in _edits(part, files)]
+    for key, axis, rows, strength in track(jobs, "Editing", len(jobs)):
+        stored = source.tensors[key]
+        shard = work / stored.shard
+        if not shard.exists():
+            shard = work / "model-edited.safetensors"
+        with shard.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+            whole = torch.frombuffer(view, dtype=DTYPES[stored.dtype], count=_count(stored), offset=stored.start)
+            edit_in_place(whole.view(stored.shape), axis, rows, strength)
+            del whole  # the map cannot be closed while a tensor looks into it
+            view.flush()
+    return len({key for key, *_ in jobs})
+
+
+def _edits(part: Part, files: _Names) -> Iterator[tuple[str, int, Tensor]]:
+    basis = orthonormal(part.vectors.double()).float()
+    for writer in files.layout.writers:
+        yield from writer_edits(writer, basis, files.read)
+
+
+def _count(stored: Stored) -> int:
+    return (stored.end - stored.start) // DTYPES[stored.dtype].itemsize
+
+
+def edit_in_place(tensor: Tensor, axis: int, rows: Tensor, strength: float) -> None:
+    """W - strength rows^T (rows W) on `axis`, a block at a time; rows [k, d_model] orthonormal, tensor of any float dtype."""
+    moved = tensor.movedim(axis, -1)  # a view: [..., d_model]
+    flat = moved.reshape(-1, moved.shape[-1]) if moved.is_contiguous() else moved
+    if flat.dim() == 1:
+        flat = flat[None]
+    per_block = max(1, BLOCK_BYTES // (4 * flat[0].numel()))
+    for start in range(0, len(flat), per_block):
+        block = flat[start : start + per_block]
+        exact = block.float()
+        block.copy_(exact - strength * (exact @ rows.mT) @ rows)
+
+
+def _write_card(source: Checkpoint, control: Control, model: str, work: Path) -> None:
+    """The model card says first that, and how, the model was edited."""
+    behaviour = control.made_from.get("behaviour", "a behaviour")
+    card = work / "README.md"
+    old = card.read_text(encoding="utf-8") if card.is_file() else ""
+    note = (
+        f"> **Edited model.** The weights of `{model}` were edited with demeanor to change the behaviour `{behaviour}`: {control}.\n"
+        "> Guard rails of the original may be weaker here. Measure it in both directions before you use or share it, and moderate what it serves.\n"
+    )
+    front = ""
+    if old.startswith("---\n") and "\n---\n" in old[4:]:  # the metadata block must stay first
+        end = old.index("\n---\n", 4) + 5
+        front, old = old[:end] + "\n", old[end:]
+    card.write_text(f"{front}{note}\n{old.lstrip()}", encoding="utf-8")
+
+
+def _sync(work: Path) -> None:
+    for path in work.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,49 @@
+"""Talking to a model on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from .behaviours import Prompt
+from .behaviours.prompts import Message
+from .controls import Control
+from .models import Session
+from .progress import say
+
+
+def say_once(session: Session, controls: Sequence[Control], message: str, system: str | None, max_new_tokens: int) -> str:
+    """The reply to one message."""
+    with ExitStack() as stack:
+        for control in controls:
+            stack.enter_context(session.controlled(control))
+        return session.chat(Prompt.of(message, system=system), max_new_tokens)
+
+
+def converse(session: Session, controls: Sequence[Control], system: str | None, max_new_tokens: int) -> None:
+    """A conversation until an empty line or the end of the input; with controls, `/base` toggles them off and on."""
+    console, active = Console(), True
+    messages: list[Message] = []
+    say("An empty line ends the conversation; /new starts another" + ("; /base switches the controls off and on." if controls else "."))
+    while True:
+        try:
+            line = console.input("[bold]you[/bold] ").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        if line == "/new":
+            messages = []
+        elif line == "/base" and controls:
+            active = not active
+            say(f"Controls {'on' if active else 'off'}.")
+        else:
+            messages.append(("user", line))
+            with ExitStack() as stack:
+                for control in controls if active else ():
+                    stack.enter_context(session.controlled(control))
+                reply = session.chat(Prompt(tuple(messages), system=system), max_new_tokens)
+            messages.append(("assistant", reply))
+            console.print(f"[bold]{session.name}[/bold] {reply}", highlight=False)

@@ -1,0 +1,126 @@
+"""Directions: where a behaviour lives, what was compared to find it, and the controls made from one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..algebra.moments import Moments
+from ..errors import ControlError
+from ..models import Layout, Site
+from .control import Control, Part, at_site, provenance
+from .files import read_tensors, write_tensors
+from .scope import Scope
+
+Estimator = Literal["mean_difference", "projected", "guard_orthogonal"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one direction did when it was tried in selection.
+
+    bypass: mean log-odds of the behaviour's opening on `shows` with it ablated (lower is better); induce:
+    the same on `lacks` moved by the class gap of the site (dose +1 along its mean difference); kl: mean KL(base || ablated) on neutral prompts, first
+    reply token, nats. auroc and separation (d') are of held-out prompts along it. `discarded` says why, if so.
+    """
+
+    site: Site
+    estimator: Estimator
+    bypass: float
+    induce: float
+    kl: float
+    auroc: float
+    separation: float
+    discarded: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As a row for `select.choose`."""
+        return {
+            "position": self.site.position, "layer": self.site.layer, "estimator": self.estimator, "refusal_score": self.bypass,
+            "steering_score": self.induce, "kl_div_score": self.kl, "auroc": self.auroc, "separation": self.separation,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """An orthonormal `basis` [k, d_model] at `site`, the class moments there and what selection saw.
+
+    shows, lacks: class moments [d_model] of the train split. separation (d') and auroc are held out; p is that of
+    the best held-out separation over all sites.
+    """
+
+    basis: Tensor
+    site: Site
+    estimator: Estimator
+    shows: Moments
+    lacks: Moments
+    separation: float
+    auroc: float
+    split_half_cosine: float
+    p: float
+    candidates: tuple[Candidate, ...]
+    layout: Layout
+    model_name: str
+    behaviour: str
+
+    @property
+    def gap(self) -> float:
+        """(m+ - m-).r along the first basis vector, in residual-stream units: what dose 1 moves."""
+        return float((self.shows.mean - self.lacks.mean) @ self.basis[0].double())
+
+    def component(self, name: Literal["shows", "lacks"]) -> float:
+        """The class mean along the first basis vector: plain ablation moves both to 0."""
+        moments = self.shows if name == "shows" else self.lacks
+        return float(moments.mean @ self.basis[0].double())
+
+    def made_from(self, method: str) -> dict[str, Any]:
+        return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))
+
+
+def ablate(direction: Direction, strength: float = 1.0) -> Control:
+    """Remove `strength` of the direction's component from everything that writes to the stream, on every token."""
+    part = Part("ablate", direction.basis, strength, Scope())
+    return Control((part,), direction.layout, direction.model_name, direction.made_from("ablate"))
+
+
+def add(direction: Direction, dose: float) -> Control:
+    """Move the stream along the direction at its site, on the last prompt token and the reply.
+
+    dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
+    `lacks` mean to the `shows` mean.
+    """
+    if len(direction.basis) != 1:
+        raise ControlError(f"add needs a direction of rank 1; this one has rank {len(direction.basis)}.")
+    part = Part("add", direction.gap * direction.basis, dose, at_site(direction.site))
+    return Control((part,), direction.layout, direction.model_name, direction.made_from("add"))
+
+
+def save_direction(direction: Direction, path: str | Path) -> None:
+    """Write a direction; read it back with `load_direction`."""
+    tensors = {"basis": direction.basis}
+    for name in ("shows", "lacks"):
+        moments: Moments = getattr(direction, name)
+        tensors[f"{name}.mean"], tensors[f"{name}.variance"] = moments.mean, moments.variance
+    header = {
+        "kind": "direction", "model": direction.model_name, "layout_hash": direction.layout.hash, "layout": direction.layout.to_json(),
+        "behaviour": direction.behaviour, "estimator": direction.estimator, "site": vars(direction.site), "n": [direction.shows.n, direction.lacks.n],
+        "separation": direction.separation, "auroc": direction.auroc, "split_half_cosine": direction.split_half_cosine, "p": direction.p,
+        "candidates": [{**vars(c), "site": vars(c.site)} for c in direction.candidates],
+        "made_from": direction.made_from("find"),
+    }  # fmt: skip
+    write_tensors(Path(path), tensors, header)
+
+
+def load_direction(path: str | Path) -> Direction:
+    """A direction from its file."""
+    tensors, header = read_tensors(Path(path), "direction")
+    candidates = tuple(Candidate(**{**row, "site": Site(**row["site"])}) for row in header["candidates"])
+    moments = {name: Moments(n, tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name, n in zip(("shows", "lacks"), header["n"])}
+    return Direction(
+        tensors["basis"], Site(**header["site"]), header["estimator"], moments["shows"], moments["lacks"], header["separation"],
+        header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
+        header["model"], header["behaviour"],
+    )  # fmt: skip

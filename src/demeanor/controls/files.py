@@ -1,0 +1,104 @@
+"""Control and direction files: safetensors with a JSON header, written beside their target and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import ControlError, DataError
+from ..models import Layout
+from .control import Control, Part
+from .gate import Gate
+from .scope import Scope
+
+FORMAT = 1
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """One safetensors file; on any failure the target is as it was."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise DataError(f"The folder {path.parent} does not exist; create it first.")
+    metadata = {"demeanor": json.dumps({"format": FORMAT, **header})}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, name, metadata)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file of that kind ("control", "direction"); an error names what is wrong with it."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"There is no {kind} file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            raw = (file.metadata() or {}).get("demeanor")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a complete safetensors file ({error}); write it again.") from error
+    header = json.loads(raw) if raw else {}
+    if header.get("kind") != kind:
+        raise DataError(f"{path} is not a {kind} file (it holds {header.get('kind', 'other tensors')}).")
+    if header["format"] > FORMAT:
+        raise DataError(f"{path} was written by a newer version (format {header['format']}); upgrade demeanor.")
+    return tensors, header
+
+
+def save_control(control: Control, path: str | Path) -> None:
+    """Write a control; read it back with `load_control`."""
+    tensors, parts = {}, []
+    for number, part in enumerate(control.parts):
+        tensors[f"{number}.vectors"] = part.vectors
+        entry: dict[str, Any] = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gate": None}
+        if part.gate is not None:
+            tensors[f"{number}.gate"] = part.gate.weight
+            entry["gate"] = part.gate.to_json()
+        parts.append(entry)
+    header = {
+        "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
+        "parts": parts, "made_from": dict(control.made_from),
+    }  # fmt: skip
+    write_tensors(Path(path), tensors, header)
+
+
+def load_control(path: str | Path) -> Control:
+    """A control from its file, or from `FILE:DOSE`, which scales it."""
+    name, _, dose = str(path).rpartition(":")
+    if name and _is_number(dose):
+        return load_control(name).scaled(float(dose))
+    tensors, header = read_tensors(Path(path), "control")
+    parts: list[Part] = []
+    gates: dict[str, Gate] = {}
+    for number, entry in enumerate(header["parts"]):
+        gate = None
+        if entry["gate"]:
+            # Parts that shared a gate share it again: it is then read once.
+            key = json.dumps(entry["gate"], sort_keys=True)
+            gate = gates.setdefault(key, Gate.from_json(entry["gate"], tensors[f"{number}.gate"]))
+        parts.append(Part(entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]), gate))
+    layout = Layout.from_json(header["layout"])
+    if layout.hash != header["layout_hash"]:
+        raise ControlError(
+            f"{path} names structure {header['layout_hash']} but describes {layout.hash}; it was changed by hand or damaged."
+        )
+    return Control(tuple(parts), layout, header["model"], header["made_from"])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""What every detector is, and the registry that finds one by the name in a behaviour file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from ..behaviours import Prompt
+from ..behaviours.behaviour import Detect
+from ..errors import DataError
+
+
+class Detector(Protocol):
+    """Says how likely each reply is to show the behaviour."""
+
+    def probabilities(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
+        """One probability in [0, 1] per reply; `prompts` are what the replies answer, in the same order."""
+        ...
+
+
+Factory = TypeVar("Factory", bound=Callable[..., Detector])
+_REGISTRY: dict[str, Callable[..., Detector]] = {}
+
+
+def detector(name: str) -> Callable[[Factory], Factory]:
+    """Registers a factory under the name that behaviour files use."""
+
+    def register(factory: Factory) -> Factory:
+        _REGISTRY[name] = factory
+        return factory
+
+    return register
+
+
+def make_detector(detect: Detect) -> Detector:
+    """The detector a behaviour asks for; DataError when there is none of that name or its arguments do not fit."""
+    if detect.name not in _REGISTRY:
+        raise DataError(f"There is no detector {detect.name!r}; the detectors are {', '.join(sorted(_REGISTRY))}.")
+    try:
+        return _REGISTRY[detect.name](**detect.arguments)
+    except TypeError as error:
+        raise DataError(f"The detector {detect.name!r} does not take these arguments: {error}.") from error
+
+
+def present(chosen: Detector, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[bool]:
+    """Whether the behaviour is there (probability >= 0.5), per reply."""
+    probabilities: list[Any] = chosen.probabilities(replies, prompts)
+    return [probability >= 0.5 for probability in probabilities]

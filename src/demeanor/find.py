@@ -1,0 +1,240 @@
+"""Finding where a model carries a behaviour: filter, capture, estimate, test against chance, select."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .algebra import directions
+from .algebra.moments import Moments
+from .behaviours import Behaviour, Prompt
+from .controls.direction import Candidate, Direction, Estimator, ablate, add
+from .detect import Detector, make_detector, present
+from .errors import DataError, NoCandidate, NoUsableDirection
+from .models import Session, Site
+from .progress import say, track
+from .select import layer_limit, ranked, table, why_not
+
+FEWEST = 16  # prompts of a set that must be left, train and val together
+FEWEST_VAL = 4
+POSITIONS = 5  # of the template after the user's message, at most
+SELECTION_PROMPTS = 64  # of each set, in every evaluation of a candidate
+P_MAX, COSINE_MIN = 0.01, 0.3
+SEPARATES = 0.8  # AUROC that the opening log-odds must reach to stand for the behaviour
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Train and val prompts that the model treats as their set says, and how many there were before."""
+
+    train: dict[str, list[Prompt]]
+    val: dict[str, list[Prompt]]
+    counts: dict[str, dict[str, int]]
+
+
+def filtered(session: Session, behaviour: Behaviour, detector: Detector, max_prompts: int | None = None) -> Sets:
+    """`shows` and `guard` prompts on which the model exhibits the behaviour, `lacks` prompts on which it does not.
+
+    Train and val only. Raises DataError when fewer than 16 are left of a set.
+    """
+    sets = Sets({}, {}, {})
+    for name, wanted in (("shows", True), ("guard", True), ("lacks", False)):
+        prompts = {split: behaviour.set(name, split, max_prompts) for split in ("train", "val")}  # type: ignore[arg-type]
+        everything = prompts["train"] + prompts["val"]
+        if not everything and name == "guard":
+            continue
+        replies = [reply.text for reply in session.generate(everything)] if everything else []
+        fits = [shown == wanted for shown in present(detector, replies, everything)]
+        kept = {id(prompt) for prompt, fit in zip(everything, fits) if fit}
+        sets.train[name] = [prompt for prompt in prompts["train"] if id(prompt) in kept]
+        sets.val[name] = [prompt for prompt in prompts["val"] if id(prompt) in kept]
+        sets.counts[name] = {"given": len(everything), "kept": len(kept)}
+        if len(kept) < FEWEST or len(sets.val[name]) < FEWEST_VAL:
+            does = "shows" if wanted else "does not show"
+            raise DataError(
+                f"Only {len(kept)} of {len(everything)} train and val prompts in {name!r} are left on which {session.name} {does} the behaviour"
+                f" ({len(sets.val[name])} in val); at least {FEWEST} ({FEWEST_VAL} in val) are needed."
+            )
+    return sets
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything one search saw: `directions` with their `candidates` (what each did), in the same order."""
+
+    directions: tuple[Direction, ...]
+    candidates: tuple[Candidate, ...]
+    sets: Sets
+    layer_limit: int
+    separation: Tensor  # held-out d' of the mean difference [position, layer]
+
+    def ranked(self) -> list[Direction]:
+        """Directions that survived selection, best first; NoCandidate with the table when there is none."""
+        rows = [candidate.row() | {"number": number} for number, candidate in enumerate(self.candidates)]
+        choices = ranked(rows, self.layer_limit)
+        if not choices:
+            raise NoCandidate(table(rows, self.layer_limit))
+        return [self.directions[choice.row["number"]] for choice in choices]
+
+
+def find(session: Session, behaviour: Behaviour, *, layer: int | None = None, max_prompts: int | None = None) -> Direction:
+    """The direction that carries a behaviour, selected among estimators, layers and template positions.
+
+    Mean difference and projected are both tried everywhere, guard-orthogonal too where there is a guard set.
+    `layer` restricts the candidates to one layer. Raises NoUsableDirection when the classes differ no more
+    than chance allows, NoCandidate when every candidate is discarded.
+    """
+    return search_directions(session, behaviour, layer=layer, max_prompts=max_prompts).ranked()[0]
+
+
+def search_directions(session: Session, behaviour: Behaviour, *, layer: int | None = None, max_prompts: int | None = None) -> Found:
+    """Every candidate direction, tried; see `find`."""
+    behaviour.needs_prompts()
+    n_layers = session.layout.n_layers
+    if layer is not None and not 0 <= layer < n_layers:
+        raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
+    detector = make_detector(behaviour.detect)
+    sets = filtered(session, behaviour, detector, max_prompts)
+    positions = range(-min(POSITIONS, session.template_length()), 0)
+    sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
+    classes = _Classes(session, sets, sites)
+    chance = classes.against_chance()
+    # A layer that was asked for is never too late.
+    limit = layer_limit(n_layers) if layer is None else n_layers
+    made = [
+        _direction(session, behaviour, classes, chance, number, estimator, vector)
+        for number, site in enumerate(sites)
+        if layer is None or site.layer == layer
+        for estimator, vector in classes.estimates(number)
+    ]
+    evaluation = _Evaluation(session, behaviour, sets, detector)
+    candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
+    made = [replace(item, candidates=candidates) for item in made]
+    return Found(tuple(made), candidates, sets, limit, chance.separation.reshape(len(positions), n_layers))
+
+
+@dataclass(frozen=True)
+class _Chance:
+    """Of the mean difference at every site: held-out separation, split-half cosine [site], and one p."""
+
+    separation: Tensor
+    cosine: Tensor
+    p: float
+
+
+class _Classes:
+    """Activations of the classes at all sites, and what is estimated from them. float64 throughout."""
+
+    def __init__(self, session: Session, sets: Sets, sites: Sequence[Site]) -> None:
+        self.sites = tuple(sites)
+        self.train = {name: session.capture(prompts, sites).values.double() for name, prompts in sets.train.items() if prompts}
+        self.val = {name: session.capture(sets.val[name], sites).values.double() for name in ("shows", "lacks")}
+
+    def moments(self, name: str, number: int) -> Moments:
+        return Moments.of(self.train[name][:, number])
+
+    def estimates(self, number: int) -> list[tuple[Estimator, Tensor]]:
+        """Candidate unit vectors [d_model] at one site."""
+        mean = {name: values[:, number].mean(0) for name, values in self.train.items()}
+        made: list[tuple[Estimator, Tensor]] = [
+            ("mean_difference", directions.mean_difference(mean["shows"], mean["lacks"])),
+            ("projected", directions.projected(mean["shows"], mean["lacks"])),
+        ]
+        if "guard" in mean:
+            away = directions.guard_orthogonal(mean["shows"], mean["lacks"], mean["guard"])
+            if away.any():  # zero where guard and shows share the whole direction
+                made.append(("guard_orthogonal", away))
+        return made
+
+    def against_chance(self) -> _Chance:
+        """Raises NoUsableDirection when the best site is no better than shuffled labels, or not stable."""
+        rng = torch.Generator().manual_seed(0)
+        difference = directions.mean_difference(self.train["shows"].mean(0), self.train["lacks"].mean(0))
+        along = {name: torch.einsum("nsd,sd->ns", values, difference) for name, values in self.val.items()}
+        separation = directions.separation(along["shows"], along["lacks"])
+        cosine = directions.split_half_cosine(self.train["shows"], self.train["lacks"], rng)
+        p = directions.permutation_p(*_labelled(self.train), *_labelled(self.val), rng)
+        best = int(separation.argmax())
+        if p > P_MAX or float(cosine[best]) < COSINE_MIN:
+            raise NoUsableDirection(
+                f"No usable direction: at the best site ({self.sites[best]}) p = {p:.3f} (at most {P_MAX}) and the split-half cosine"
+                f" is {float(cosine[best]):.2f} (at least {COSINE_MIN}); use more prompts, or sets that differ in the behaviour only."
+            )
+        return _Chance(separation, cosine, p)
+
+
+def _labelled(classes: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Values of shows and lacks one below the other, and which rows are shows."""
+    sizes = len(classes["shows"]), len(classes["lacks"])
+    labels = torch.cat([torch.ones(sizes[0], dtype=torch.bool), torch.zeros(sizes[1], dtype=torch.bool)])
+    return torch.cat([classes["shows"], classes["lacks"]]), labels
+
+
+def _direction(
+    session: Session, behaviour: Behaviour, classes: _Classes, chance: _Chance, number: int, estimator: Estimator, vector: Tensor
+) -> Direction:
+    along = {name: values[:, number] @ vector for name, values in classes.val.items()}
+    return Direction(
+        vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
+        float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
+        float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name,
+    )  # fmt: skip
+
+
+class _Evaluation:
+    """Tries one direction after another on val prompts: by the first reply token where that tells, else by replies."""
+
+    def __init__(self, session: Session, behaviour: Behaviour, sets: Sets, detector: Detector) -> None:
+        self.session, self.detector = session, detector
+        self.induced: dict[Site, float] = {}
+        self.shows, self.lacks = sets.val["shows"][:SELECTION_PROMPTS], sets.val["lacks"][:SELECTION_PROMPTS]
+        self.neutral = behaviour.set("neutral", "val", SELECTION_PROMPTS)
+        if not self.neutral:
+            say("neutral: none; what a direction changes elsewhere is measured on lacks instead.")
+            self.neutral = self.lacks
+        self.base = session.logits(self.neutral).double().log_softmax(-1)
+        self.opening = _opening_tokens(session, sets)
+        odds = [_log_odds(session.logits(prompts), self.opening) for prompts in (self.shows, self.lacks)]
+        self.by_opening = bool(self.opening.any()) and float(directions.auroc(*odds)) >= SEPARATES
+        if not self.by_opening:
+            say("The first reply token does not tell the behaviour; directions are compared by whole replies, which takes longer.")
+
+    def candidate(self, direction: Direction, limit: int) -> Candidate:
+        with self.session.controlled(ablate(direction)):
+            bypass = self._strength(self.shows)
+            edited = self.session.logits(self.neutral).double().log_softmax(-1)
+        kl = float((self.base.exp() * (self.base - edited)).sum(-1).mean())
+        made = Candidate(direction.site, direction.estimator, bypass, self._induce(direction), kl, direction.auroc, direction.separation)
+        return replace(made, discarded=why_not(made.row(), limit))
+
+    def _induce(self, direction: Direction) -> float:
+        """Strength on `lacks` with the class gap of the direction's site added: the same for every estimator there."""
+        if direction.site not in self.induced:
+            gap = directions.mean_difference(direction.shows.mean, direction.lacks.mean).float()
+            with self.session.controlled(add(replace(direction, basis=gap[None]), 1.0)):
+                self.induced[direction.site] = self._strength(self.lacks)
+        return self.induced[direction.site]
+
+    def _strength(self, prompts: Sequence[Prompt]) -> float:
+        """How strongly the model now tends to the behaviour, as log-odds."""
+        if self.by_opening:
+            return float(_log_odds(self.session.logits(prompts), self.opening).mean())
+        replies = [reply.text for reply in self.session.generate(prompts)]
+        shown = sum(present(self.detector, replies, prompts))
+        return math.log((shown + 0.5) / (len(prompts) - shown + 0.5))
+
+
+def _opening_tokens(session: Session, sets: Sets) -> Tensor:
+    """Which tokens [vocab] the model's own replies open with more often on `shows` than on `lacks`, boolean."""
+    shows, lacks = (session.logits(sets.train[name] or sets.val[name]).softmax(-1).mean(0) for name in ("shows", "lacks"))
+    return (shows > 2 * lacks) & (shows > 1e-3)
+
+
+def _log_odds(logits: Tensor, opening: Tensor) -> Tensor:
+    """log p - log(1 - p) of opening with one of the tokens, logits [prompt, vocab] -> [prompt], without 1 - p."""
+    logits = logits.double()
+    return logits[:, opening].logsumexp(-1) - logits[:, ~opening].logsumexp(-1)

@@ -1,0 +1,108 @@
+"""Rank k: find, project out, find again, where one direction is gone but right answers stay away.
+
+After a first ablation the model opens its reply as it would have, and may then fall back into the wording
+alignment left behind. So the later rounds look at reply tokens too: both classes are forced through the
+opening words of an ordinary reply, and what still tells them apart there is the next direction
+(algorithms.md, section 3). Each round keeps the candidate with the most right answers on val prompts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .algebra import directions
+from .controls.direction import Direction, ablate
+from .find import Sets
+from .measure.answers import is_right
+from .models import Session, Site
+from .progress import track
+
+MAX_RANK = 4
+OPENINGS = 6  # reply tokens both classes are forced through, at most
+LAYERS = 8  # at most, spread evenly over the model
+CONFIRMED = 4  # candidates of a round whose answers are generated
+GAIN = 0.02  # right answers that a round must bring
+ENOUGH = 0.98
+
+
+@dataclass(frozen=True)
+class Round:
+    """One more direction: where it was read (`opening` are the words forced first) and the right answers it led to."""
+
+    rank: int
+    site: Site
+    estimator: str
+    opening: str
+    right: float
+
+
+def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max_rank: int = MAX_RANK) -> tuple[Direction, list[Round]]:
+    """The direction with further basis vectors as long as they bring right answers back, and what each round gained.
+
+    Answers are those known for `shows` prompts of the val split; without any, the direction comes back as it was.
+    `budget` is how many reply tokens an answer may take.
+    """
+    prompts = [prompt for prompt in sets.val["shows"] if prompt.answer]
+    if not prompts:
+        return direction, []
+
+    def right(basis: Tensor) -> float:
+        with session.controlled(ablate(replace(direction, basis=basis))):
+            replies = session.generate(prompts, budget)
+        return sum(is_right(r.text, p.answer or "") for r, p in zip(replies, prompts)) / len(replies)
+
+    openings = _openings(session, sets)
+    basis, reached, rounds = direction.basis, right(direction.basis), []
+    while len(basis) < max_rank and reached < ENOUGH:
+        step = _candidates(session, replace(direction, basis=basis), sets, openings)
+        options = sorted(track(step, f"Looking for direction {len(basis) + 1}", total=len(openings)), key=lambda o: -o.likelihood)
+        # The log-probability of right answers ranks; whole replies decide.
+        now, best = max(((right(option.basis), option) for option in options[:CONFIRMED]), key=lambda pair: pair[0])
+        if now < reached + GAIN:
+            break
+        basis, reached = best.basis, now
+        rounds.append(Round(len(basis), best.site, best.estimator, session.decode(best.opening), now))
+    return replace(direction, basis=basis), rounds
+
+
+def _openings(session: Session, sets: Sets) -> list[tuple[int, ...]]:
+    """The commonest first tokens of the model's replies to `lacks` prompts, for each length."""
+    replies = [reply.ids for reply in session.generate(sets.train["lacks"], OPENINGS)]
+    return [Counter(ids[:length] for ids in replies).most_common(1)[0][0] for length in range(OPENINGS)]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One more vector: the basis with it, where it was read, and the mean log-probability of right answers then."""
+
+    basis: Tensor
+    site: Site
+    estimator: str
+    opening: tuple[int, ...]
+    likelihood: float
+
+
+def _candidates(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Option]:
+    """Directions that still tell the classes apart with the basis so far ablated, at every opening and layer."""
+    prompts = [prompt for prompt in sets.train["shows"] if prompt.answer]
+    answers = [session.encode_reply(prompt.answer or "") for prompt in prompts]
+    n_layers = session.layout.n_layers
+    count = min(LAYERS, n_layers)
+    sites = [Site(round(step * (n_layers - 1) / max(1, count - 1))) for step in range(count)]
+    for opening in openings:
+        with session.controlled(ablate(direction)):
+            means = [session.capture(sets.train[name], sites, opening).values.double().mean(0) for name in ("shows", "lacks")]
+        for number, site in enumerate(sites):
+            for estimator in (directions.mean_difference, directions.projected):
+                vector = estimator(means[0][number], means[1][number])
+                basis = directions.orthonormal(torch.cat([direction.basis.double(), vector[None]])).float()
+                if len(basis) == len(direction.basis):
+                    continue
+                with session.controlled(ablate(replace(direction, basis=basis))):
+                    scored = session.reply_log_likelihoods(prompts, answers)
+                yield _Option(basis, site, estimator.__name__, opening, float(torch.stack([s.mean() for s in scored]).mean()))

@@ -1,0 +1,153 @@
+"""The main job: find, select, confirm, measure, bake, report. One frozen plan in, one run folder out.
+
+The folder holds plan.yaml (replayable), run.json (what was resolved, and the environment), scores.json,
+control.safetensors, direction.safetensors, report.html and, where weights can do exactly what the
+control does, model/. It is made beside its target and renamed when everything is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .bake import bake
+from .behaviours import SET_NAMES, Behaviour, behaviour
+from .confirm import Decision, Option, confirm
+from .controls import Control, save_control, save_direction
+from .controls.control import provenance
+from .errors import CheckFailed, DataError
+from .find import Found, search_directions
+from .measure import Measurement, measure, observe
+from .models import Session, load
+from .progress import say
+from .report import write_report
+from .runs import PARITY, Parity, Plan, Run
+
+
+def run(plan: Plan, out: str | Path) -> Run:
+    """Do the main job and write the run folder `out`.
+
+    Raises DataError when `out` exists, NoUsableDirection or NoCandidate when there is nothing to control,
+    CheckFailed when the baked model does not do what the control does.
+    """
+    out = Path(out)
+    if out.exists():
+        raise DataError(f"{out} exists already; name a new folder with -o, or remove it.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    wanted = behaviour(plan.behaviour)
+    wanted.needs_prompts()
+    session = load(plan.model, device=plan.device, dtype=plan.dtype)
+    say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
+    found = search_directions(session, wanted, layer=plan.layer, max_prompts=plan.max_prompts)
+    for name, count in found.sets.counts.items():
+        say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
+    decision = confirm(session, wanted, found, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        result = _measured(plan, session, wanted, found, decision, work, started)
+        _write(result, session, work)
+        os.chmod(work, 0o755)
+        os.rename(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
+    return _placed(result, out)
+
+
+def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Found, decision: Decision, work: Path, started: float) -> Run:
+    """The test split, touched once: the chosen control, and the best bakeable one beside it where that is another."""
+    control = _described(decision.chosen)
+    before = observe(session, wanted, max_prompts=plan.max_prompts)
+    measurement = measure(session, wanted, control, max_prompts=plan.max_prompts, before=before)
+    baked, parity, other = None, None, None
+    if control.bakeable() is None:
+        baked = bake(plan.model, control, work / "model")
+        parity = check_parity(session, wanted, control, measurement, work / "model")
+        if not parity.exact:
+            raise CheckFailed(
+                f"The baked model differs from the run-time control: logits by {parity.worst_logit:.1e} standard deviations (at most {PARITY:.0e}),"
+                f" {parity.replies - parity.same_replies} of {parity.replies} replies; nothing was written."
+            )
+    elif decision.best_bakeable is not None:
+        other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, before=before)
+    return Run(plan, work, wanted, found, decision, control, measurement, other, baked, parity, time.monotonic() - started)
+
+
+def _described(option: Option) -> Control:
+    made_from = {**option.control.made_from, "chosen": str(option), "guard": option.guard_rate}
+    return Control(option.control.parts, option.control.layout, option.control.model_name, made_from)
+
+
+def check_parity(session: Session, wanted: Behaviour, control: Control, measurement: Measurement, folder: Path) -> Parity:
+    """Load the baked folder afresh and compare it with the control at run time, on the test prompts."""
+    outcomes = [outcome for name in SET_NAMES for outcome in measurement.observed[1].sets[name]]
+    prompts = [outcome.prompt for outcome in outcomes]
+    baked = load(folder, device=str(session.device), dtype=str(session.model.dtype).removeprefix("torch."))
+    with session.controlled(control):
+        expected = session.logits(prompts)
+    worst = float((baked.logits(prompts) - expected).abs().max() / expected.std())
+    replies = baked.generate(prompts, max(len(outcome.reply.ids) for outcome in outcomes))
+    same = sum(reply.text == outcome.reply.text for reply, outcome in zip(replies, outcomes))
+    return Parity(worst, same, len(outcomes))
+
+
+def _write(result: Run, session: Session, work: Path) -> None:
+    plan = result.plan.model_dump(exclude_none=True)
+    (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    _write_json(work / "scores.json", scores(result))
+    _write_json(work / "run.json", resolved(result))
+    save_control(result.control, work / "control.safetensors")
+    save_direction(result.direction, work / "direction.safetensors")
+    write_report(result, session, work / "report.html")
+
+
+def scores(result: Run) -> dict[str, Any]:
+    """The content of scores.json."""
+    made = result.measurement.to_json()
+    if result.bakeable is not None:
+        made["best_bakeable"] = {"control": str(result.decision.best_bakeable), **result.bakeable.to_json()}
+    return made
+
+
+def resolved(result: Run) -> dict[str, Any]:
+    """What the run found out and decided, and where it ran."""
+    direction = result.direction
+    return provenance(
+        plan=result.plan.model_dump(),
+        control=str(result.control),
+        why=result.decision.why(),
+        counts=result.found.sets.counts,
+        test_prompts={name: len(result.behaviour.set(name, "test", result.plan.max_prompts)) for name in SET_NAMES},
+        direction={
+            "site": str(direction.site), "estimator": direction.estimator, "rank": len(direction.basis), "separation": direction.separation,
+            "auroc": direction.auroc, "split_half_cosine": direction.split_half_cosine, "p": direction.p,
+            "shows.r": direction.component("shows"), "lacks.r": direction.component("lacks"),
+        },
+        rounds=[{"rank": r.rank, "site": str(r.site), "estimator": r.estimator, "opening": r.opening, "right": r.right} for r in result.decision.rounds],
+        options=[{"option": str(o), "merit": o.merit, "shows_rate": o.shows_rate, "guard_rate": o.guard_rate, "answers_shows": o.answers_shows,
+                  "answers_neutral": o.answers_neutral} for o in result.decision.options],
+        layout={"hash": direction.layout.hash, "worst_residual": direction.layout.worst_residual},
+        baked=None if result.baked is None else {"edited": result.baked.edited, "tensors": result.baked.tensors},
+        parity=None if result.parity is None else vars(result.parity),
+        seconds=round(result.seconds, 1),
+        environment={"python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads()},
+    )  # fmt: skip
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _placed(result: Run, out: Path) -> Run:
+    baked = replace(result.baked, folder=out / "model") if result.baked else None
+    return replace(result, folder=out, baked=baked)

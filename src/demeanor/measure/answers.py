@@ -1,0 +1,20 @@
+"""Whether a reply gives a known answer."""
+
+from __future__ import annotations
+
+import re
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text.lower().replace("\u2019", "'"))
+
+
+def is_right(reply: str, answer: str) -> bool:
+    """Whether the answer's words and signs stand in the reply, whole and in a row; case and spacing do not matter.
+
+    "7" is right in "that makes 7 ." and not in "17". A full sentence as the answer must be there in full.
+    """
+    given, wanted = _words(reply), _words(answer)
+    while wanted and wanted[-1] in ".!":  # how a sentence ends is not part of the answer
+        wanted.pop()
+    return any(given[start : start + len(wanted)] == wanted for start in range(len(given) - len(wanted) + 1))

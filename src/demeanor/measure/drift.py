@@ -1,0 +1,39 @@
+"""How far a control moves the model where nothing should change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..algebra import intervals
+from ..controls import Control
+from ..models import Session
+from ..score import Score
+from .observation import Outcome
+
+TOKENS = 32
+
+
+def drift(session: Session, control: Control | None, base: Sequence[Outcome]) -> Score:
+    """KL(base || controlled) in nats per token, over the base's own first 32 reply tokens, teacher-forced.
+
+    Full vocabulary, float32; the interval is a bootstrap over prompts. Zero without a control.
+    """
+    outcomes = [outcome for outcome in base if outcome.reply.ids]
+    if control is None or not outcomes:
+        zeros = torch.zeros(len(outcomes))
+        return intervals.mean("drift", zeros, better="lower")
+    prompts = [outcome.prompt for outcome in outcomes]
+    replies = [outcome.reply.ids[:TOKENS] for outcome in outcomes]
+    sums, counts = [], []
+    for start in range(0, len(prompts), 64):  # whole vocabularies are large: a few prompts at a time
+        some, theirs = prompts[start : start + 64], replies[start : start + 64]
+        plain = session.reply_log_probs(some, theirs)
+        with session.controlled(control):
+            edited = session.reply_log_probs(some, theirs)
+        for p, q in zip(plain, edited, strict=True):
+            sums.append(float((p.exp() * (p - q)).sum()))
+            counts.append(len(p))
+    tokens = torch.tensor(counts, dtype=torch.float64)
+    return intervals.mean("drift", torch.tensor(sums, dtype=torch.float64) / tokens, tokens, better="lower")

@@ -1,0 +1,103 @@
+"""Before and after: every score with its interval and n, and what changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..algebra import intervals
+from ..behaviours import Behaviour
+from ..behaviours.prompts import Split
+from ..controls import Control
+from ..errors import DataError
+from ..models import Session
+from ..score import Better, Score
+from .drift import drift
+from .observation import Observation, observe
+
+# Every yes-or-no score: its name, which outcomes it counts, and which way is better.
+RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
+    ("shows_rate", lambda o: o.shown("shows"), "lower"),
+    ("lacks_rate", lambda o: o.shown("lacks"), "lower"),
+    ("guard_rate", lambda o: o.shown("guard"), "higher"),
+    ("answers_shows", lambda o: o.right("shows"), "higher"),
+    ("answers_neutral", lambda o: o.right("neutral"), "higher"),
+    ("answers", lambda o: o.right("shows", "neutral"), "higher"),
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
+
+    `p` holds exact two-sided McNemar p-values of the changed rates.
+    """
+
+    behaviour: str
+    split: str
+    before: Mapping[str, Score]
+    after: Mapping[str, Score]
+    delta: Mapping[str, Score]
+    p: Mapping[str, float]
+    observed: tuple[Observation, Observation]
+
+    def to_json(self) -> dict[str, Any]:
+        def plain(scores: Mapping[str, Score]) -> dict[str, Any]:
+            return {name: _finite(score.to_json()) for name, score in scores.items()}
+
+        delta = {name: {**_finite(score.to_json()), "p": self.p.get(name)} for name, score in self.delta.items()}
+        return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta}
+
+    def __str__(self) -> str:
+        lines = [f"{self.behaviour} ({self.split} split)", f"{'':<16}{'before':<32}after"]
+        for name, score in self.after.items():
+            shown = (str(self.before[name]), str(score)) if score.n else ("none", "none")
+            lines.append(f"{name:<16}{shown[0]:<32}{shown[1]}")
+        return "\n".join(lines)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no nan: what was not measured is null."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+
+
+def measure(
+    session: Session,
+    behaviour: Behaviour,
+    control: Control | None = None,
+    *,
+    split: Split = "test",
+    max_prompts: int | None = None,
+    before: Observation | None = None,
+) -> Measurement:
+    """What a control does to a behaviour, to what must still show it, and to everything else.
+
+    `before` saves running the untouched model again when several controls are compared.
+    """
+    before = before or observe(session, behaviour, split=split, max_prompts=max_prompts)
+    if not any(before.sets.values()):
+        raise DataError(f"The behaviour {behaviour.name!r} has no prompts in its {split} split; nothing can be measured.")
+    after = observe(session, behaviour, control, split=split, max_prompts=max_prompts) if control is not None else before
+    base = before.sets["neutral"] or before.sets["lacks"]
+    drifts = drift(session, None, base), drift(session, control, base)
+    return compare(behaviour.name, split, before, after, drifts)
+
+
+def compare(behaviour: str, split: str, before: Observation, after: Observation, drifts: tuple[Score, Score]) -> Measurement:
+    """Scores of two observations of the same prompts, with paired intervals and tests of the change."""
+    scores: tuple[dict[str, Score], dict[str, Score]] = ({}, {})
+    delta, p = {}, {}
+    for name, outcomes, better in RATES:
+        was, now = outcomes(before), outcomes(after)
+        scores[0][name], scores[1][name] = intervals.rate(name, was, better), intervals.rate(name, now, better)
+        change = torch.tensor(now, dtype=torch.float64) - torch.tensor(was, dtype=torch.float64)
+        delta[name] = intervals.mean(name, change, better=better)
+        if was:
+            p[name] = intervals.mcnemar(was, now)
+    scores[0]["drift"], scores[1]["drift"] = drifts
+    delta["drift"] = drifts[1]
+    return Measurement(behaviour, split, scores[0], scores[1], delta, p, (before, after))

@@ -1,0 +1,108 @@
+"""Batches of prompts through a model: left-padded, sorted by length, halved when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..progress import track
+
+T = TypeVar("T")
+TOKEN_BUDGET = 8192  # padded tokens in one forward pass
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said: `text` without special tokens, and the generated `ids` (end token included)."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded `input_ids` and `attention_mask` [row, token]; `rows` are the indices of the caller's items."""
+
+    rows: tuple[int, ...]
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments of a forward pass; positions count from each row's first real token."""
+        positions = (self.attention_mask.cumsum(1) - 1).clamp_min(0)
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": positions, "use_cache": False}
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """ids and mask [row, longest]; the last token of every row is in the last column."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, longest - len(row) :] = torch.tensor(row)
+        mask[number, longest - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def groups(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[list[int]]:
+    """Indices sorted by length, longest first, in groups whose padded size stays within the budget."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    made: list[list[int]] = []
+    for index in order:
+        if made and (len(made[-1]) + 1) * lengths[made[-1][0]] <= budget:
+            made[-1].append(index)
+        else:
+            made.append([index])
+    return made
+
+
+def in_batches(
+    ids: Sequence[Sequence[int]], pad: int, device: torch.device, run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0
+) -> list[T]:
+    """`run` on every batch; its results, one per row, in the order of `ids`.
+
+    `extra` tokens per row count towards the budget (replies to come). A batch that runs out of memory is
+    halved and tried again; a single row that does not fit raises.
+    """
+    if not ids:
+        raise DataError("There are no prompts to run.")
+    results: dict[int, T] = {}
+
+    def attempt(rows: list[int]) -> None:
+        batch = Batch(tuple(rows), *left_pad([ids[i] for i in rows], pad, device))
+        try:
+            values = run(batch)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            middle = len(rows) // 2
+            torch.cuda.empty_cache()
+            attempt(rows[:middle])
+            attempt(rows[middle:])
+            return
+        results.update(zip(rows, values, strict=True))
+
+    plan = groups([len(row) + extra for row in ids])
+    for rows in track(plan, what, len(plan)):
+        attempt(rows)
+    return [results[i] for i in range(len(ids))]
+
+
+def trimmed(ids: Sequence[int], end: frozenset[int]) -> tuple[int, ...]:
+    """Generated ids up to and including the first end token; what follows is padding."""
+    kept: list[int] = []
+    for token in ids:
+        kept.append(token)
+        if token in end:
+            break
+    return tuple(kept)
+
+
+def each(values: Tensor) -> Iterator[Tensor]:
+    """Rows of a tensor, on the CPU in float32."""
+    return iter(values.float().cpu())

@@ -1,0 +1,155 @@
+"""Run-time edits: hooks that change module outputs, with masks that say which rows and tokens.
+
+Masks are computed once per forward pass, in a hook on the decoder, from the attention mask; the hooks at
+the edited modules only multiply and add, so nothing there waits for the device. A gate is decided when a
+prompt is first seen (prefill), on the unedited model, and latched for the tokens that follow.
+Pads are never edited.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..algebra.edits import Edit, ablate
+from ..errors import ControlError
+from .capture import Reader, Site
+from .layout import Layout, writer_basis
+
+Tokens = Literal["all", "last_and_reply"]
+
+
+class RowGate(Protocol):
+    """Decides per row whether edits fire, from what it reads at one site."""
+
+    @property
+    def site(self) -> Site: ...
+
+    def fires(self, values: Tensor) -> Tensor:
+        """values [row, d_model] -> bool [row]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """One edit at the output of one module (or its input), on some tokens, of the rows its gate lets through."""
+
+    module: str
+    side: Literal["input", "output"]
+    edit: Edit
+    tokens: Tokens
+    gate: RowGate | None = None
+
+
+def at_writers(
+    layout: Layout, basis: Tensor, strength: float, tensor: Callable[[str], Tensor], gate: RowGate | None = None
+) -> list[Intervention]:
+    """Ablation of basis [k, d_model] at every writer, through post-norms: what `bake` writes, at run time."""
+    made = []
+    for writer in layout.writers:
+        rows = writer_basis(writer, basis, tensor)
+        made.append(Intervention(writer.module, "output", ablate(rows, strength), "all", gate))
+        if writer.post_norm and writer.post_norm.bias:
+            raise ControlError(f"{writer.post_norm.module} has a bias, which run-time ablation cannot reach; bake the control instead.")
+    return made
+
+
+class Steering:
+    """Interventions attached to one model. `decoder` is the model without its output head."""
+
+    def __init__(self, model: nn.Module, decoder: nn.Module, layout: Layout, interventions: Sequence[Intervention]) -> None:
+        self.model, self.decoder, self.layout = model, decoder, layout
+        self.interventions = tuple(interventions)
+        self.gates: list[RowGate] = []
+        for item in self.interventions:
+            if item.gate is not None and all(item.gate is not gate for gate in self.gates):
+                self.gates.append(item.gate)
+        self.reply_lengths: Tensor | None = None  # [row], set while prompts are run together with their replies
+        self._reading = False
+        self._rows: dict[int, Tensor] = {}  # gate number -> [row, 1, 1], latched at prefill
+        self._masks: dict[tuple[Tokens, int], Tensor] = {}  # of the forward pass in progress: [row, token, 1]
+
+    @contextmanager
+    def attached(self) -> Iterator[Steering]:
+        """Edits act inside this context and are gone after it."""
+        with ExitStack() as stack:
+            hook = self.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+            stack.callback(hook.remove)
+            places: dict[tuple[str, str], list[Intervention]] = defaultdict(list)
+            for item in self.interventions:
+                places[item.module, item.side].append(item)
+            for (name, side), items in places.items():
+                stack.callback(self._hook(self.model.get_submodule(name), side, items).remove)
+            yield self
+
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._reading:
+            return
+        given = kwargs.get("input_ids", args[0] if args else None)
+        ids = given if given is not None else kwargs["inputs_embeds"][..., 0]
+        rows, length = ids.shape
+        mask = kwargs.get("attention_mask")
+        real = torch.ones(rows, length, dtype=torch.bool, device=ids.device) if mask is None else mask[:, -length:].bool()
+        cache = kwargs.get("past_key_values")
+        tail = real
+        if cache is None or cache.get_seq_length() == 0:
+            following = real.flip(1).cumsum(1).flip(1) - real.long()  # real tokens after each token
+            reply = (
+                torch.zeros(rows, dtype=torch.long, device=ids.device) if self.reply_lengths is None else self.reply_lengths.to(ids.device)
+            )
+            tail = real & (following <= reply[:, None])
+            ends = (tail.long().cumsum(1) == 0).sum(1)  # the first tail token is the prompt's last
+            self._decide(args, kwargs, ends)
+        self._masks = {("all", -1): real[..., None], ("last_and_reply", -1): tail[..., None]}
+        for number, fired in self._rows.items():
+            self._masks["all", number] = real[..., None] & fired
+            self._masks["last_and_reply", number] = tail[..., None] & fired
+
+    def _decide(self, args: tuple[Any, ...], kwargs: dict[str, Any], ends: Tensor) -> None:
+        """Run the unedited model up to the last gate's layer and latch what every gate says."""
+        if not self.gates:
+            return
+        quiet = {**kwargs, "past_key_values": None, "use_cache": False}
+        reader = Reader(self.model, self.layout, [gate.site for gate in self.gates])
+        self._reading = True
+        try:
+            with torch.no_grad():
+                values = reader.read(lambda: self.decoder(*args, **quiet), ends)
+        finally:
+            self._reading = False
+        self._rows = {number: gate.fires(values[:, number])[:, None, None] for number, gate in enumerate(self.gates)}
+
+    def _hook(self, module: nn.Module, side: str, items: list[Intervention]) -> Any:
+        reference = next(module.parameters(), None)
+        like = reference if reference is not None else next(self.model.parameters())
+        edits = [(item.edit.to(like), (item.tokens, self._gate_number(item.gate))) for item in items]
+
+        def change(x: Tensor) -> Tensor:
+            if self._reading:
+                return x
+            for edit, key in edits:
+                x = x + edit.delta(x) * self._masks[key]
+            return x
+
+        if side == "output":
+
+            def after(m: nn.Module, args: Any, out: Any) -> Any:
+                return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+            return module.register_forward_hook(after)
+
+        def before(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if args:
+                return (change(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def _gate_number(self, gate: RowGate | None) -> int:
+        return next((number for number, other in enumerate(self.gates) if other is gate), -1)

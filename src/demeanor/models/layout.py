@@ -1,0 +1,120 @@
+"""What is known about one model: its blocks, and everything that writes to its residual stream.
+
+A Layout is made by `proof.prove` and by nothing else; it can be saved with a control, so that files can be
+edited without loading a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..algebra.norms import through_post_norm
+
+Role = Literal["embed", "attn", "mlp"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor behind a writer; `axis` is the one that is d_model."""
+
+    name: str
+    axis: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PostNorm:
+    """A norm between a writer and the stream: gain = `weight` + `offset` (or `offset` alone)."""
+
+    module: str
+    weight: str | None
+    offset: float
+    bias: str | None
+    centred: bool
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A module whose raw output is added to the stream, times `scale`, after `post_norm` if there is one."""
+
+    module: str
+    layer: int  # -1 for embeddings
+    role: Role
+    scale: float
+    weights: tuple[Weight, ...]
+    post_norm: PostNorm | None = None
+
+    @property
+    def contribution(self) -> str:
+        """The module whose output, times `scale`, is what the stream receives."""
+        return self.post_norm.module if self.post_norm else self.module
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The proven structure of one model; `hash` covers structure, not weights."""
+
+    model_type: str
+    d_model: int
+    blocks: tuple[str, ...]
+    writers: tuple[Writer, ...]
+    tied: tuple[str, str] | None  # (embedding weight, output head weight)
+    worst_residual: float = field(default=0.0, compare=False)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def hash(self) -> str:
+        structure = self.to_json()
+        del structure["worst_residual"]
+        for writer in structure["writers"]:
+            del writer["scale"]  # measured, so its last digits depend on the dtype
+        return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Layout:
+        def writer(item: Mapping[str, Any]) -> Writer:
+            weights = tuple(Weight(w["name"], w["axis"], tuple(w["shape"])) for w in item["weights"])
+            norm = PostNorm(**item["post_norm"]) if item["post_norm"] else None
+            return Writer(item["module"], item["layer"], item["role"], item["scale"], weights, norm)
+
+        tied = tuple(values["tied"]) if values["tied"] else None
+        writers = tuple(writer(item) for item in values["writers"])
+        return cls(values["model_type"], values["d_model"], tuple(values["blocks"]), writers, tied, values["worst_residual"])
+
+    def writer(self, layer: int, role: Role) -> Writer | None:
+        """The writer of that role in that layer, or None where the block has none."""
+        return next((w for w in self.writers if w.layer == layer and w.role == role), None)
+
+
+def writer_basis(writer: Writer, basis: Tensor, tensor: Callable[[str], Tensor]) -> Tensor:
+    """What to remove from a writer's raw output so that its contribution has nothing in the span of basis [k, d_model].
+
+    `tensor` gives a parameter by name, from a model or from its files.
+    """
+    norm = writer.post_norm
+    if norm is None:
+        return basis
+    gain = tensor(norm.weight).to(basis) + norm.offset if norm.weight else torch.full_like(basis[0], norm.offset)
+    return through_post_norm(basis, gain, norm.centred)
+
+
+def writer_edits(writer: Writer, basis: Tensor, tensor: Callable[[str], Tensor]) -> list[tuple[str, int, Tensor]]:
+    """(weight name, d_model axis, rows to remove) for every tensor behind a writer, its post-norm's bias included."""
+    before = writer_basis(writer, basis, tensor)
+    edits = [(weight.name, weight.axis, before) for weight in writer.weights]
+    if writer.post_norm and writer.post_norm.bias:
+        edits.append((writer.post_norm.bias, 0, basis))
+    return edits

@@ -1,0 +1,300 @@
+"""A loaded model, its tokenizer and its proven layout: chat, generate, logits, capture, controlled.
+
+This and the other files of this package are the only ones that know transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from ..algebra.directions import unit
+from ..behaviours import Prompt, as_prompt
+from ..errors import AccountingError, ControlError, DataError, ModelError
+from ..progress import say
+from .capture import Activations, Reader, Site
+from .checkpoint import open_checkpoint
+from .generate import Batch, Reply, each, in_batches, trimmed
+from .intervene import Intervention, Steering, at_writers
+from .layout import Layout
+from .proof import prove
+
+ORGANISM = "organism"
+REPLY_TOKENS = 48
+
+
+class Steers(Protocol):
+    """What `Session.controlled` needs of a control."""
+
+    @property
+    def layout_hash(self) -> str: ...
+
+    @property
+    def model_name(self) -> str: ...
+
+    def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
+
+
+class Session:
+    """A model ready for work. Made by `load`; `name` is what the user called the model."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.model.requires_grad_(False)
+        self.decoder = model.base_model
+        self.layout = prove(model)
+        self._steering: list[Steering] = []
+        self._said: set[str] = set()
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        self._check_ablation()
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        configured = self.model.generation_config.eos_token_id
+        configured = [configured] if isinstance(configured, int) else configured or []
+        own = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
+        return frozenset([*configured, *own])
+
+    # -- text to tokens ---------------------------------------------------------------------------
+
+    def render(self, prompt: str | Prompt) -> str:
+        """The prompt as the model sees it, ready for the reply (plus any prefill)."""
+        prompt = as_prompt(prompt)
+        messages = [{"role": role, "content": content} for role, content in prompt.messages]
+        if self.tokenizer.chat_template is None:
+            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
+            texts = ([prompt.system] if prompt.system else []) + [message["content"] for message in messages]
+            return "\n".join(texts) + prompt.prefill
+        if prompt.system:
+            messages = self._with_system(messages, prompt.system)
+        return self._template(messages) + prompt.prefill
+
+    def _template(self, messages: list[dict[str, str]]) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise DataError(f"The chat template of {self.name} refuses these messages: {error}.") from error
+        return str(text)
+
+    def _with_system(self, messages: list[dict[str, str]], system: str) -> list[dict[str, str]]:
+        with_system = [{"role": "system", "content": system}, *messages]
+        try:
+            self.tokenizer.apply_chat_template(with_system, tokenize=False, add_generation_prompt=True)
+            return with_system
+        except TemplateError:
+            self._say_once(f"The chat template of {self.name} has no system role; system prompts open the first user message.")
+            first = {"role": messages[0]["role"], "content": f"{system}\n\n{messages[0]['content']}"}
+            return [first, *messages[1:]]
+
+    def encode(self, prompt: str | Prompt) -> list[int]:
+        """Token ids of the rendered prompt; the template writes its own special tokens, so none are added to it."""
+        plain = self.tokenizer.chat_template is None
+        return list(self.tokenizer(self.render(prompt), add_special_tokens=plain)["input_ids"])
+
+    def encode_reply(self, text: str) -> list[int]:
+        """Token ids of a text as a reply, without special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Reply tokens as text, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def template_length(self) -> int:
+        """How many tokens the template puts after a user's message: the positions at which a prompt can be read."""
+        one, other = (self.encode(text)[::-1] for text in ("a", "something else entirely"))
+        shared = 0
+        while shared < min(len(one), len(other)) and one[shared] == other[shared]:
+            shared += 1
+        return max(1, shared)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            say(sentence)
+
+    # -- what the model does ----------------------------------------------------------------------
+
+    def chat(self, prompt: str | Prompt, max_new_tokens: int = 128) -> str:
+        """One reply, greedy."""
+        return self.generate([prompt], max_new_tokens)[0].text
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str | Prompt], max_new_tokens: int = REPLY_TOKENS) -> list[Reply]:
+        """Greedy replies, one per prompt, in order."""
+
+        def run(batch: Batch) -> list[Reply]:
+            out = self.model.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens,
+                do_sample=False, num_beams=1, pad_token_id=self.tokenizer.pad_token_id, temperature=None, top_p=None, top_k=None,
+            )  # fmt: skip
+            replies = (trimmed(row, self.end_ids) for row in out[:, batch.input_ids.shape[1] :].tolist())
+            return [Reply(self.decode(ids), ids) for ids in replies]
+
+        return self._over(prompts, run, "Generating", max_new_tokens)
+
+    @torch.no_grad()
+    def logits(self, prompts: Sequence[str | Prompt]) -> Tensor:
+        """Logits of the first reply token [prompt, vocab], float32, on the CPU."""
+
+        def run(batch: Batch) -> Iterator[Tensor]:
+            return each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1])
+
+        return torch.stack(self._over(prompts, lambda batch: list(run(batch)), "Reading logits"))
+
+    def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
+        return self._teacher_forced(prompts, replies, lambda log_probs, reply: log_probs)
+
+    def reply_log_likelihoods(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Log-probability of each reply's own tokens, teacher-forced: [reply token] per prompt, float32, CPU."""
+        return self._teacher_forced(prompts, replies, lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0])
+
+    @torch.no_grad()
+    def _teacher_forced(
+        self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]], kept: Callable[[Tensor, Tensor], Tensor]
+    ) -> list[Tensor]:
+        # Token ids are joined, never text: a reply tokenised again could shift by one.
+        joined = [[*self.encode(prompt), *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+
+        def run(batch: Batch) -> list[Tensor]:
+            lengths = torch.tensor([len(replies[row]) for row in batch.rows])
+            with self._replies(lengths):
+                out = self.model(**batch.inputs(), logits_to_keep=int(lengths.max()) + 1)
+            results = []
+            for row, length in enumerate(lengths.tolist()):
+                log_probs = out.logits[row, -1 - length : -1].float().log_softmax(-1)  # the token at t is predicted at t - 1
+                results.append(kept(log_probs, batch.input_ids[row, -length:]).cpu())
+            return results
+
+        return in_batches(joined, self._pad, self.device, run, "Scoring replies")
+
+    @torch.no_grad()
+    def capture(self, prompts: Sequence[str | Prompt], sites: Sequence[Site], after: Sequence[int] = ()) -> Activations:
+        """The stream at the end of every prompt, or after the reply tokens `after`: values [prompt, site, d_model]."""
+        reader = Reader(self.model, self.layout, sites)
+        ids = [[*self.encode(prompt), *after] for prompt in prompts]
+
+        def run(batch: Batch) -> list[Tensor]:
+            ends = torch.full((len(batch.rows),), batch.input_ids.shape[1] - 1, device=self.device)
+            with self._replies(torch.full_like(ends, len(after))):
+                return list(each(reader.read(lambda: self.decoder(**batch.inputs()), ends)))
+
+        return Activations(torch.stack(in_batches(ids, self._pad, self.device, run, "Capturing")), tuple(sites))
+
+    @contextmanager
+    def controlled(self, control: Steers) -> Iterator[Session]:
+        """The model with a control in force, until the context ends. Contexts nest, the inner one acts on top."""
+        if control.layout_hash != self.layout.hash:
+            raise ControlError(
+                f"The control was made for structure {control.layout_hash} ({control.model_name}), and {self.name} has {self.layout.hash}; make it anew for this model."
+            )
+        if control.model_name != self.name:
+            self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, other weights.")
+        with self._steered(control.interventions(self.layout, self.model.get_parameter)):
+            yield self
+
+    @contextmanager
+    def _steered(self, interventions: Sequence[Intervention]) -> Iterator[None]:
+        steering = Steering(self.model, self.decoder, self.layout, interventions)
+        with steering.attached():
+            self._steering.append(steering)
+            try:
+                yield
+            finally:
+                self._steering.remove(steering)
+
+    @contextmanager
+    def _replies(self, lengths: Tensor) -> Iterator[None]:
+        """Tells the edits in force how many of each row's tokens are reply."""
+        for steering in self._steering:
+            steering.reply_lengths = lengths
+        try:
+            yield
+        finally:
+            for steering in self._steering:
+                steering.reply_lengths = None
+
+    def _over(self, prompts: Sequence[str | Prompt], run: Any, what: str, extra: int = 0) -> list[Any]:
+        return in_batches([self.encode(prompt) for prompt in prompts], self._pad, self.device, run, what, extra)
+
+    @property
+    def _pad(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @torch.no_grad()
+    def _check_ablation(self) -> None:
+        """The last step of the proof: with a random direction ablated, none of it is left in the stream anywhere."""
+        r = unit(torch.randn(1, self.layout.d_model, generator=torch.Generator().manual_seed(3)))
+        layers = range(self.layout.n_layers)
+        sites = [Site(0, "embed"), *(Site(layer, "resid_post") for layer in layers)]
+        with self._steered(at_writers(self.layout, r, 1.0, self.model.get_parameter)):
+            values = self.capture([Prompt.of("a b c")], sites).values[0]
+        left = ((values @ r[0]).abs() / values.norm(dim=-1)).max()
+        bound = max(1e-5, 16 * torch.finfo(self.model.dtype).eps)
+        if left > bound:
+            raise AccountingError(
+                f"{self.name}: {left:.1e} of an ablated direction is left in the stream (at most {bound:.0e}); this model cannot be edited yet."
+            )
+
+
+def load(name: str | Path, *, device: str | None = None, dtype: str | None = None) -> Session:
+    """A session for `organism`, a model folder, or a Hub id (`owner/model`, `owner/model@revision`).
+
+    device: "cpu", "cuda", ...; the GPU when there is one. dtype: "float32", "bfloat16", ...; as stored.
+    Raises ModelError when there is no such model or its files are damaged, AccountingError when its
+    residual stream cannot be accounted for.
+    """
+    name = str(name)
+    folder, revision = resolve(name)
+    chosen = _dtype(dtype)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(folder, revision=revision, dtype=chosen)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"The model {name!r} could not be loaded: {reason}") from error
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.nn.Module.to(model, torch.device(place))
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"The model cannot be put on device {place!r}: {str(error).splitlines()[0]}") from error
+    return Session(model, tokenizer, name)
+
+
+def resolve(name: str) -> tuple[str, str | None]:
+    """The folder or Hub id behind a MODEL argument, and its revision; local files are checked at once."""
+    if name == ORGANISM:
+        return str(resources.files("demeanor") / "organism" / "model"), None
+    path = Path(name)
+    if path.exists():
+        open_checkpoint(path)
+        return str(path), None
+    hub, _, revision = name.partition("@")
+    if name.startswith((".", "/", "~")) or hub.count("/") != 1:
+        raise ModelError(f"There is no model {name!r}: not a folder here, and a Hub id has the form owner/model.")
+    return hub, revision or None
+
+
+def _dtype(name: str | None) -> torch.dtype | str:
+    if name is None:
+        return "auto"
+    chosen = getattr(torch, name, None)
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise ModelError(f"{name!r} is not a floating-point dtype; use float32, bfloat16 or float16.")
+    return chosen

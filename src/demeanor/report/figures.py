@@ -1,0 +1,87 @@
+"""The pictures of a report: where the classes separate, what selection saw, how the classes project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from ..behaviours import SET_NAMES
+from ..controls import Candidate, Gate
+from ..models import Session
+from ..runs import Run
+
+COLOURS = {"shows": "#d1495b", "lacks": "#2e86ab", "guard": "#6a4c93", "neutral": "#8d99ae"}
+SYMBOLS = {"mean_difference": "circle", "projected": "diamond", "guard_orthogonal": "x"}
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    font = {"family": "system-ui, sans-serif", "size": 13}
+    return figure.update_layout(template="simple_white", height=height, margin={"l": 60, "r": 20, "t": 30, "b": 50}, font=font)
+
+
+def separation(result: Run) -> go.Figure:
+    """Held-out d' of the mean difference per layer, a line per template position."""
+    values = result.found.separation
+    figure = go.Figure()
+    for row, line in enumerate(values):
+        position = row - len(values)
+        figure.add_scatter(x=list(range(len(line))), y=line.tolist(), mode="lines+markers", name=f"position {position}")
+    figure.add_vline(x=result.direction.site.layer, line_dash="dot", annotation_text="chosen")
+    figure.update_layout(xaxis_title="layer (resid_post)", yaxis_title="separation d', held out")
+    return _styled(figure, 340)
+
+
+def selection(result: Run) -> go.Figure:
+    """Every candidate: bypass against layer; what was discarded is hollow, and hovering says why."""
+    figure = go.Figure()
+    for estimator, symbol in SYMBOLS.items():
+        for discarded in (False, True):
+            some = [c for c in result.found.candidates if c.estimator == estimator and (c.discarded is not None) == discarded]
+            if some:
+                figure.add_scatter(
+                    x=[c.site.layer + 0.08 * (c.site.position + 1) for c in some], y=[c.bypass for c in some], mode="markers",
+                    name=f"{estimator}{' (discarded)' if discarded else ''}", text=[_told(c) for c in some], hoverinfo="text",
+                    marker={"symbol": f"{symbol}-open" if discarded else symbol, "size": 10, "opacity": 0.45 if discarded else 1.0},
+                )  # fmt: skip
+    figure.update_layout(xaxis_title="layer", yaxis_title="bypass: log-odds of the opening on shows, ablated")
+    return _styled(figure, 380)
+
+
+def _told(candidate: Candidate) -> str:
+    return (
+        f"{candidate.estimator}, {candidate.site}<br>bypass {candidate.bypass:.2f}, induce {candidate.induce:.2f}, KL {candidate.kl:.4f}"
+        f"<br>AUROC {candidate.auroc:.3f}, d' {candidate.separation:.1f}<br>{candidate.discarded or 'kept'}"
+    )
+
+
+def projections(result: Run, session: Session) -> go.Figure:
+    """Histograms of the test prompts of every set along the direction, and along the gate's probe where there is one."""
+    gate = result.decision.chosen.gate
+    titles = [f"along the direction ({result.direction.site})"] + ([f"gate: fires right of 0 ({gate.site})"] if gate else [])
+    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles)
+    for name in SET_NAMES:
+        prompts = result.behaviour.set(name, "test", result.plan.max_prompts)
+        if not prompts:
+            continue
+        values = session.capture(prompts, [result.direction.site]).values[:, 0] @ result.direction.basis[0]
+        _histogram(figure, values.tolist(), name, 1)
+        if gate:
+            _histogram(figure, _margins(session, gate, prompts), name, 2)
+    if gate:
+        figure.add_vline(x=0, line_dash="dot", row=1, col=2)
+    figure.update_layout(barmode="overlay")
+    return _styled(figure, 340)
+
+
+def _margins(session: Session, gate: Gate, prompts: Sequence[object]) -> list[float]:
+    values: torch.Tensor = gate.margin(session.capture(prompts, [gate.site]).values[:, 0])  # type: ignore[arg-type]
+    return [float(value) for value in values]
+
+
+def _histogram(figure: go.Figure, values: list[float], name: str, column: int) -> None:
+    figure.add_histogram(
+        x=values, name=name, legendgroup=name, showlegend=column == 1, marker_color=COLOURS[name], opacity=0.6, nbinsx=40, row=1, col=column
+    )

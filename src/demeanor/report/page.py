@@ -1,0 +1,159 @@
+"""The report of a run: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from ..behaviours import SET_NAMES
+from ..measure import Measurement
+from ..models import Session
+from ..runs import Run
+from . import figures
+from .table import HEADINGS, rows
+
+REPLIES = 12  # of each set, side by side
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+p.lead { color: #555; margin-top: 0; } p.note { color: #555; font-size: .9rem; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #e5e5e5; vertical-align: top; }
+th { font-weight: 600; border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.guard td { background: #f6f1fb; } td.shown { color: #b02a3c; } td.not { color: #1b6e53; } summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
+code { background: #f3f3f3; padding: 0 .25rem; border-radius: 3px; } .scroll { overflow-x: auto; }
+"""
+
+
+def write_report(result: Run, session: Session, path: Path) -> None:
+    """Write the report of a finished run."""
+    path.write_text(_page(result, session), encoding="utf-8")
+
+
+def _page(result: Run, session: Session) -> str:
+    title = f"{result.plan.model}: {result.behaviour.name}"
+    direction, decision = result.direction, result.decision
+    sections = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(result.behaviour.description)}</p>',
+        "<h2>What changed</h2>",
+        _scores(result.measurement),
+        f'<p class="note">Test split, every prompt of it, looked at once after everything was chosen. {_guard_note(result)}</p>',
+        "<h2>What was done, and why</h2>",
+        f"<p>{escape(str(result.control))}.</p><p>{escape(decision.why())}</p>",
+        _bakeable(result),
+        _options(result),
+        "<h2>Where the classes separate</h2>",
+        f"<p>Chosen: {escape(direction.estimator)} at {escape(str(direction.site))}; held-out AUROC {direction.auroc:.3f}, d' {direction.separation:.1f}, "
+        f"split-half cosine {direction.split_half_cosine:.2f}, permutation p {direction.p:.4f}. "
+        f"Along it the class means lie at {direction.component('shows'):.2f} (shows) and {direction.component('lacks'):.2f} (lacks).</p>",
+        _figure(figures.separation(result)),
+        "<h2>What selection saw</h2>",
+        _figure(figures.selection(result)),
+        "<h2>How the prompts project</h2>",
+        _figure(figures.projections(result, session)),
+        "<h2>Replies before and after</h2>",
+        *(_replies(result, name) for name in SET_NAMES),
+        _facts(result),
+    ]
+    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
+    return head + "<body>" + "\n".join(sections) + "</body></html>\n"
+
+
+def _figure(figure: go.Figure) -> str:
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}))
+
+
+def _table(headings: Iterable[str], body: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:
+    """body: (row class, cells), a cell being (cell class, text)."""
+    head = "".join(f"<th class='{'' if number == 0 else 'n'}'>{escape(text)}</th>" for number, text in enumerate(headings))
+    lines = (
+        f"<tr class='{row_class}'>" + "".join(f"<td class='{kind}'>{escape(text)}</td>" for kind, text in cells) + "</tr>"
+        for row_class, cells in body
+    )
+    return f"<div class='scroll'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+
+
+def _scores(measurement: Measurement) -> str:
+    body = [
+        ("guard" if row[0].startswith("guard") else "", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)])
+        for row in rows(measurement)
+    ]
+    return _table(HEADINGS, body)
+
+
+def _guard_note(result: Run) -> str:
+    if not result.behaviour.guard:
+        return "<strong>guard: none</strong> &mdash; the behaviour file names no prompts that must still show the behaviour, so nothing here says what else was lost."
+    return "Guard prompts must still show the behaviour: read both rows together."
+
+
+def _bakeable(result: Run) -> str:
+    if result.baked is not None and result.parity is not None:
+        return (
+            f"<p>Baked into <code>model/</code>: {result.baked.edited} of {result.baked.tensors} tensors edited. Loaded anew, its logits are within "
+            f"{result.parity.worst_logit:.1e} standard deviations of the run-time control, {result.parity.same_replies} of {result.parity.replies} replies the same.</p>"
+        )
+    if result.bakeable is None:
+        return "<p>The control acts at run time only, and no control that was tried can be baked.</p>"
+    return (
+        f"<details><summary>The control acts at run time only ({escape(result.control.bakeable() or '')}). The best that weights can do:</summary>"
+        f"<p>{escape(str(result.decision.best_bakeable))}</p>{_scores(result.bakeable)}</details>"
+    )
+
+
+def _options(result: Run) -> str:
+    def cell(rate: float | None) -> tuple[str, str]:
+        return "n", "none" if rate is None else f"{100 * rate:.1f} %"
+
+    body = [
+        (
+            "",
+            [("", str(o)), ("n", f"{o.merit:.3f}"), cell(o.shows_rate), cell(o.guard_rate), cell(o.answers_shows), cell(o.answers_neutral)],
+        )
+        for o in result.decision.options
+    ]
+    told = "".join(
+        f"<li>rank {r.rank}: {escape(r.estimator)} at {escape(str(r.site))} after &ldquo;{escape(r.opening)}&rdquo;, right answers {100 * r.right:.1f} %</li>"
+        for r in result.decision.rounds
+    )
+    rounds = f"<p>Further directions, found with the earlier ones ablated:</p><ul>{told}</ul>" if told else ""
+    table = _table(("tried on val", "merit", "shows", "guard", "shows right", "neutral right"), body)
+    return f"{rounds}<details><summary>All {len(result.decision.options)} options that were tried</summary>{table}</details>"
+
+
+def _replies(result: Run, name: str) -> str:
+    before, after = (observed.sets[name] for observed in result.measurement.observed)  # type: ignore[index]
+    if not before:
+        return f"<p><strong>{name}: none</strong></p>"
+    # Replies that changed come first: they are what a reader looks for.
+    order = sorted(range(len(before)), key=lambda i: before[i].reply.text == after[i].reply.text)[:REPLIES]
+    body = [
+        (
+            "",
+            [
+                ("", before[i].prompt.text),
+                *(("shown" if o.shown else "not", o.reply.text) for o in (before[i], after[i])),
+                ("", before[i].prompt.answer or ""),
+            ],
+        )
+        for i in order
+    ]
+    changed = sum(was.reply.text != now.reply.text for was, now in zip(before, after))
+    summary = f"{name}: {changed} of {len(before)} replies changed; {len(order)} shown here"
+    table = _table(("prompt", "before", "after", "known answer"), body)
+    return f"<details open><summary>{summary}</summary>{table}</details>"
+
+
+def _facts(result: Run) -> str:
+    counts = "; ".join(f"{name} {count['kept']} of {count['given']}" for name, count in result.found.sets.counts.items())
+    layout = result.direction.layout
+    return (
+        "<h2>How this was made</h2>"
+        f"<p>Train and val prompts that behave as their set says: {escape(counts)}. Residual accounting proven to {layout.worst_residual:.0e} on every block; "
+        f"structure {layout.hash}. Rates have Wilson intervals, drift a bootstrap over prompts. Red replies show the behaviour, green ones do not.</p>"
+        "<p>Replay: <code>demeanor run --plan plan.yaml -o NEW</code>.</p>"
+    )

@@ -1,0 +1,77 @@
+"""The table a run ends with, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from ..measure import Measurement
+from ..runs import Run
+from ..score import Score
+
+# What each score means to a reader, in the order of the table.
+MEANING = {
+    "shows_rate": "shows: exhibited",
+    "guard_rate": "guard: exhibited",
+    "lacks_rate": "lacks: exhibited",
+    "answers_shows": "shows: right answers",
+    "answers_neutral": "neutral: right answers",
+    "answers": "both: right answers",
+    "drift": "drift (nats/token)",
+}
+HEADINGS = ("", "before", "after", "95 % interval", "n")
+ARROW = {"lower": "\u2193", "higher": "\u2191", "neither": ""}
+
+
+def number(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "drift" else f"{100 * value:.1f}%"
+
+
+def interval(score: Score) -> str:
+    return f"[{number(score.name, score.low)}, {number(score.name, score.high)}]"
+
+
+def rows(measurement: Measurement) -> list[tuple[str, str, str, str, str]]:
+    """(what and which way is better, before, after, interval of after, n) per score; a set that is missing says "none"."""
+    made = []
+    for name, what in MEANING.items():
+        was, now = measurement.before[name], measurement.after[name]
+        if now.n == 0:
+            made.append((f"{what} {ARROW[now.better]}", "none", "none", "", "0"))
+        else:
+            made.append((f"{what} {ARROW[now.better]}", number(name, was.value), number(name, now.value), interval(now), str(now.n)))
+    return made
+
+
+def measurement_table(measurement: Measurement, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for row in rows(measurement):
+        table.add_row(*row)
+    return table
+
+
+def run_table(result: Run) -> Table:
+    """Before and after on the test split; a last section for the best bakeable control, where that is another one."""
+    table = measurement_table(result.measurement, f"{result.plan.model}, {result.behaviour.name}: test split, before and after")
+    if result.bakeable is not None:
+        table.add_section()
+        table.add_row("best bakeable control", style="bold")
+        for row in rows(result.bakeable):
+            table.add_row(*row, style="dim")
+    return table
+
+
+def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
+    """Several controls side by side, the untouched model first; values with their intervals."""
+    first = next(iter(columns.values()))
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "before", *columns, "n"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, what in MEANING.items():
+        scores = [first.before[name], *(measurement.after[name] for measurement in columns.values())]
+        cells = [f"{number(name, s.value)} {interval(s)}" if s.n else "none" for s in scores]
+        table.add_row(f"{what} {ARROW[scores[0].better]}", *cells, str(scores[0].n))
+    return table

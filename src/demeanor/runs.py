@@ -1,0 +1,79 @@
+"""The nouns of the main job: the plan that goes in and the run that comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .bake import Baked
+from .behaviours import Behaviour
+from .confirm import Decision
+from .controls import Control, Direction
+from .errors import DataError
+from .find import Found
+from .measure import Measurement
+
+PARITY = 1e-4  # of the logits' standard deviation, float32
+
+
+class Plan(BaseModel):
+    """Everything a run depends on, as asked for; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str = Field(description="organism, a model folder, or a Hub id with an optional @revision")
+    behaviour: str = Field(description="a preset, or the path of a behaviour file")
+    layer: int | None = Field(None, description="look for the direction in this layer only")
+    false_positives: float = Field(0.05, gt=0, lt=1, description="share of guard prompts the gate may let through")
+    max_prompts: int | None = Field(None, ge=1, description="use at most this many prompts of each split of each set")
+    device: str | None = Field(None, description="cpu, cuda, ...; the GPU when there is one")
+    dtype: str | None = Field(None, description="float32, bfloat16, ...; as stored")
+
+    @classmethod
+    def from_file(cls, path: Path) -> Plan:
+        """The plan of an earlier run; DataError when the file is not one."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise DataError(f"There is no plan file {path}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the plan'}: {first['msg'].lower()}.") from error
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the baked model, loaded anew, is from the run-time control: logits (in their standard deviations) and replies."""
+
+    worst_logit: float
+    same_replies: int
+    replies: int
+
+    @property
+    def exact(self) -> bool:
+        return self.worst_logit < PARITY and self.same_replies == self.replies
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished job: what was found, chosen and measured, and where it is."""
+
+    plan: Plan
+    folder: Path
+    behaviour: Behaviour
+    found: Found
+    decision: Decision
+    control: Control
+    measurement: Measurement
+    bakeable: Measurement | None  # of the best bakeable control, where the control is not bakeable itself
+    baked: Baked | None
+    parity: Parity | None
+    seconds: float
+
+    @property
+    def direction(self) -> Direction:
+        return self.decision.chosen.direction

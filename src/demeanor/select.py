@@ -1,0 +1,76 @@
+"""Choosing among candidate directions by what they did. algorithms.md, section 4.
+
+`choose` is a pure function over rows, so that published selections can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import NoCandidate
+
+KL_MAX = 0.1  # nats, first reply token on neutral prompts
+INDUCE_MIN = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen row, by where it was taken."""
+
+    position: int
+    layer: int
+    row: Mapping[str, Any]
+
+
+def layer_limit(n_layers: int) -> int:
+    """The first layer that is too late: floor(0.8 L), without floating point."""
+    return 4 * n_layers // 5
+
+
+def why_not(row: Mapping[str, Any], limit: int) -> str | None:
+    """Why a candidate is discarded, or None when it survives; layers from `limit` on are too late."""
+    scores = (row["refusal_score"], row["steering_score"], row["kl_div_score"])
+    if any(math.isnan(score) for score in scores):
+        return "not a number"
+    if row["layer"] >= limit:
+        return "too late a layer"
+    if row["kl_div_score"] > KL_MAX:
+        return "changes neutral prompts"
+    if row["steering_score"] < INDUCE_MIN:
+        return "does not induce"
+    return None
+
+
+def ranked(evaluations: Sequence[Mapping[str, Any]], limit: int) -> list[Choice]:
+    """Surviving rows, best (lowest bypass) first."""
+    survivors = [row for row in evaluations if why_not(row, limit) is None]
+    survivors.sort(key=lambda row: row["refusal_score"])
+    return [Choice(row["position"], row["layer"], row) for row in survivors]
+
+
+def choose(evaluations: Sequence[Mapping[str, Any]], n_layers: int) -> Choice:
+    """The best of rows {position, layer, refusal_score, steering_score, kl_div_score}.
+
+    refusal_score (bypass) is of `shows` with the direction ablated, steering_score (induce) of `lacks` with
+    it added, kl_div_score of neutral prompts. Raises NoCandidate when none survives.
+    """
+    limit = layer_limit(n_layers)
+    survivors = ranked(evaluations, limit)
+    if not survivors:
+        raise NoCandidate(table(evaluations, limit))
+    return survivors[0]
+
+
+def table(evaluations: Sequence[Mapping[str, Any]], limit: int) -> str:
+    """Every row and why it was discarded, as text."""
+    lines = [f"None of {len(evaluations)} candidate directions survived selection:"]
+    for row in sorted(evaluations, key=lambda row: (row["layer"], row["position"])):
+        name = row.get("estimator", "")
+        lines.append(
+            f"  layer {row['layer']:>2} position {row['position']:>2} {name:<16} bypass {row['refusal_score']:8.3f}"
+            f"  induce {row['steering_score']:8.3f}  kl {row['kl_div_score']:7.3f}  {why_not(row, limit)}"
+        )
+    return "\n".join(lines)
