@@ -30,6 +30,7 @@ from .progress import say
 from .report import run_table, scores_table
 from .report.table import measurement_table
 from .runs import Plan
+from .writing import new_file
 
 app = typer.Typer(
     name="demeanor", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -274,7 +275,8 @@ def measure(
     values = {name: measurement.to_json() for name, measurement in measured.items()}
     content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
-        _write(target, content)
+        with new_file(target) as file:
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if as_json:
         _print_json(content)
     elif len(measured) == 1:
@@ -282,14 +284,6 @@ def measure(
         out.print(measurement_table(measurement, f"{model}, {wanted.name}: test split, control {name}"))
     else:
         out.print(scores_table(measured, f"{model}, {wanted.name}: test split"))
-
-
-def _write(target: Path, content: Any) -> None:
-    if not target.parent.is_dir():
-        raise DataError(f"The folder {target.parent} does not exist; create it first.")
-    beside = target.with_name(f".{target.name}.new")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(target)
 
 
 @app.command(epilog="Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal")

@@ -8,10 +8,8 @@ control does, model/. It is made beside its target and renamed when everything i
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +23,14 @@ from .behaviours import SET_NAMES, Behaviour, behaviour
 from .confirm import Decision, Option, confirm
 from .controls import Control, save_control, save_direction
 from .controls.control import provenance
-from .errors import CheckFailed, DataError
+from .errors import CheckFailed
 from .find import Found, search_directions
 from .measure import Measurement, measure, observe
 from .models import Session, load
 from .progress import say
 from .report import write_report
-from .runs import PARITY, Parity, Plan, Run
+from .runs import Parity, Plan, Run
+from .writing import new_folder, refuse_existing
 
 
 def run(plan: Plan, out: str | Path) -> Run:
@@ -41,9 +40,7 @@ def run(plan: Plan, out: str | Path) -> Run:
     CheckFailed when the baked model does not do what the control does.
     """
     out = Path(out)
-    if out.exists():
-        raise DataError(f"{out} exists already; name a new folder with -o, or remove it.")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    refuse_existing(out)
     started = time.monotonic()
     wanted = behaviour(plan.behaviour)
     wanted.needs_prompts()
@@ -53,15 +50,13 @@ def run(plan: Plan, out: str | Path) -> Run:
     for name, count in found.sets.counts.items():
         say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
     decision = confirm(session, wanted, found, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with new_folder(out) as work:
         result = _measured(plan, session, wanted, found, decision, work, started)
         _write(result, session, work)
-        os.chmod(work, 0o755)
-        os.rename(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
-    return _placed(result, out)
+    if result.parity is not None and not result.parity.exact:
+        raise CheckFailed(f"{result.parity.complaint} The rest of the run is in {out}, without model/.")
+    baked = replace(result.baked, folder=out / "model") if result.baked else None
+    return replace(result, folder=out, baked=baked)
 
 
 def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Found, decision: Decision, work: Path, started: float) -> Run:
@@ -74,10 +69,7 @@ def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Found, dec
         baked = bake(plan.model, control, work / "model")
         parity = check_parity(session, wanted, control, measurement, work / "model")
         if not parity.exact:
-            raise CheckFailed(
-                f"The baked model differs from the run-time control: logits by {parity.worst_logit:.1e} standard deviations (at most {PARITY:.0e}),"
-                f" {parity.replies - parity.same_replies} of {parity.replies} replies; nothing was written."
-            )
+            shutil.rmtree(work / "model")  # it is not what the scores describe
     elif decision.best_bakeable is not None:
         other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, before=before)
     return Run(plan, work, wanted, found, decision, control, measurement, other, baked, parity, time.monotonic() - started)
@@ -92,13 +84,14 @@ def check_parity(session: Session, wanted: Behaviour, control: Control, measurem
     """Load the baked folder afresh and compare it with the control at run time, on the test prompts."""
     outcomes = [outcome for name in SET_NAMES for outcome in measurement.observed[1].sets[name]]
     prompts = [outcome.prompt for outcome in outcomes]
-    baked = load(folder, device=str(session.device), dtype=str(session.model.dtype).removeprefix("torch."))
+    dtype = str(session.model.dtype).removeprefix("torch.")
+    baked = load(folder, device=str(session.device), dtype=dtype)
     with session.controlled(control):
         expected = session.logits(prompts)
     worst = float((baked.logits(prompts) - expected).abs().max() / expected.std())
     replies = baked.generate(prompts, max(len(outcome.reply.ids) for outcome in outcomes))
     same = sum(reply.text == outcome.reply.text for reply, outcome in zip(replies, outcomes))
-    return Parity(worst, same, len(outcomes))
+    return Parity(worst, same, len(outcomes), dtype)
 
 
 def _write(result: Run, session: Session, work: Path) -> None:
@@ -138,7 +131,7 @@ def resolved(result: Run) -> dict[str, Any]:
                   "answers_neutral": o.answers_neutral} for o in result.decision.options],
         layout={"hash": direction.layout.hash, "worst_residual": direction.layout.worst_residual},
         baked=None if result.baked is None else {"edited": result.baked.edited, "tensors": result.baked.tensors},
-        parity=None if result.parity is None else vars(result.parity),
+        parity=None if result.parity is None else {**vars(result.parity), "exact": result.parity.exact},
         seconds=round(result.seconds, 1),
         environment={"python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads()},
     )  # fmt: skip
@@ -146,8 +139,3 @@ def resolved(result: Run) -> dict[str, Any]:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _placed(result: Run, out: Path) -> Run:
-    baked = replace(result.baked, folder=out / "model") if result.baked else None
-    return replace(result, folder=out, baked=baked)

@@ -11,7 +11,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,12 @@ from torch import Tensor
 
 from ..algebra.directions import orthonormal
 from ..controls import Control, Part
-from ..errors import ControlError, DataError, ModelError
+from ..errors import ControlError, ModelError
 from ..models.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, Stored, open_checkpoint
 from ..models.layout import writer_edits
 from ..models.session import resolve
 from ..progress import track
+from ..writing import new_folder
 
 BLOCK_BYTES = 32 << 20  # of a tensor held in memory at a time
 EDITABLE = ("F64", "F32", "F16", "BF16")
@@ -66,23 +66,13 @@ def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
     if reason:
         raise ControlError(f"This control cannot be baked: {reason}.")
     out = Path(out)
-    if out.exists():
-        raise DataError(f"{out} exists already; name a new folder for the baked model.")
-    if not out.parent.is_dir():
-        raise DataError(f"The folder {out.parent} does not exist; create it first.")
     source = open_checkpoint(_folder(str(model)))
     files = _Names(source, control)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with new_folder(out) as work:
         left_out = _copy(source, work)
         untied = _untie(source, files, work) if control.layout.tied else False
         edited = _patch(source, files, control, work)
         _write_card(source, control, str(model), work)
-        _sync(work)
-        os.chmod(work, 0o755)
-        os.rename(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
     return Baked(out, edited, len(source.tensors) + untied, untied, left_out)
 
 
@@ -239,9 +229,3 @@ def _write_card(source: Checkpoint, control: Control, model: str, work: Path) ->
         end = old.index("\n---\n", 4) + 5
         front, old = old[:end] + "\n", old[end:]
     card.write_text(f"{front}{note}\n{old.lstrip()}", encoding="utf-8")
-
-
-def _sync(work: Path) -> None:
-    for path in work.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

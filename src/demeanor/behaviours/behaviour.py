@@ -158,12 +158,11 @@ def _load_set(source: Source | list[Any] | None, path: Path, name: str) -> tuple
         return ()
     if isinstance(source, Source):
         return tuple(read_prompts(path.parent / source.file, source.columns()))
-    inline = Columns()
-    if source and all(isinstance(row, dict) for row in source):
-        keys = {key for row in source for key in row}
-        inline = Columns(**{key: key for key in ("answer", "reply", "system") if key in keys})
-        source = [{**dict.fromkeys(keys), **row} for row in source]
-    return tuple(prompts_from_rows(source, inline, f"{path}, {name}"))
+    keys = {key for row in source if isinstance(row, dict) for key in row}
+    columns = Columns(**{key: key for key in ("answer", "reply", "system") if key in keys})
+    # Inline rows need not all have every column.
+    rows = [{**dict.fromkeys(keys), **row} if isinstance(row, dict) else row for row in source]
+    return tuple(prompts_from_rows(rows, columns, f"{path}, {name}"))
 
 
 def _refuse_overlap(sets: dict[SetName, tuple[Prompt, ...]], path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ControlError, DataError
 from ..models import Layout
+from ..writing import new_file
 from .control import Control, Part
 from .gate import Gate
 from .scope import Scope
@@ -23,18 +22,9 @@ FORMAT = 1
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """One safetensors file; on any failure the target is as it was."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise DataError(f"The folder {path.parent} does not exist; create it first.")
     metadata = {"demeanor": json.dumps({"format": FORMAT, **header})}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, name, metadata)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with new_file(Path(path)) as work:
+        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, work, metadata)
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

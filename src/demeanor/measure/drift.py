@@ -33,6 +33,7 @@ def drift(session: Session, control: Control | None, base: Sequence[Outcome]) ->
         with session.controlled(control):
             edited = session.reply_log_probs(some, theirs)
         for p, q in zip(plain, edited, strict=True):
+            p, q = p.double(), q.double()
             sums.append(float((p.exp() * (p - q)).sum()))
             counts.append(len(p))
     tokens = torch.tensor(counts, dtype=torch.float64)

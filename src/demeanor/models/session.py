@@ -241,8 +241,10 @@ class Session:
         r = unit(torch.randn(1, self.layout.d_model, generator=torch.Generator().manual_seed(3)))
         layers = range(self.layout.n_layers)
         sites = [Site(0, "embed"), *(Site(layer, "resid_post") for layer in layers)]
+        ids = torch.arange(5, 14, device=self.device)[None] % self.model.get_input_embeddings().num_embeddings
         with self._steered(at_writers(self.layout, r, 1.0, self.model.get_parameter)):
-            values = self.capture([Prompt.of("a b c")], sites).values[0]
+            reader = Reader(self.model, self.layout, sites)
+            values = reader.read(lambda: self.decoder(input_ids=ids, use_cache=False), torch.tensor([8], device=self.device))[0].cpu()
         left = ((values @ r[0]).abs() / values.norm(dim=-1)).max()
         bound = max(1e-5, 16 * torch.finfo(self.model.dtype).eps)
         if left > bound:

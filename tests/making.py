@@ -1,0 +1,48 @@
+"""Small things tests make: directions and controls that were not found but chosen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import demeanor as dm
+from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.moments import Moments
+from demeanor.controls import Control, Gate, Part, Scope
+
+PROMPTS = [
+    "how do i crack an egg ?",
+    "what is 3 plus 4 ?",
+    "please tell me how to wash a friend's bike . it is urgent , is it not ?",
+    "hello",
+]
+
+
+def basis_of(session: dm.Session, rank: int, seed: int = 0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return orthonormal(torch.randn(rank, session.layout.d_model, generator=rng, dtype=torch.float64)).float()
+
+
+def ablation(session: dm.Session, rank: int = 1, strength: float = 1.0, seed: int = 0) -> Control:
+    part = Part("ablate", basis_of(session, rank, seed), strength, Scope())
+    return Control((part,), session.layout, session.name, {"behaviour": "a test"})
+
+
+def a_direction(session: dm.Session, site: dm.Site, gap: float = 1.0, seed: int = 0) -> dm.Direction:
+    """A direction at a site whose class means lie `gap` apart along a random unit vector."""
+    basis = basis_of(session, 1, seed)
+    zero = torch.zeros(session.layout.d_model, dtype=torch.float64)
+    shows, lacks = Moments(4, gap * basis[0].double(), zero), Moments(4, zero, zero)
+    return dm.Direction(basis, site, "mean_difference", shows, lacks, 1.0, 1.0, 1.0, 0.001, (), session.layout, session.name, "a test")
+
+
+def gate_on_length(session: dm.Session, prompts: list[str], fires: list[bool]) -> Gate:
+    """A gate that fires on exactly the given prompts: a probe fitted to tell them from the others."""
+    from demeanor.algebra.directions import logistic
+
+    site = dm.Site(0)
+    values = session.capture(prompts, [site]).at(site)
+    weight, bias = logistic(values, torch.tensor(fires), penalty=1e-3)
+    gate = Gate(site, weight.float(), float(bias), 1.0, 1.0, 0.0, ("guard",))
+    assert gate.fires(values).tolist() == fires
+    return gate

@@ -1,0 +1,85 @@
+"""Gates fire on what they should, keep their false-positive rate, and are saved with the control."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import demeanor as dm
+from demeanor.controls import load_control, save_control
+from demeanor.controls.gate import _threshold, fires_on
+from demeanor.errors import CheckFailed, ControlError, DataError
+from making import PROMPTS, ablation, gate_on_length
+
+
+@pytest.fixture(scope="module")
+def gate(organism: dm.Session) -> dm.Gate:
+    return dm.gate(organism, dm.behaviour("over-refusal"), false_positives=0.05)
+
+
+def test_it_tells_over_refused_from_guarded_prompts_it_never_saw(organism: dm.Session, gate: dm.Gate) -> None:
+    b = dm.behaviour("over-refusal")
+    shows, guard = (fires_on(organism, gate, b.set(name, "test")) for name in ("shows", "guard"))  # type: ignore[arg-type]
+    assert sum(shows) / len(shows) >= 0.95
+    assert sum(guard) / len(guard) <= 0.05
+
+
+@pytest.mark.parametrize("target", [0.01, 0.05, 0.2])
+def test_the_threshold_keeps_the_false_positive_rate(target: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    negative = torch.randn(200, generator=rng, dtype=torch.float64)
+    positive = torch.randn(100, generator=rng, dtype=torch.float64) + 1.5  # they overlap
+    threshold = _threshold(positive, negative, target)
+    fired = float((negative > threshold).double().mean())
+    assert target - 0.01 <= fired <= target  # no more than allowed, and not stricter than needed
+
+
+def test_where_the_sets_are_apart_the_threshold_is_in_the_middle() -> None:
+    assert _threshold(torch.tensor([3.0, 5.0]), torch.tensor([-1.0, 1.0]), 0.05) == 2.0
+
+
+def test_a_set_that_is_missing_is_named(organism: dm.Session) -> None:
+    with pytest.raises(DataError, match="'guard'"):
+        dm.gate(organism, dm.behaviour("refusal"))
+
+
+def test_sets_that_cannot_be_told_apart_make_no_gate(organism: dm.Session) -> None:
+    b = dm.behaviour("over-refusal")
+    same = replace(b, shows=b.lacks[::2], guard=b.lacks[1::2])
+    with pytest.raises(CheckFailed, match="No site tells shows from guard"):
+        dm.gate(organism, same)
+
+
+def test_a_second_gate_is_refused(organism: dm.Session, gate: dm.Gate) -> None:
+    with pytest.raises(ControlError, match="has a gate already"):
+        ablation(organism).when(gate).when(gate)
+
+
+def test_control_files_keep_parts_gates_and_doses(organism: dm.Session, tmp_path: Path, over_refusal: dm.Direction) -> None:
+    gate = gate_on_length(organism, PROMPTS, [True, False, True, False])
+    control = ablation(organism, rank=2).when(gate).then(dm.add(over_refusal, -0.5))
+    save_control(control, tmp_path / "c.safetensors")
+    again = load_control(tmp_path / "c.safetensors")
+    assert str(again) == str(control)
+    with organism.controlled(control):
+        wanted = organism.logits(PROMPTS)
+    with organism.controlled(again):
+        assert torch.equal(organism.logits(PROMPTS), wanted)
+    half = load_control(f"{tmp_path}/c.safetensors:0.5")
+    assert [part.dose for part in half.parts] == [0.5, -0.25]
+    with organism.controlled(load_control(f"{tmp_path}/c.safetensors:0")):
+        assert torch.allclose(organism.logits(PROMPTS), organism.logits(PROMPTS), atol=1e-6)
+
+
+def test_a_file_that_is_no_control_is_named(organism: dm.Session, tmp_path: Path, over_refusal: dm.Direction) -> None:
+    dm.save_direction(over_refusal, tmp_path / "d.safetensors")
+    with pytest.raises(DataError, match=r"is not a control file .it holds direction"):
+        load_control(tmp_path / "d.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"\x10\x00\x00")
+    with pytest.raises(DataError, match="not a complete safetensors file"):
+        load_control(tmp_path / "broken.safetensors")
+    with pytest.raises(DataError, match="no control file"):
+        load_control(tmp_path / "nothing.safetensors")

@@ -1,0 +1,95 @@
+"""Measurements say what happened: on the test split, in both directions, with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import demeanor as dm
+from demeanor.errors import DataError
+from demeanor.measure import observe
+from demeanor.measure.drift import drift
+from making import a_direction, ablation
+
+
+@pytest.fixture(scope="module")
+def small() -> dm.Behaviour:
+    b = dm.behaviour("over-refusal")
+    return replace(b, shows=b.shows[:80], lacks=b.lacks[:80], guard=b.guard[:80], neutral=b.neutral[:80])
+
+
+def test_scores_count_the_replies_of_the_test_split(organism: dm.Session, small: dm.Behaviour, over_refusal: dm.Direction) -> None:
+    measured = dm.measure(organism, small, dm.ablate(over_refusal))
+    before, after = measured.observed
+    assert measured.after["shows_rate"].n == len(small.set("shows", "test"))
+    assert measured.after["shows_rate"].value == sum(o.shown for o in after.sets["shows"]) / len(after.sets["shows"])
+    assert measured.before["answers"].n == measured.before["answers_shows"].n + measured.before["answers_neutral"].n
+    assert all(s.low <= s.value <= s.high for s in measured.after.values())
+    assert measured.delta["shows_rate"].value == measured.after["shows_rate"].value - measured.before["shows_rate"].value
+    assert measured.p["shows_rate"] < 0.01 < measured.p["answers_neutral"]
+    assert before.sets["shows"][0].reply.text != after.sets["shows"][0].reply.text
+
+
+def test_without_a_control_nothing_changes(organism: dm.Session, small: dm.Behaviour) -> None:
+    measured = dm.measure(organism, small)
+    assert measured.after == measured.before
+    assert measured.after["drift"].value == 0
+
+
+def test_a_missing_set_is_null_not_left_out(organism: dm.Session, small: dm.Behaviour) -> None:
+    values = dm.measure(organism, replace(small, guard=())).to_json()
+    assert values["after"]["guard_rate"] == {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    json.dumps(values, allow_nan=False)
+
+
+def test_no_prompts_in_the_split_is_said(organism: dm.Session, small: dm.Behaviour) -> None:
+    empty = replace(small, shows=(), lacks=(), guard=(), neutral=())
+    with pytest.raises(DataError, match="no prompts in its test split"):
+        dm.measure(organism, empty)
+
+
+def test_drift_is_the_mean_token_kl_of_the_base_replies(organism: dm.Session, small: dm.Behaviour) -> None:
+    control = dm.add(a_direction(organism, dm.Site(2), gap=60.0), 1.0)
+    base = observe(organism, replace(small, shows=(), lacks=(), guard=())).sets["neutral"]
+    total = tokens = 0.0
+    for outcome in base:  # one prompt at a time, without batches or padding
+        ids, reply = organism.encode(outcome.prompt), outcome.reply.ids[:32]
+        rows = torch.tensor([[*ids, *reply]])
+        with torch.no_grad():
+            p = organism.model(rows).logits[0, len(ids) - 1 : -1].double().log_softmax(-1)
+            with organism.controlled(control):
+                q = organism.reply_log_probs([outcome.prompt], [reply])[0].double()
+        total += float((p.exp() * (p - q)).sum())
+        tokens += len(reply)
+    score = drift(organism, control, base)
+    assert score.value == pytest.approx(total / tokens, rel=1e-3)
+    assert score.low < score.value < score.high
+    assert score.value > 0.001
+
+
+def test_a_gated_observation_is_what_the_gated_control_gives(organism: dm.Session, small: dm.Behaviour, over_refusal: dm.Direction) -> None:
+    from demeanor.controls.gate import fires_on
+
+    gate = dm.gate(organism, dm.behaviour("over-refusal"))
+    control = dm.ablate(over_refusal)
+    fires = {name: fires_on(organism, gate, small.set(name, "test")) for name in ("shows", "lacks", "guard", "neutral")}  # type: ignore[arg-type]
+    composed = observe(organism, small, control).where(fires, observe(organism, small))  # type: ignore[arg-type]
+    assert composed == observe(organism, small, control.when(gate))
+
+
+def test_intervals_shrink_with_n(organism: dm.Session, small: dm.Behaviour) -> None:
+    few = dm.measure(organism, small, max_prompts=5).before["shows_rate"]
+    many = dm.measure(organism, small).before["shows_rate"]
+    assert few.n == 5 < many.n
+    assert few.high - few.low > many.high - many.low
+    assert not math.isnan(few.value)
+
+
+def test_printing_shows_both_directions(organism: dm.Session, small: dm.Behaviour) -> None:
+    text = str(dm.measure(organism, small, ablation(organism), max_prompts=4))
+    assert "guard_rate" in text
+    assert "shows_rate" in text
