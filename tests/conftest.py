@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 import demeanor as dm
-from demeanor.models.session import resolve
+from demeanor.models.loading import resolve
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 VOCAB = 759  # of the organism's tokenizer, which the tiny models borrow

@@ -28,7 +28,7 @@ from .measure import observe
 from .models import Session, load
 from .progress import say
 from .report import run_table, scores_table
-from .report.table import measurement_table
+from .report.table import layout_table, measurement_table
 from .runs import Plan
 from .writing import new_file
 
@@ -78,16 +78,7 @@ def inspect(model: Model, device: Device = None, dtype: Dtype = None, as_json: A
     if as_json:
         _print_json({**layout.to_json(), "hash": layout.hash})
         return
-    table = Table(title=f"{model}: {layout.model_type}, {layout.n_layers} layers, d_model {layout.d_model}", title_justify="left")
-    for heading in ("layer", "role", "module", "scale", "weights (d_model axis)", "post-norm"):
-        table.add_column(heading)
-    for writer in layout.writers:
-        weights = ", ".join(f"{weight.name.removeprefix(writer.module + '.')} ({weight.axis})" for weight in writer.weights)
-        layer = "embed" if writer.layer < 0 else str(writer.layer)
-        table.add_row(
-            layer, writer.role, writer.module, f"{writer.scale:.4g}", weights, writer.post_norm.module if writer.post_norm else ""
-        )
-    out.print(table)
+    out.print(layout_table(layout, f"{model}: {layout.model_type}, {layout.n_layers} layers, d_model {layout.d_model}"))
     tied = f"; output head tied to {layout.tied[0]}" if layout.tied else ""
     out.print(
         f"Every block accounted for (worst residual {layout.worst_residual:.0e}), ablation proven; structure {layout.hash}{tied}.",

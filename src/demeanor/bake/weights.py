@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,7 +24,7 @@ from ..controls import Control, Part
 from ..errors import ControlError, ModelError
 from ..models.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, Stored, open_checkpoint
 from ..models.layout import writer_edits
-from ..models.session import resolve
+from ..models.loading import resolve
 from ..progress import track
 from ..writing import new_folder
 
@@ -81,6 +79,9 @@ def _folder(model: str) -> Path:
     place, revision = resolve(model)
     if Path(place).is_dir():
         return Path(place)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "*.py"]
     try:
         return Path(snapshot_download(place, revision=revision, allow_patterns=patterns))

@@ -13,6 +13,7 @@ from ..score import Score
 from .observation import Outcome
 
 TOKENS = 32
+HELD = 1 << 27  # log-probabilities held at a time: whole vocabularies are large
 
 
 def drift(session: Session, control: Control | None, base: Sequence[Outcome]) -> Score:
@@ -27,8 +28,9 @@ def drift(session: Session, control: Control | None, base: Sequence[Outcome]) ->
     prompts = [outcome.prompt for outcome in outcomes]
     replies = [outcome.reply.ids[:TOKENS] for outcome in outcomes]
     sums, counts = [], []
-    for start in range(0, len(prompts), 64):  # whole vocabularies are large: a few prompts at a time
-        some, theirs = prompts[start : start + 64], replies[start : start + 64]
+    few = max(1, HELD // (TOKENS * session.vocabulary))
+    for start in range(0, len(prompts), few):
+        some, theirs = prompts[start : start + few], replies[start : start + few]
         plain = session.reply_log_probs(some, theirs)
         with session.controlled(control):
             edited = session.reply_log_probs(some, theirs)

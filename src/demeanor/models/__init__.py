@@ -3,6 +3,7 @@
 from .capture import Activations, Point, Site
 from .generate import Reply
 from .layout import Layout
-from .session import Session, load
+from .loading import load
+from .session import Session
 
 __all__ = ["Activations", "Layout", "Point", "Reply", "Session", "Site", "load"]

@@ -22,6 +22,7 @@ from ..algebra.directions import unit
 from ..algebra.edits import ablated
 from ..algebra.norms import measured_gain
 from ..errors import AccountingError
+from ..progress import track
 from .layout import Layout, PostNorm, Role, Weight, Writer, writer_edits
 
 RESIDUAL_TOLERANCE = 1e-5  # of the accounting, relative to what the block adds
@@ -53,7 +54,7 @@ def prove(model: Any) -> Layout:
     d_model = stream.shape[-1]
     writers = list(_embedding_writers(embedded, stream))
     worst = 0.0
-    for layer, (block, call) in enumerate(zip(blocks, calls)):
+    for layer, (block, call) in enumerate(track(zip(blocks, calls), "Proving the layout", len(blocks))):
         found, residual = _block_writers(block, call, layer)
         writers += found
         worst = max(worst, residual)

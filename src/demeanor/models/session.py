@@ -1,34 +1,28 @@
-"""A loaded model, its tokenizer and its proven layout: chat, generate, logits, capture, controlled.
-
-This and the other files of this package are the only ones that know transformers.
-"""
+"""A loaded model, its tokenizer and its proven layout: chat, generate, logits, capture, controlled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from ..algebra.directions import unit
 from ..behaviours import Prompt, as_prompt
-from ..errors import AccountingError, ControlError, DataError, ModelError
+from ..errors import AccountingError, ControlError, DataError
 from ..progress import say
 from .capture import Activations, Reader, Site
-from .checkpoint import open_checkpoint
 from .generate import Batch, Reply, each, in_batches, trimmed
 from .intervene import Intervention, Steering, at_writers
 from .layout import Layout
 from .proof import prove
 
-ORGANISM = "organism"
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 REPLY_TOKENS = 48
 
 
@@ -61,6 +55,11 @@ class Session:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the output head scores."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -251,52 +250,3 @@ class Session:
             raise AccountingError(
                 f"{self.name}: {left:.1e} of an ablated direction is left in the stream (at most {bound:.0e}); this model cannot be edited yet."
             )
-
-
-def load(name: str | Path, *, device: str | None = None, dtype: str | None = None) -> Session:
-    """A session for `organism`, a model folder, or a Hub id (`owner/model`, `owner/model@revision`).
-
-    device: "cpu", "cuda", ...; the GPU when there is one. dtype: "float32", "bfloat16", ...; as stored.
-    Raises ModelError when there is no such model or its files are damaged, AccountingError when its
-    residual stream cannot be accounted for.
-    """
-    name = str(name)
-    folder, revision = resolve(name)
-    chosen = _dtype(dtype)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(folder, revision=revision, dtype=chosen)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"The model {name!r} could not be loaded: {reason}") from error
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.nn.Module.to(model, torch.device(place))
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"The model cannot be put on device {place!r}: {str(error).splitlines()[0]}") from error
-    return Session(model, tokenizer, name)
-
-
-def resolve(name: str) -> tuple[str, str | None]:
-    """The folder or Hub id behind a MODEL argument, and its revision; local files are checked at once."""
-    if name == ORGANISM:
-        return str(resources.files("demeanor") / "organism" / "model"), None
-    path = Path(name)
-    if path.exists():
-        open_checkpoint(path)
-        return str(path), None
-    hub, _, revision = name.partition("@")
-    if name.startswith((".", "/", "~")) or hub.count("/") != 1:
-        raise ModelError(f"There is no model {name!r}: not a folder here, and a Hub id has the form owner/model.")
-    return hub, revision or None
-
-
-def _dtype(name: str | None) -> torch.dtype | str:
-    if name is None:
-        return "auto"
-    chosen = getattr(torch, name, None)
-    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
-        raise ModelError(f"{name!r} is not a floating-point dtype; use float32, bfloat16 or float16.")
-    return chosen

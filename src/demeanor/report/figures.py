@@ -46,7 +46,7 @@ def selection(result: Run) -> go.Figure:
                     name=f"{estimator}{' (discarded)' if discarded else ''}", text=[_told(c) for c in some], hoverinfo="text",
                     marker={"symbol": f"{symbol}-open" if discarded else symbol, "size": 10, "opacity": 0.45 if discarded else 1.0},
                 )  # fmt: skip
-    figure.update_layout(xaxis_title="layer", yaxis_title="bypass: log-odds of the opening on shows, ablated")
+    figure.update_layout(xaxis_title="layer", yaxis_title="bypass (log-odds)")
     return _styled(figure, 380)
 
 

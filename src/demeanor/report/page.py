@@ -22,7 +22,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; mar
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 p.lead { color: #555; margin-top: 0; } p.note { color: #555; font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #e5e5e5; vertical-align: top; }
-th { font-weight: 600; border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { font-weight: 600; border-bottom: 2px solid #bbb; } td.n, table.figures th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.guard td { background: #f6f1fb; } td.shown { color: #b02a3c; } td.not { color: #1b6e53; } summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 code { background: #f3f3f3; padding: 0 .25rem; border-radius: 3px; } .scroll { overflow-x: auto; }
 """
@@ -52,6 +52,7 @@ def _page(result: Run, session: Session) -> str:
         f"Along it the class means lie at {direction.component('shows'):.2f} (shows) and {direction.component('lacks'):.2f} (lacks).</p>",
         _figure(figures.separation(result)),
         "<h2>What selection saw</h2>",
+        '<p class="note">A mark per candidate. Bypass: log-odds that the reply to a shows prompt opens with the behaviour, with the direction ablated; lower is better. Hover for the rest.</p>',
         _figure(figures.selection(result)),
         "<h2>How the prompts project</h2>",
         _figure(figures.projections(result, session)),
@@ -67,14 +68,14 @@ def _figure(figure: go.Figure) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}))
 
 
-def _table(headings: Iterable[str], body: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:
+def _table(headings: Iterable[str], body: Iterable[tuple[str, Iterable[tuple[str, str]]]], kind: str = "figures") -> str:
     """body: (row class, cells), a cell being (cell class, text)."""
-    head = "".join(f"<th class='{'' if number == 0 else 'n'}'>{escape(text)}</th>" for number, text in enumerate(headings))
+    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
     lines = (
         f"<tr class='{row_class}'>" + "".join(f"<td class='{kind}'>{escape(text)}</td>" for kind, text in cells) + "</tr>"
         for row_class, cells in body
     )
-    return f"<div class='scroll'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+    return f"<div class='scroll'><table class='{kind}'><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 
 def _scores(measurement: Measurement) -> str:
@@ -144,8 +145,8 @@ def _replies(result: Run, name: str) -> str:
     ]
     changed = sum(was.reply.text != now.reply.text for was, now in zip(before, after))
     summary = f"{name}: {changed} of {len(before)} replies changed; {len(order)} shown here"
-    table = _table(("prompt", "before", "after", "known answer"), body)
-    return f"<details open><summary>{summary}</summary>{table}</details>"
+    table = _table(("prompt", "before", "after", "known answer"), body, "replies")
+    return f"<details{' open' if changed else ''}><summary>{summary}</summary>{table}</details>"
 
 
 def _facts(result: Run) -> str:

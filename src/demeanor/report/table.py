@@ -1,4 +1,4 @@
-"""The table a run ends with, on the terminal."""
+"""Tables for the terminal: what a run changed, controls side by side, what was proven about a model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from ..measure import Measurement
+from ..models import Layout
 from ..runs import Run
 from ..score import Score
 
@@ -75,3 +76,30 @@ def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
         cells = [f"{number(name, s.value)} {interval(s)}" if s.n else "none" for s in scores]
         table.add_row(f"{what} {ARROW[scores[0].better]}", *cells, str(scores[0].n))
     return table
+
+
+def layout_table(layout: Layout, title: str) -> Table:
+    """Every residual writer; layers that are alike share a row."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for writer in layout.writers:
+        prefix = f"{layout.blocks[writer.layer]}." if writer.layer >= 0 else ""
+        weights = ", ".join(f"{weight.name.removeprefix(f'{writer.module}.')} ({weight.axis})" for weight in writer.weights)
+        norm = writer.post_norm.module.removeprefix(prefix) if writer.post_norm else ""
+        alike.setdefault((writer.role, writer.module.removeprefix(prefix), f"{writer.scale:.4g}", weights, norm), []).append(writer.layer)
+    table = Table(title=title, title_justify="left")
+    for heading in ("layers", "role", "module", "scale", "weights (axis)", "post-norm"):
+        table.add_column(heading, overflow="fold")
+    for cells, layers in alike.items():
+        table.add_row("" if layers == [-1] else _ranges(layers), *cells)
+    return table
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] as "0-2, 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
