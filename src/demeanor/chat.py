@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -29,7 +30,7 @@ def converse(session: Session, controls: Sequence[Control], system: str | None, 
     say("An empty line ends the conversation; /new starts another" + ("; /base switches the controls off and on." if controls else "."))
     while True:
         try:
-            line = console.input("[bold]you[/bold] ").strip()
+            line = (console.input("[bold]you[/bold] ") if sys.stdin.isatty() else input()).strip()
         except EOFError:
             return
         if not line:
@@ -37,8 +38,10 @@ def converse(session: Session, controls: Sequence[Control], system: str | None, 
         if line == "/new":
             messages = []
         elif line == "/base" and controls:
-            active = not active
-            say(f"Controls {'on' if active else 'off'}.")
+            active, messages = not active, []
+            say(f"Controls {'on' if active else 'off'}; a new conversation, so that earlier replies do not colour it.")
+        elif line.startswith("/"):
+            say(f"There is no {line.split()[0]}.")
         else:
             messages.append(("user", line))
             with ExitStack() as stack:
@@ -46,4 +49,4 @@ def converse(session: Session, controls: Sequence[Control], system: str | None, 
                     stack.enter_context(session.controlled(control))
                 reply = session.chat(Prompt(tuple(messages), system=system), max_new_tokens)
             messages.append(("assistant", reply))
-            console.print(f"[bold]{session.name}[/bold] {reply}", highlight=False)
+            print(reply)

@@ -6,10 +6,13 @@ of the user's ends in one sentence and exit code 2, a check that failed in exit 
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import sys
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 from rich.console import Console
@@ -17,9 +20,11 @@ from rich.table import Table
 
 from . import __version__
 from .bake import bake as bake_control
+from .behaviours import Behaviour
 from .behaviours import behaviour as read_behaviour
 from .controls import Control, ablate, add, load_control, load_direction, save_control, save_direction
 from .controls import gate as make_gate
+from .detect import make_detector
 from .errors import DataError, DemeanorError
 from .find import find as find_direction
 from .job import run as run_plan
@@ -30,15 +35,17 @@ from .progress import say
 from .report import run_table, scores_table
 from .report.table import layout_table, measurement_table
 from .runs import Plan
-from .writing import new_file
+from .writing import new_file, refuse_folder
 
 app = typer.Typer(
-    name="demeanor", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="demeanor", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find, change and measure the behaviours of open-weight language models. Start with [bold]demeanor run organism --behaviour over-refusal -o RUN[/bold].",
 )  # fmt: skip
-control_app = typer.Typer(no_args_is_help=True, help="Make a control from a direction, or show one.")
+control_app = typer.Typer(help="Make a control from a direction, or show one.")
 app.add_typer(control_app, name="control")
 out = Console()
+
+UsageError: Any = typer.BadParameter.__base__  # typer names only this kind of it
 
 Model = Annotated[
     str,
@@ -60,15 +67,34 @@ Controls = Annotated[
 ]
 
 
+def _behaviour(name: str) -> Behaviour:
+    """A behaviour whose detector is known to exist: mistakes in the file must not wait for the model."""
+    wanted = read_behaviour(name)
+    make_detector(wanted.detect)
+    return wanted
+
+
+def _given(context: typer.Context, *names: str) -> list[str]:
+    """Which of these options stand on the command line."""
+    return [f"--{name.replace('_', '-')}" for name in names if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+
+
 def _print_json(values: Any) -> None:
     print(json.dumps(values, indent=2))
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@control_app.callback(invoke_without_command=True)
+def _control(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command(epilog="Example: demeanor inspect organism")
@@ -88,6 +114,7 @@ def inspect(model: Model, device: Device = None, dtype: Dtype = None, as_json: A
 
 @app.command(epilog="Example: demeanor run organism --behaviour over-refusal -o runs/first")
 def run(
+    context: typer.Context,
     model: Annotated[
         Optional[str], typer.Argument(metavar="MODEL", help="organism, a model folder, or a Hub id.", show_default=False)
     ] = None,
@@ -109,21 +136,20 @@ def run(
     if folder is None:
         raise DataError("The run needs a folder to write to; name a new one with -o.")
     if plan is not None:
-        if model is not None or behaviour is not None:
-            raise DataError("--plan replays a run as it was; leave out MODEL and --behaviour, or edit the plan file.")
+        given = _given(context, "model", "behaviour", "layer", "false_positives", "device", "dtype", "max_prompts")
+        if given:
+            raise DataError(f"--plan replays a run as it was; leave out {given[0]}, or change it in a copy of the plan file.")
         wanted = Plan.from_file(plan)
-    elif model is None or behaviour is None:
-        raise DataError("A run needs MODEL and --behaviour (or --plan FILE); try: demeanor run organism --behaviour over-refusal -o RUN.")
     else:
-        wanted = Plan(
-            model=model,
-            behaviour=behaviour,
-            layer=layer,
-            false_positives=false_positives,
-            max_prompts=max_prompts,
-            device=device,
-            dtype=dtype,
-        )
+        if model is None or behaviour is None:
+            raise DataError(
+                "A run needs MODEL and --behaviour (or --plan FILE); try: demeanor run organism --behaviour over-refusal -o RUN."
+            )
+        values = {
+            "model": model, "behaviour": behaviour, "layer": layer, "false_positives": false_positives, "max_prompts": max_prompts,
+            "device": device, "dtype": dtype,
+        }  # fmt: skip
+        wanted = Plan.of(values, "the command line")
     result = run_plan(wanted, folder)
     if as_json:
         _print_json(json.loads((result.folder / "scores.json").read_text()))
@@ -153,7 +179,8 @@ def find(
     as_json: AsJson = False,
 ) -> None:
     """Find and select the direction that carries a behaviour."""
-    wanted = read_behaviour(behaviour)
+    refuse_folder(target)
+    wanted = _behaviour(behaviour)
     wanted.needs_prompts()
     direction = find_direction(load(model, device=device, dtype=dtype), wanted, layer=layer, max_prompts=max_prompts)
     save_direction(direction, target)
@@ -177,6 +204,7 @@ def _show(facts: dict[str, Any], title: str, as_json: bool) -> None:
 
 @control_app.command("ablate", epilog="Example: demeanor control ablate refusal.safetensors -o no-refusal.safetensors")
 def control_ablate(
+    context: typer.Context,
     direction: Annotated[Path, typer.Argument(help="A direction file, from find.")],
     target: Target,
     strength: Annotated[float, typer.Option(help="Share of the component to remove; 1 removes it whole.")] = 1.0,
@@ -190,12 +218,14 @@ def control_ablate(
     false_positives: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of guard prompts the gate may let through.")] = 0.05,
 ) -> None:
     """Remove a direction from everything that writes to the stream."""
+    refuse_folder(target)
     control = ablate(load_direction(direction), strength)
-    _save(_gated(control, gate, model, false_positives), target)
+    _save(_gated(context, control, gate, model, false_positives), target)
 
 
 @control_app.command("add", epilog="Example: demeanor control add refusal.safetensors --dose -1 -o less.safetensors")
 def control_add(
+    context: typer.Context,
     direction: Annotated[Path, typer.Argument(help="A direction file, from find.")],
     target: Target,
     dose: Annotated[float, typer.Option(help="-1 moves from the shows mean to the lacks mean, +1 the other way.", show_default=False)],
@@ -209,16 +239,20 @@ def control_add(
     false_positives: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of guard prompts the gate may let through.")] = 0.05,
 ) -> None:
     """Move the stream along a direction at its site, on the last prompt token and the reply."""
+    refuse_folder(target)
     control = add(load_direction(direction), dose)
-    _save(_gated(control, gate, model, false_positives), target)
+    _save(_gated(context, control, gate, model, false_positives), target)
 
 
-def _gated(control: Control, name: str | None, model: str | None, false_positives: float) -> Control:
+def _gated(context: typer.Context, control: Control, name: str | None, model: str | None, false_positives: float) -> Control:
     if name is None:
+        useless = _given(context, "model", "false_positives")
+        if useless:
+            raise DataError(f"{useless[0]} does nothing without --gate BEHAVIOUR; add that, or leave it out.")
         return control
     if model is None:
         raise DataError("--gate fits a probe on a model; name it with --model.")
-    return control.when(make_gate(load(model), read_behaviour(name), false_positives=false_positives))
+    return control.when(make_gate(load(model), _behaviour(name), false_positives=false_positives))
 
 
 def _save(control: Control, target: Path) -> None:
@@ -255,7 +289,11 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on the test split, before and after each control."""
-    wanted = read_behaviour(behaviour)
+    if target is not None:
+        refuse_folder(target)
+    wanted = _behaviour(behaviour)
+    if len(set(control or [])) < len(control or []):
+        raise DataError("A control is named twice; name each --control once.")
     controls = {name: load_control(name) for name in control or []}
     session = load(model, device=device, dtype=dtype)
     before = observe(session, wanted, max_prompts=max_prompts)
@@ -280,12 +318,15 @@ def measure(
 @app.command(epilog="Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal")
 def bake(
     model: Model,
-    control: Annotated[str, typer.Option("--control", "-c", help="A control file, FILE or FILE:DOSE.", show_default=False)],
     target: Target,
+    control: Controls = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a control into the weights, straight from the model's files."""
-    baked = bake_control(model, load_control(control), target)
+    """Write a control into the weights, straight from the model's files; several are combined in the order given."""
+    if not control:
+        raise DataError("Baking needs a control; name its file with --control.")
+    combined = reduce(Control.then, map(load_control, control))
+    baked = bake_control(model, combined, target)
     if as_json:
         _print_json(
             {
@@ -324,12 +365,24 @@ def chat(
 
 
 def main() -> None:
-    """Entry point: errors of the user's become one sentence and an exit code."""
+    """Entry point: every mistake becomes one sentence and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks an arrow shows a question mark
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished folders are taken away
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except DemeanorError as error:
-        print(f"demeanor: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("demeanor: interrupted.", file=sys.stderr)
-        sys.exit(130)
+        _end(str(error), error.exit_code)
+    except UsageError as error:
+        _end(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path if error.ctx else 'demeanor'} --help.", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _end("interrupted.", 130)
+    except OSError as error:  # the reader of our output went away, or its disk is full
+        _end(f"the output could not be written: {error.strerror}.", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    print(f"demeanor: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -54,12 +54,21 @@ def filtered(session: Session, behaviour: Behaviour, detector: Detector, max_pro
         sets.val[name] = [prompt for prompt in prompts["val"] if id(prompt) in kept]
         sets.counts[name] = {"given": len(everything), "kept": len(kept)}
         if len(kept) < FEWEST or len(sets.val[name]) < FEWEST_VAL:
-            does = "shows" if wanted else "does not show"
-            raise DataError(
-                f"Only {len(kept)} of {len(everything)} train and val prompts in {name!r} are left on which {session.name} {does} the behaviour"
-                f" ({len(sets.val[name])} in val); at least {FEWEST} ({FEWEST_VAL} in val) are needed."
-            )
+            raise DataError(_too_few(session, name, wanted, len(kept), len(sets.val[name]), everything, replies))
     return sets
+
+
+def _too_few(session: Session, name: str, wanted: bool, kept: int, in_val: int, prompts: Sequence[Prompt], replies: Sequence[str]) -> str:
+    """What is wrong with a set, and what would mend it."""
+    needed = f"at least {FEWEST} ({FEWEST_VAL} in val) are needed"
+    if len(prompts) < FEWEST + FEWEST_VAL:
+        return f"The set {name!r} has {len(prompts)} train and val prompts (a quarter of a set is kept for the test); {needed}, so give it more."
+    does = "shows" if wanted else "does not show"
+    example = f"; to {prompts[0].text!r}, for one, it says {replies[0][:80]!r}" if replies else ""
+    return (
+        f"Only {kept} of {len(prompts)} train and val prompts in {name!r} are left on which {session.name} {does} the behaviour ({in_val} in val), and"
+        f" {needed}; use other prompts, or a detector that knows how this model says it{example}."
+    )
 
 
 @dataclass(frozen=True)
@@ -145,10 +154,8 @@ class _Classes:
             ("projected", directions.projected(mean["shows"], mean["lacks"])),
         ]
         if "guard" in mean:
-            away = directions.guard_orthogonal(mean["shows"], mean["lacks"], mean["guard"])
-            if away.any():  # zero where guard and shows share the whole direction
-                made.append(("guard_orthogonal", away))
-        return made
+            made.append(("guard_orthogonal", directions.guard_orthogonal(mean["shows"], mean["lacks"], mean["guard"])))
+        return [(estimator, vector) for estimator, vector in made if vector.any()]  # zero: nothing of it was left
 
     def against_chance(self) -> _Chance:
         """Raises NoUsableDirection when the best site is no better than shuffled labels, or not stable."""

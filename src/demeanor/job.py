@@ -23,6 +23,7 @@ from .behaviours import SET_NAMES, Behaviour, behaviour
 from .confirm import Decision, Option, confirm
 from .controls import Control, save_control, save_direction
 from .controls.control import provenance
+from .detect import make_detector
 from .errors import CheckFailed
 from .find import Found, search_directions
 from .measure import Measurement, measure, observe
@@ -44,6 +45,7 @@ def run(plan: Plan, out: str | Path) -> Run:
     started = time.monotonic()
     wanted = behaviour(plan.behaviour)
     wanted.needs_prompts()
+    make_detector(wanted.detect)  # a mistake in it must not wait for the model
     session = load(plan.model, device=plan.device, dtype=plan.dtype)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
     found = search_directions(session, wanted, layer=plan.layer, max_prompts=plan.max_prompts)

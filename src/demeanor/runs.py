@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,17 +35,23 @@ class Plan(BaseModel):
     dtype: str | None = Field(None, description="float32, bfloat16, ...; as stored")
 
     @classmethod
+    def of(cls, values: Any, where: str = "the plan") -> Plan:
+        """A plan from its values; DataError, naming `where` they come from, when they are not one."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DataError(f"{where}: {'.'.join(map(str, first['loc'])) or 'the plan'}: {first['msg'].lower()}.") from error
+
+    @classmethod
     def from_file(cls, path: Path) -> Plan:
         """The plan of an earlier run; DataError when the file is not one."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise DataError(f"There is no plan file {path}.") from error
+            return cls.of(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        except OSError as error:
+            raise DataError(f"The plan file {path} cannot be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the plan'}: {first['msg'].lower()}.") from error
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,28 @@ def refuse_existing(target: Path) -> None:
     """Raises DataError when there is something under that name already."""
     if target.exists():
         raise DataError(f"{target} exists already; name a new folder with -o, or remove it.")
+    _refuse_parent(target)
+
+
+def refuse_folder(target: Path) -> None:
+    """Raises DataError when a file of that name cannot be: checked before long work, whose result would be lost."""
+    if target.is_dir():
+        raise DataError(f"{target} is a folder; name a file.")
+    _refuse_parent(target)
+
+
+def _refuse_parent(target: Path) -> None:
+    above = next((parent for parent in target.absolute().parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise DataError(f"{target} cannot be written: {above} is a file, not a folder.")
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
     """A path to write to that becomes (or replaces) the file `target` when the context ends well."""
-    if not target.parent.is_dir():
-        raise DataError(f"The folder {target.parent} does not exist; create it first.")
-    if target.is_dir():
-        raise DataError(f"{target} is a folder; name a file.")
+    refuse_folder(target)
     with _in_one_sentence(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
         try:

@@ -105,7 +105,7 @@ def test_bootstrap_covers_the_mean_as_often_as_it_says(level: float, at_least: f
 @pytest.mark.parametrize("n", [300, 3000])
 def test_bootstrap_is_as_wide_as_theory_says(n: int) -> None:
     """Plain and weighted, by the delta method: 1.96 sqrt(sum w^2 (x - m)^2) / sum w; n = 3000 goes in several chunks."""
-    values, weights = gaussian(0, n), torch.arange(1, n + 1, dtype=torch.float64)
+    values, weights = 5 + gaussian(0, n), torch.arange(1, n + 1, dtype=torch.float64)
     for weight in (None, weights):
         w = torch.ones(n, dtype=torch.float64) if weight is None else weight
         centre = float((w * values).sum() / w.sum())

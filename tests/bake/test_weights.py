@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import demeanor as dm
-from conftest import FAMILIES, save_tiny
+from conftest import FAMILIES, SIZES, save_tiny
 from demeanor.bake.weights import edit_in_place
 from demeanor.errors import ControlError, DataError, ModelError
 from making import PROMPTS, a_direction, ablation, gate_on_length
@@ -138,9 +138,18 @@ def test_a_missing_parent_folder_is_made(tiny: dict[str, dm.Session], tiny_folde
     assert (tmp_path / "deep" / "er" / "baked" / "config.json").is_file()
 
 
+def save_other(folder: Path, **changed: int) -> Path:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "num_key_value_heads": 2, **changed})).save_pretrained(folder)
+    return folder
+
+
 def test_a_control_for_another_size_names_the_tensor(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
     with pytest.raises(ControlError, match=r"structure .* no tensor|structure .* it is"):
-        dm.bake("organism", ablation(tiny["llama"]), tmp_path / "baked")
+        dm.bake(save_other(tmp_path / "wide", hidden_size=64), ablation(tiny["llama"]), tmp_path / "baked")
+    with pytest.raises(ControlError, match=r"of 3 layers, and .* has 2"):
+        dm.bake(save_other(tmp_path / "flat", num_hidden_layers=2), ablation(tiny["llama"]), tmp_path / "baked")
+    assert not (tmp_path / "baked").exists()
 
 
 def test_an_existing_target_is_kept(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:

@@ -120,6 +120,55 @@ def test_a_broken_plan_names_its_key(demeanor, tmp_path: Path) -> None:  # type:
     assert "layers" in ended.sentence
 
 
+WRONG_FLAGS = {
+    "unknown command": (["runn"], "No such command 'runn'"),
+    "unknown option": (["inspect", "organism", "--behavior", "x"], "No such option"),
+    "a number that is none": (["run", "organism", "-b", "refusal", "--layer", "x", "-o", "r"], "--layer"),
+    "too many words": (["chat", "organism", "how", "do"], "extra argument"),
+    "no false positives at all": (["run", "organism", "-b", "refusal", "--false-positives", "0", "-o", "r"], "greater than 0"),
+    "a model of no gate": (["control", "ablate", "d", "--model", "organism", "-o", "c"], "--model does nothing without --gate"),
+    "a device that is none": (["inspect", "organism", "--device", "toaster"], "not a device"),
+    "a dtype that is none": (["inspect", "organism", "--dtype", "float8_e4m3fn"], "use one of float32"),
+    "an empty model": (["inspect", ""], "MODEL is empty"),
+    "the same control twice": (["measure", "organism", "-b", "refusal", "-c", "c", "-c", "c"], "named twice"),
+    "baking nothing": (["bake", "organism", "-o", "r"], "needs a control"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FLAGS)
+def test_a_wrong_idea_of_the_flags(demeanor, over_refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    dm.save_direction(over_refusal, "d")
+    before = sorted(tmp_path.iterdir())
+    arguments, told = WRONG_FLAGS[wrong]
+    ended = demeanor(*arguments)
+    assert ended.code == 2
+    assert told in ended.sentence
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_replayed_plan_takes_no_other_options(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "plan.yaml").write_text("model: organism\nbehaviour: refusal\n")
+    ended = demeanor("run", "--plan", tmp_path / "plan.yaml", "--max-prompts", 5, "-o", tmp_path / "run")
+    assert "leave out --max-prompts" in ended.sentence
+
+
+def test_a_target_that_cannot_be_written_is_known_before_the_work(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("")
+    for arguments in (("find", "./no-model", "-b", "refusal"), ("measure", "./no-model", "-b", "refusal")):
+        assert "is a folder" in demeanor(*arguments, "-o", tmp_path).sentence
+        assert "is a file, not a folder" in demeanor(*arguments, "-o", tmp_path / "file" / "x").sentence
+    assert "is a file, not a folder" in demeanor("run", "./no-model", "-b", "refusal", "-o", tmp_path / "file" / "x").sentence
+
+
+@pytest.mark.parametrize("dose", ["nan", "inf", "1e308"])
+def test_a_dose_that_is_no_number_is_refused(demeanor, over_refusal: dm.Direction, tmp_path: Path, dose: str) -> None:  # type: ignore[no-untyped-def]
+    dm.save_control(dm.ablate(over_refusal), tmp_path / "c.safetensors")
+    ended = demeanor("chat", "organism", "hello", "-c", f"{tmp_path}/c.safetensors:{dose}")
+    assert ended.code == 2
+    assert "not a usable edit" in ended.sentence
+
+
 def commands() -> list[list[str]]:
     root = get_command(cli.app)
     found = []

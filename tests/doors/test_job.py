@@ -84,7 +84,7 @@ def test_the_baked_model_replies_as_the_control_does_in_plain_transformers(whole
 
 
 def test_a_plan_replays_to_the_same_scores(tmp_path: Path) -> None:
-    first = dm.run(dm.Plan(model="organism", behaviour="refusal", layer=3, max_prompts=40, device="cpu"), tmp_path / "first")
+    first = dm.run(dm.Plan(model="organism", behaviour="refusal", layer=2, max_prompts=60, device="cpu"), tmp_path / "first")
     plan = dm.Plan.from_file(first.folder / "plan.yaml")
     assert plan == first.plan
     again = dm.run(plan, tmp_path / "again")

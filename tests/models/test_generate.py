@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import demeanor as dm
@@ -125,6 +126,28 @@ def test_a_model_that_is_not_there(name: str, told: str) -> None:
         dm.load(name)
 
 
+def test_weights_that_the_files_lack_are_not_made_up(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"no tensor model\.layers\.1\.mlp\.down_proj\.weight"):
+        dm.load(folder)
+
+
+def test_tensors_that_the_model_does_not_use_are_counted_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_tiny(tmp_path / "model", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"model.extra.weight": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"})
+    dm.load(folder)
+    assert "1 tensors in the files are not part of the model" in capsys.readouterr().err
+
+
+def test_a_prompt_longer_than_the_model_takes_is_refused(organism: dm.Session) -> None:
+    with pytest.raises(DataError, match="takes fewer than 512"):
+        organism.chat("what " * 600)
+
+
 def test_a_dtype_that_is_none() -> None:
-    with pytest.raises(ModelError, match="floating-point dtype"):
+    with pytest.raises(ModelError, match="use one of float32"):
         dm.load("organism", dtype="int7")

@@ -12,7 +12,7 @@ import torch
 import demeanor as dm
 from demeanor.behaviours.behaviour import Detect
 from demeanor.controls import load_direction, save_direction
-from demeanor.detect import detector
+from demeanor.detect.detector import _REGISTRY
 from demeanor.errors import DataError
 from demeanor.find import search_directions
 
@@ -73,7 +73,9 @@ def test_too_few_prompts_left_is_said(organism: dm.Session, b: dm.Behaviour) -> 
         dm.find(organism, replace(b, shows=b.neutral))
 
 
-def test_classes_that_do_not_differ_have_no_usable_direction(organism: dm.Session, b: dm.Behaviour) -> None:
+def test_classes_that_do_not_differ_have_no_usable_direction(
+    organism: dm.Session, b: dm.Behaviour, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The same kind of prompt on both sides, and a detector that says what the set says: only chance is left.
     halves = replace(b, shows=b.lacks[::2], lacks=b.lacks[1::2], guard=(), detect=Detect(name="by set"))
 
@@ -81,7 +83,7 @@ def test_classes_that_do_not_differ_have_no_usable_direction(organism: dm.Sessio
         def probabilities(self, replies: Sequence[str], prompts: Sequence[dm.Prompt]) -> list[float]:
             return [float(prompt in set(halves.shows)) for prompt in prompts]
 
-    detector("by set")(BySet)
+    monkeypatch.setitem(_REGISTRY, "by set", BySet)
     with pytest.raises(dm.NoUsableDirection, match="No usable direction"):
         dm.find(organism, halves)
 

@@ -96,9 +96,15 @@ MISTAKES = {
     "ragged row": ("shows: {file: p.csv}\nlacks: [b]", "prompt,x\na,1,2\n", "row 1 has more or fewer fields"),
     "missing file": ("shows: {file: nothing.csv}\nlacks: [b]", "", "nothing.csv does not exist"),
     "unknown ending": ("shows: {file: p.docx}\nlacks: [b]", "", "does not exist|not a kind of prompt file"),
-    "unknown key": ("shows: [a]\nlacks: [b]\nguards: [c]", "", "guards: extra inputs"),
+    "unknown key": ("shows: [a]\nlacks: [b]\nguards: [c]", "", "'guards' is not a key; the keys are name"),
+    "unknown key of a prompt": ("shows: [{prompt: a, anwser: b}]\nlacks: [b]", "", "'anwser' is not a key of a prompt"),
+    "a key twice": ("shows: [a]\nlacks: [b]\nshows: [c]", "", "the key 'shows' is given twice"),
+    "a file as a word": ("shows: p.csv\nlacks: [b]", "", "a set is a list of prompts, or a file as"),
+    "a column twice": ("shows: {file: p.csv}\nlacks: [b]", "prompt,prompt\na,b\n", "two columns named 'prompt'"),
+    "a truth value as a prompt": ("shows: [{prompt: true}]\nlacks: [b]", "", "holds True, which is not text"),
+    "arguments that are no mapping": ("detect: {refusal: abc}\nshows: [a]\nlacks: [b]", "", "must be a mapping"),
     "missing set": ("shows: [a]", "", "lacks: field required"),
-    "in two sets": ("shows: [a, b]\nlacks: [b]", "", "both shows and lacks .'b' first"),
+    "in two sets": ("shows: [a, b]\nlacks: [b]", "", "'b' stands in both shows and lacks"),
     "not YAML": ("shows: [a\nlacks: [b]", "", "not valid YAML"),
     "a list as a prompt": ("shows: [[a]]\nlacks: [b]", "", "is list, not a text"),
 }
@@ -118,6 +124,17 @@ def test_mistakes_are_named_in_one_sentence(tmp_path: Path, mistake: str) -> Non
 def test_broken_json_is_named(tmp_path: Path, name: str, content: str, told: str) -> None:
     with pytest.raises(DataError, match=told):
         dm.behaviour(write(tmp_path, f"shows: {{file: {name}}}\nlacks: [b]", **{name.replace(".", "__"): content}))
+
+
+def test_repeated_prompts_count_once_and_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    b = dm.behaviour(write(tmp_path, "shows: {file: p.txt}\nlacks: [b]", p__txt="one\ntwo\none\n"))
+    assert [p.text for p in b.shows] == ["one", "two"]
+    assert "1 of 3 prompts repeat another" in capsys.readouterr().err
+
+
+def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
+    b = dm.behaviour(write(tmp_path, "shows: {file: p.txt}\nlacks: [b]", p__txt="\ufeffone\u2028half\r\ntwo\x0cpage\n"))
+    assert [p.text for p in b.shows] == ["one\u2028half", "two\x0cpage"]
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:

@@ -24,13 +24,16 @@ def reject(x: Tensor, basis: Tensor) -> Tensor:
 
 
 def orthonormal(rows: Tensor, tolerance: float = 1e-6) -> Tensor:
-    """An orthonormal basis [k, d] of the span of rows [n, d], dependent rows dropped (Gram-Schmidt, in order)."""
-    basis = rows.new_zeros(0, rows.shape[-1])
-    for row in rows:
+    """An orthonormal basis [k, d] of the span of rows [n, d], dependent rows dropped (Gram-Schmidt, in order).
+
+    Computed in float64, returned in the dtype of the rows.
+    """
+    basis = rows.new_zeros(0, rows.shape[-1], dtype=torch.float64)
+    for row in rows.double():
         left = reject(row, basis)
-        if left.norm() > tolerance * row.norm().clamp_min(torch.finfo(rows.dtype).tiny):
+        if left.norm() > tolerance * row.norm().clamp_min(torch.finfo(torch.float64).tiny):
             basis = torch.cat([basis, unit(left)[None]])
-    return basis
+    return basis.to(rows.dtype)
 
 
 def mean_difference(shows: Tensor, lacks: Tensor) -> Tensor:
@@ -39,19 +42,22 @@ def mean_difference(shows: Tensor, lacks: Tensor) -> Tensor:
 
 
 def projected(shows: Tensor, lacks: Tensor) -> Tensor:
-    """The mean difference minus its part along unit(m-): ablating it leaves the `lacks` mean where it is."""
-    r = unit(shows - lacks)
-    away = unit(lacks)
-    for _ in range(2):
-        r = r - (r * away).sum(-1, keepdim=True) * away
-    return unit(r)
+    """The mean difference minus its part along unit(m-): ablating it leaves the `lacks` mean where it is.
+
+    Zero where nothing is left (less than 1e-3 of it).
+    """
+    return _without(unit(shows - lacks), unit(lacks))
 
 
 def guard_orthogonal(shows: Tensor, lacks: Tensor, guard: Tensor) -> Tensor:
-    """The mean difference minus its part along guard mean - lacks mean; zero where the two coincide."""
-    r = unit(shows - lacks)
-    away = unit(guard - lacks)
-    left = r - (r * away).sum(-1, keepdim=True) * away
+    """The mean difference minus its part along guard mean - lacks mean; zero where the two coincide (to 1e-3)."""
+    return _without(unit(shows - lacks), unit(guard - lacks))
+
+
+def _without(r: Tensor, away: Tensor) -> Tensor:
+    left = r
+    for _ in range(2):  # once more, for digits
+        left = left - (left * away).sum(-1, keepdim=True) * away
     return torch.where(left.norm(dim=-1, keepdim=True) > 1e-3, unit(left), torch.zeros_like(left))
 
 
@@ -110,7 +116,7 @@ def permutation_p(
     Projections come from Gram matrices: a direction is a combination of training rows, so no direction
     is ever formed.
     """
-    gram = torch.einsum("nsd,msd->smn", train, held_out)  # held-out rows by training rows, per site
+    gram = torch.einsum("nsd,msd->smn", train.double(), held_out.double())  # held-out rows by training rows, per site
 
     def largest(train_labels: Tensor, held_labels: Tensor) -> Tensor:
         # train_labels [r, n], held_labels [r, m] -> [r]; the scale of a direction cancels in d'.
@@ -130,7 +136,7 @@ def permutation_p(
             torch.stack([labels[torch.randperm(len(labels), generator=rng)] for _ in range(rows)]).double()
             for labels in (is_shows, held_is_shows)
         ]
-        exceeding += int((largest(*shuffled) >= observed).sum())
+        exceeding += int((largest(*shuffled) >= observed - 1e-9 * observed.abs()).sum())  # ties differ in the last digit
     return (exceeding + 1) / (repeats + 1)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -45,7 +44,7 @@ class Edit:
 
 def ablate(basis: Tensor, strength: float = 1.0) -> Edit:
     """Remove `strength` of the component in the span of the orthonormal rows of basis [k, d_model]."""
-    return Edit(basis, -strength * basis, torch.zeros_like(basis[0]))
+    return Edit(basis, -strength * basis, basis.new_zeros(basis.shape[-1]))
 
 
 def add(offset: Tensor) -> Edit:

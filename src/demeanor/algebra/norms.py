@@ -16,7 +16,9 @@ def through_post_norm(basis: Tensor, gain: Tensor, centred: bool) -> Tensor:
     """
     rows = basis * gain
     if centred:
-        rows = rows - rows.mean(-1, keepdim=True)
+        centred_rows = rows - rows.mean(-1, keepdim=True)
+        # A row that is constant comes out of no LayerNorm: what centring leaves of it is rounding.
+        rows = centred_rows[centred_rows.norm(dim=-1) > 1e-6 * rows.norm(dim=-1)]
     return orthonormal(rows)
 
 

@@ -99,6 +99,11 @@ class _Names:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} (a {self.layout.model_type} model, {control.model_name}), and {source.folder} is a {kind[0]} model."
             )
+        layers = (source.config.get("text_config") or source.config).get("num_hidden_layers", self.layout.n_layers)
+        if layers != self.layout.n_layers:
+            raise ControlError(
+                f"The control was made for structure {self.layout.hash} of {self.layout.n_layers} layers, and {source.folder} has {layers}."
+            )
         for writer in self.layout.writers:
             for weight in writer.weights:
                 stored = self.find(weight.name)

@@ -84,8 +84,17 @@ class BehaviourFile(BaseModel):
                 values = {**values, "detect": {"name": detect}}
             elif isinstance(detect, dict) and "name" not in detect and len(detect) == 1:
                 ((name, arguments),) = detect.items()
+                if not isinstance(arguments or {}, dict):
+                    raise ValueError(f"the arguments of the detector {name!r} must be a mapping, such as {{openings: [...]}}")
                 values = {**values, "detect": {"name": name, **(arguments or {})}}
         return values
+
+    @field_validator("shows", "lacks", "guard", "neutral", mode="before")
+    @classmethod
+    def _list_or_file(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, (list, dict)):
+            raise ValueError("a set is a list of prompts, or a file as {file: prompts.csv, column: prompt}")
+        return Source.model_validate(value) if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,20 @@ def behaviour(source: str | Path | None = None, *, question: str | None = None) 
     return _read(path)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which plain YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice!r} is given twice", problem_mark=node.start_mark)
+        return dict(super().construct_mapping(node, deep))
+
+
 def _read(path: Path) -> Behaviour:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
@@ -145,12 +165,21 @@ def _read(path: Path) -> Behaviour:
     try:
         file = BehaviourFile.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{path}: {place}: {first['msg'].lower()}; see docs/behaviours.md for the format.") from error
+        raise DataError(f"{path}: {_told(error)}") from error
     sets = {name: _load_set(getattr(file, name), path, name) for name in SET_NAMES}
     _refuse_overlap(sets, path)
     return Behaviour(file.name, file.description, file.detect, tuple(file.questions), **sets)
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that is wrong, as a sentence."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        keys: Any = {"detect": Detect, "questions": Question}.get(str(first["loc"][0]), Source if len(first["loc"]) > 1 else BehaviourFile)
+        return f"{place!r} is not a key; the keys are {', '.join(keys.model_fields)}."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place + ': ' if place else ''}{message[0].lower()}{message[1:]}."
 
 
 def _load_set(source: Source | list[Any] | None, path: Path, name: str) -> tuple[Prompt, ...]:
@@ -159,15 +188,24 @@ def _load_set(source: Source | list[Any] | None, path: Path, name: str) -> tuple
     if isinstance(source, Source):
         return tuple(read_prompts(path.parent / source.file, source.columns()))
     keys = {key for row in source if isinstance(row, dict) for key in row}
+    unknown = sorted(str(key) for key in keys - {"prompt", "answer", "reply", "system"})
+    if unknown:
+        raise DataError(f"{path}, {name}: {unknown[0]!r} is not a key of a prompt; the keys are prompt, answer, reply and system.")
     columns = Columns(**{key: key for key in ("answer", "reply", "system") if key in keys})
     # Inline rows need not all have every column.
     rows = [{**dict.fromkeys(keys), **row} if isinstance(row, dict) else row for row in source]
     return tuple(prompts_from_rows(rows, columns, f"{path}, {name}"))
 
 
+# Sets that say opposite things of the same prompt.
+_APART: tuple[tuple[SetName, SetName], ...] = (("shows", "lacks"), ("shows", "guard"), ("shows", "neutral"), ("lacks", "guard"))
+
+
 def _refuse_overlap(sets: dict[SetName, tuple[Prompt, ...]], path: Path) -> None:
-    shows = {(prompt.system, prompt.messages) for prompt in sets["shows"]}
-    for name in ("lacks", "guard"):
-        both = [prompt for prompt in sets[name] if (prompt.system, prompt.messages) in shows]
+    for one, other in _APART:
+        known = {(prompt.system, prompt.messages) for prompt in sets[one]}
+        both = [prompt for prompt in sets[other] if (prompt.system, prompt.messages) in known]
         if both:
-            raise DataError(f"{path}: {len(both)} prompts stand in both shows and {name} ({both[0].text!r} first); keep each in one set.")
+            raise DataError(
+                f"{path}: {both[0].text!r} stands in both {one} and {other} ({len(both)} such in all); keep a prompt in one of them."
+            )

@@ -6,6 +6,7 @@ directions, not hooks; `Session.controlled` turns it into hooks and `bake` into 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from .gate import Gate
 from .scope import Scope
 
 Kind = Literal["ablate", "add"]
+LARGEST_DOSE = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,12 @@ class Part:
     scope: Scope
     gate: Gate | None = None
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.dose) or abs(self.dose) > LARGEST_DOSE or not self.vectors.isfinite().all():
+            raise ControlError(
+                f"A control with dose {self.dose:g} is not a usable edit; doses are numbers from -{LARGEST_DOSE} to {LARGEST_DOSE}."
+            )
+
     def edit(self) -> edits.Edit:
         if self.kind == "ablate":
             return edits.ablate(self.vectors, self.dose)
@@ -45,7 +53,7 @@ class Part:
         return f"{text}, where {self.gate}" if self.gate else text
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Control:
     """What is done to a model; see the module. `made_from` records how (behaviour, method, sites, versions)."""
 
@@ -96,6 +104,9 @@ class Control:
 
     def __str__(self) -> str:
         return "; then ".join(map(str, self.parts))
+
+    def __repr__(self) -> str:
+        return f"<Control for {self.model_name}: {self}>"
 
 
 def _at_modules(part: Part, layout: Layout, tensor: Callable[[str], Tensor]) -> Iterable[Intervention]:

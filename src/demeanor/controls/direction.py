@@ -44,7 +44,7 @@ class Candidate:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Direction:
     """An orthonormal `basis` [k, d_model] at `site`, the class moments there and what selection saw.
 
@@ -75,6 +75,9 @@ class Direction:
         """The class mean along the first basis vector: plain ablation moves both to 0."""
         moments = self.shows if name == "shows" else self.lacks
         return float(moments.mean @ self.basis[0].double())
+
+    def __repr__(self) -> str:
+        return f"<Direction of {self.behaviour} in {self.model_name}: {self.estimator}, rank {len(self.basis)}, {self.site}, AUROC {self.auroc:.3f}>"
 
     def made_from(self, method: str) -> dict[str, Any]:
         return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))

@@ -31,7 +31,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     """Tensors and header of a file of that kind ("control", "direction"); an error names what is wrong with it."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"There is no {kind} file {path}.")
+        raise DataError(f"There is no {kind} file {str(path)!r}.")
     try:
         with safe_open(path, framework="pt") as file:
             raw = (file.metadata() or {}).get("demeanor")

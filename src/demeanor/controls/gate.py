@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algebra.directions import auroc, logistic
+from ..algebra.directions import auroc, logistic, separation
 from ..behaviours import Behaviour, Prompt, SetName
 from ..errors import CheckFailed, DataError
 from ..models import Session, Site
@@ -70,7 +70,11 @@ def gate(
     by a margin, the threshold is put in the middle of it.
     Raises DataError for a missing set, CheckFailed when no site separates the sets (AUROC < 0.7).
     """
+    if not 0 < false_positives < 1:
+        raise DataError(f"The share of false positives must lie between 0 and 1, not be {false_positives:g}.")
     names: list[SetName] = ["shows", *against]
+    if not against or not set(against) <= {"lacks", "guard", "neutral"}:
+        raise DataError(f"A gate is made against one or more of guard, lacks and neutral, not {list(against)}.")
     for name in names:
         for split in ("train", "val"):
             if not behaviour.set(name, split):
@@ -82,8 +86,8 @@ def gate(
         for split in ("train", "val")
     }
     fitted = [_fit(index, site, values, names, false_positives) for index, site in enumerate(sites)]
-    # Among equals the earlier layer: the gate is read in a pass of its own, which ends there.
-    best = max(fitted, key=lambda g: (round(g.auroc, 3), round(g.hits, 2), -g.site.layer))
+    # Many sites may rank the val prompts without a mistake; the widest gap is the likeliest to hold on others.
+    best, _ = max(fitted, key=lambda pair: (round(pair[0].auroc, 3), pair[1]))
     if best.auroc < 0.7:
         raise CheckFailed(
             f"No site tells shows from {' and '.join(against)} (held-out AUROC {best.auroc:.2f} at best); a gate cannot be made."
@@ -91,7 +95,10 @@ def gate(
     return best
 
 
-def _fit(index: int, site: Site, values: Mapping[tuple[SetName, str], Tensor], names: Sequence[SetName], target: float) -> Gate:
+def _fit(
+    index: int, site: Site, values: Mapping[tuple[SetName, str], Tensor], names: Sequence[SetName], target: float
+) -> tuple[Gate, float]:
+    """A gate at one site, and how far apart (d') it holds the val prompts from each other set, at least."""
     shows, *others = names
 
     def at(name: SetName, split: str) -> Tensor:
@@ -104,10 +111,11 @@ def _fit(index: int, site: Site, values: Mapping[tuple[SetName, str], Tensor], n
     held_out = {name: at(name, "val") @ weight + bias for name in others}
     threshold = max(_threshold(positive, scores, target) for scores in held_out.values())
     against = torch.cat(list(held_out.values()))
-    return Gate(
+    made = Gate(
         site, weight.float(), float(bias) - threshold, float(auroc(positive, against)),
         float((positive > threshold).double().mean()), float((against > threshold).double().mean()), tuple(others),
     )  # fmt: skip
+    return made, min(float(separation(positive, scores)) for scores in held_out.values())
 
 
 def _threshold(positive: Tensor, negative: Tensor, target: float) -> float:

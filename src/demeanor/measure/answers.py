@@ -6,15 +6,17 @@ import re
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+|[^\w\s]", text.lower().replace("\u2019", "'"))
+    # A number keeps its sign, point and commas: "7" is not in "7.5".
+    return re.findall(r"(?<!\w)-?\d+(?:[.,]\d+)*|\w+|[^\w\s]", text.lower().replace("\u2019", "'"))
 
 
 def is_right(reply: str, answer: str) -> bool:
     """Whether the answer's words and signs stand in the reply, whole and in a row; case and spacing do not matter.
 
-    "7" is right in "that makes 7 ." and not in "17". A full sentence as the answer must be there in full.
+    "7" is right in "that makes 7 ." and not in "17" or "7.5". A full sentence as the answer must be there in full;
+    an answer without a word or sign is never right.
     """
     given, wanted = _words(reply), _words(answer)
-    while wanted and wanted[-1] in ".!":  # how a sentence ends is not part of the answer
+    while len(wanted) > 1 and wanted[-1] in ".!":  # how a sentence ends is not part of the answer
         wanted.pop()
-    return any(given[start : start + len(wanted)] == wanted for start in range(len(given) - len(wanted) + 1))
+    return bool(wanted) and any(given[start : start + len(wanted)] == wanted for start in range(len(given) - len(wanted) + 1))

@@ -8,6 +8,7 @@ import torch
 
 from ..algebra import intervals
 from ..controls import Control
+from ..errors import CheckFailed
 from ..models import Session
 from ..score import Score
 from .observation import Outcome
@@ -36,6 +37,8 @@ def drift(session: Session, control: Control | None, base: Sequence[Outcome]) ->
             edited = session.reply_log_probs(some, theirs)
         for p, q in zip(plain, edited, strict=True):
             p, q = p.double(), q.double()
+            if not q.isfinite().all():
+                raise CheckFailed(f"With this control {session.name} no longer computes numbers; use a smaller dose.")
             sums.append(float((p.exp() * (p - q)).sum()))
             counts.append(len(p))
     tokens = torch.tensor(counts, dtype=torch.float64)

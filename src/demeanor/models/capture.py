@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,8 @@ def taps(layout: Layout, site: Site) -> list[Tap]:
         return [Tap(block, "input")]
     if site.point == "embed":
         return [Tap(w.module, "output", w.scale) for w in layout.writers if w.role == "embed"]
+    if site.point not in ("attn_out", "resid_mid", "mlp_out"):
+        raise ModelError(f"{site.point!r} is not a point of the stream; use one of {', '.join(get_args(Point))}.")
     writer = layout.writer(site.layer, "mlp" if site.point == "mlp_out" else "attn")
     if writer is None:
         raise ModelError(f"There is no {site.point} in layer {site.layer} of this model; use resid_pre or resid_post.")

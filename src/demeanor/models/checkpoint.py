@@ -51,6 +51,8 @@ class Checkpoint:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read config, index and every shard's header; a ModelError names what is missing or damaged."""
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; give the model's folder, which holds config.json and safetensors files.")
     if not folder.is_dir():
         raise ModelError(f"There is no model folder {folder}; give a folder that holds config.json and safetensors files.")
     config_path = folder / "config.json"
@@ -68,7 +70,10 @@ def _shards(folder: Path) -> tuple[str, ...]:
         return (SINGLE,)
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
-        shards = tuple(sorted(set(index.get("weight_map", {}).values())))
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{folder / INDEX} has no weight_map; download the model again.")
+        shards = tuple(sorted(set(weight_map.values())))
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise ModelError(f"{folder} lacks {missing[0]}, which its index names; download the model again.")
@@ -103,10 +108,13 @@ def read_header(path: Path) -> dict[str, Stored]:
             raise broken from error
     base = 8 + length
     tensors = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            tensors[name] = Stored(path.name, entry["dtype"], tuple(entry["shape"]), base + start, base + end)
+    try:
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                tensors[name] = Stored(path.name, entry["dtype"], tuple(entry["shape"]), base + start, base + end)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise broken from error
     if max((stored.end for stored in tensors.values()), default=base) != size:
         raise broken
     return tensors

@@ -47,6 +47,9 @@ def prove(model: Any) -> Layout:
     inner = {id(sub) for block in blocks for sub in block.modules()}
     outside = [m for m in model.modules() if isinstance(m, nn.Embedding) and id(m) not in inner]
     calls, embedded = _watch(model, blocks, outside, names, config.vocab_size)
+    broken = next((call.name for call in calls if not call.out.isfinite().all()), None)
+    if broken is not None:
+        raise AccountingError(f"{broken} returns values that are not numbers, so the weights are damaged; this model cannot be edited yet.")
     for previous, following in itertools.pairwise(calls):
         if not torch.equal(previous.out, following.args[0]):
             raise AccountingError(f"The stream is changed between {previous.name} and {following.name}; this model cannot be edited yet.")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..algebra.directions import unit
 from ..behaviours import Prompt, as_prompt
-from ..errors import AccountingError, ControlError, DataError
+from ..errors import AccountingError, ControlError, DataError, ModelError
 from ..progress import say
 from .capture import Activations, Reader, Site
 from .generate import Batch, Reply, each, in_batches, trimmed
@@ -45,7 +45,10 @@ class Session:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.model.requires_grad_(False)
         self.decoder = model.base_model
-        self.layout = prove(model)
+        try:
+            self.layout = prove(model)
+        except AccountingError as error:
+            raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
         self._steering: list[Steering] = []
         self._said: set[str] = set()
         if tokenizer.pad_token_id is None:
@@ -101,8 +104,24 @@ class Session:
 
     def encode(self, prompt: str | Prompt) -> list[int]:
         """Token ids of the rendered prompt; the template writes its own special tokens, so none are added to it."""
-        plain = self.tokenizer.chat_template is None
-        return list(self.tokenizer(self.render(prompt), add_special_tokens=plain)["input_ids"])
+        text = self.render(prompt)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"The prompt {text[:40]!a} is not valid Unicode text; correct its encoding.") from error
+        ids = list(self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None)["input_ids"])
+        self._refuse_too_long(ids, text)
+        return ids
+
+    def _refuse_too_long(self, ids: list[int], text: str) -> None:
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and len(ids) >= longest:
+            raise DataError(f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {longest}; shorten it.")
+        known = self.model.get_input_embeddings().num_embeddings
+        if max(ids, default=0) >= known:
+            raise ModelError(
+                f"The tokenizer of {self.name} makes token {max(ids)}, and the model knows {known}; they do not belong together."
+            )
 
     def encode_reply(self, text: str) -> list[int]:
         """Token ids of a text as a reply, without special tokens."""
@@ -134,6 +153,8 @@ class Session:
     @torch.no_grad()
     def generate(self, prompts: Sequence[str | Prompt], max_new_tokens: int = REPLY_TOKENS) -> list[Reply]:
         """Greedy replies, one per prompt, in order."""
+        if isinstance(prompts, str):
+            raise DataError("generate takes a list of prompts; use chat for a single one.")
 
         def run(batch: Batch) -> list[Reply]:
             out = self.model.generate(

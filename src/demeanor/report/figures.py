@@ -29,7 +29,7 @@ def separation(result: Run) -> go.Figure:
     for row, line in enumerate(values):
         position = row - len(values)
         figure.add_scatter(x=list(range(len(line))), y=line.tolist(), mode="lines+markers", name=f"position {position}")
-    figure.add_vline(x=result.direction.site.layer, line_dash="dot", annotation_text="chosen")
+    figure.add_vline(x=result.direction.site.layer, line_dash="dot", line_color="#555", annotation_text="chosen")
     figure.update_layout(xaxis_title="layer (resid_post)", yaxis_title="separation d', held out")
     return _styled(figure, 340)
 
@@ -71,7 +71,7 @@ def projections(result: Run, session: Session) -> go.Figure:
         if gate:
             _histogram(figure, _margins(session, gate, prompts), name, 2)
     if gate:
-        figure.add_vline(x=0, line_dash="dot", row=1, col=2)
+        figure.add_vline(x=0, line_dash="dot", line_color="#555", row=1, col=2)
     figure.update_layout(barmode="overlay")
     return _styled(figure, 340)
 

@@ -72,7 +72,7 @@ def _table(headings: Iterable[str], body: Iterable[tuple[str, Iterable[tuple[str
     """body: (row class, cells), a cell being (cell class, text)."""
     head = "".join(f"<th>{escape(text)}</th>" for text in headings)
     lines = (
-        f"<tr class='{row_class}'>" + "".join(f"<td class='{kind}'>{escape(text)}</td>" for kind, text in cells) + "</tr>"
+        f"<tr class='{row_class}'>" + "".join(f"<td class='{cell}'>{escape(text)}</td>" for cell, text in cells) + "</tr>"
         for row_class, cells in body
     )
     return f"<div class='scroll'><table class='{kind}'><tr>{head}</tr>{''.join(lines)}</table></div>"

@@ -66,14 +66,15 @@ def run_table(result: Run) -> Table:
 
 
 def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
-    """Several controls side by side, the untouched model first; values with their intervals."""
+    """Several controls side by side, numbered; the caption says which number is which."""
     first = next(iter(columns.values()))
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "before", *columns, "n"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    legend = "\n".join(f"{index}: {name}" for index, name in enumerate(columns, start=1))
+    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
+    for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
     for name, what in MEANING.items():
         scores = [first.before[name], *(measurement.after[name] for measurement in columns.values())]
-        cells = [f"{number(name, s.value)} {interval(s)}" if s.n else "none" for s in scores]
+        cells = [f"{number(name, s.value)}\n{interval(s)}" if s.n else "none" for s in scores]
         table.add_row(f"{what} {ARROW[scores[0].better]}", *cells, str(scores[0].n))
     return table
 
