@@ -67,6 +67,17 @@ Controls = Annotated[
 ]
 
 
+DirectionFile = Annotated[Path, typer.Argument(help="A direction file, from find.")]
+FalsePositives = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of guard prompts the gate may let through.")]
+GateBehaviour = Annotated[
+    Optional[str],
+    typer.Option(
+        help="Act only on prompts like those of this behaviour's shows set, not its guard set (needs --model).", show_default=False
+    ),
+]
+GateModel = Annotated[Optional[str], typer.Option(help="The model that a gate is fitted on.", show_default=False)]
+
+
 def _behaviour(name: str) -> Behaviour:
     """A behaviour whose detector is known to exist: mistakes in the file must not wait for the model."""
     wanted = read_behaviour(name)
@@ -125,7 +136,7 @@ def run(
         Optional[Path], typer.Option("-o", "--out", help="The run folder to write; must not exist.", show_default=False)
     ] = None,
     layer: Annotated[Optional[int], typer.Option(help="Look for the direction in this layer only.", show_default=False)] = None,
-    false_positives: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of guard prompts the gate may let through.")] = 0.05,
+    false_positives: FalsePositives = 0.05,
     plan: Annotated[Optional[Path], typer.Option(help="Replay the plan.yaml of an earlier run.", show_default=False)] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -205,17 +216,12 @@ def _show(facts: dict[str, Any], title: str, as_json: bool) -> None:
 @control_app.command("ablate", epilog="Example: demeanor control ablate refusal.safetensors -o no-refusal.safetensors")
 def control_ablate(
     context: typer.Context,
-    direction: Annotated[Path, typer.Argument(help="A direction file, from find.")],
+    direction: DirectionFile,
     target: Target,
     strength: Annotated[float, typer.Option(help="Share of the component to remove; 1 removes it whole.")] = 1.0,
-    gate: Annotated[
-        Optional[str],
-        typer.Option(
-            help="Act only on prompts like those of this behaviour's shows set, not its guard set (needs --model).", show_default=False
-        ),
-    ] = None,
-    model: Annotated[Optional[str], typer.Option(help="The model that a gate is fitted on.", show_default=False)] = None,
-    false_positives: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of guard prompts the gate may let through.")] = 0.05,
+    gate: GateBehaviour = None,
+    model: GateModel = None,
+    false_positives: FalsePositives = 0.05,
 ) -> None:
     """Remove a direction from everything that writes to the stream."""
     refuse_folder(target)
@@ -226,17 +232,12 @@ def control_ablate(
 @control_app.command("add", epilog="Example: demeanor control add refusal.safetensors --dose -1 -o less.safetensors")
 def control_add(
     context: typer.Context,
-    direction: Annotated[Path, typer.Argument(help="A direction file, from find.")],
+    direction: DirectionFile,
     target: Target,
     dose: Annotated[float, typer.Option(help="-1 moves from the shows mean to the lacks mean, +1 the other way.", show_default=False)],
-    gate: Annotated[
-        Optional[str],
-        typer.Option(
-            help="Act only on prompts like those of this behaviour's shows set, not its guard set (needs --model).", show_default=False
-        ),
-    ] = None,
-    model: Annotated[Optional[str], typer.Option(help="The model that a gate is fitted on.", show_default=False)] = None,
-    false_positives: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of guard prompts the gate may let through.")] = 0.05,
+    gate: GateBehaviour = None,
+    model: GateModel = None,
+    false_positives: FalsePositives = 0.05,
 ) -> None:
     """Move the stream along a direction at its site, on the last prompt token and the reply."""
     refuse_folder(target)
