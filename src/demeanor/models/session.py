@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REPLY_TOKENS = 48
+SMALL = 20_000_000  # parameters
 
 
 class Steers(Protocol):
@@ -51,6 +52,7 @@ class Session:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
         self._steering: list[Steering] = []
         self._said: set[str] = set()
+        self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         self._check_ablation()
@@ -200,7 +202,7 @@ class Session:
                 results.append(kept(log_probs, batch.input_ids[row, -length:]).cpu())
             return results
 
-        return in_batches(joined, self._pad, self.device, run, "Scoring replies")
+        return self._batched(joined, run, "Scoring replies")
 
     @torch.no_grad()
     def capture(self, prompts: Sequence[str | Prompt], sites: Sequence[Site], after: Sequence[int] = ()) -> Activations:
@@ -213,7 +215,7 @@ class Session:
             with self._replies(torch.full_like(ends, len(after))):
                 return list(each(reader.read(lambda: self.decoder(**batch.inputs()), ends)))
 
-        return Activations(torch.stack(in_batches(ids, self._pad, self.device, run, "Capturing")), tuple(sites))
+        return Activations(torch.stack(self._batched(ids, run, "Capturing")), tuple(sites))
 
     @contextmanager
     def controlled(self, control: Steers) -> Iterator[Session]:
@@ -249,7 +251,22 @@ class Session:
                 steering.reply_lengths = None
 
     def _over(self, prompts: Sequence[str | Prompt], run: Any, what: str, extra: int = 0) -> list[Any]:
-        return in_batches([self.encode(prompt) for prompt in prompts], self._pad, self.device, run, what, extra)
+        return self._batched([self.encode(prompt) for prompt in prompts], run, what, extra)
+
+    def _batched(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
+        with self._threads():
+            return in_batches(ids, self._pad, self.device, run, what, extra)
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """One thread for small models: handing their tiny operations to several costs more than it saves, and
+        many times more on a machine that is busy with something else."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if self._small else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     @property
     def _pad(self) -> int:
