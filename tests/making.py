@@ -43,6 +43,6 @@ def gate_on_length(session: dm.Session, prompts: list[str], fires: list[bool]) -
     site = dm.Site(0)
     values = session.capture(prompts, [site]).at(site)
     weight, bias = logistic(values, torch.tensor(fires), penalty=1e-3)
-    gate = Gate(site, weight.float(), float(bias), 1.0, 1.0, 0.0, ("guard",))
+    gate = Gate(site, weight.float()[None], bias.float()[None], 1.0, 1.0, 0.0, ("guard",))
     assert gate.fires(values).tolist() == fires
     return gate

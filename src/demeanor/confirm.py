@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from .behaviours import SET_NAMES, Behaviour, SetName
 from .controls import Control, Direction, Gate, ablate, gate
 from .controls.gate import fires_on
+from .detect import make_detector
 from .errors import CheckFailed, NoCandidate
 from .find import Found
-from .iterate import ENOUGH, Round, iterate
+from .iterate import ENOUGH, Round, by_wording, iterate
 from .measure import Observation, observe
 from .measure.observation import reply_budget
 from .models import Session
@@ -24,6 +25,7 @@ from .progress import say
 from .select import table
 
 BEST = 3  # directions of each estimator
+LEFT = 0.02  # of shows still exhibiting the behaviour, above which wordings are taken apart
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ def confirm(
     if not tried:
         rows = [candidate.row() for candidate in found.candidates]
         raise NoCandidate(table(rows, found.layer_limit))
+    if min(option.shows_rate for option in tried if option.gate is None) > LEFT:
+        direction = by_wording(session, found, make_detector(behaviour.detect))
+        if direction is not None:
+            tried += options(direction, _kl_at(found, direction))
     rounds: list[Round] = []
     for start in _starts(tried):
         if max(option.answers_shows or 0.0 for option in tried) >= ENOUGH:
@@ -123,6 +129,11 @@ def _preference(option: Option) -> tuple[float, bool, int, int, float]:
     return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.kl
 
 
+def _kl_at(found: Found, direction: Direction) -> float:
+    """The neutral KL of the rank-1 candidate at the same site."""
+    return next(c.kl for c in found.candidates if c.site == direction.site and c.estimator == direction.estimator)
+
+
 def _starts(tried: Sequence[Option]) -> list[Option]:
     """Where to iterate from when right answers are missing: the best options of two different layers."""
     if all(option.answers_shows is None for option in tried):
@@ -134,7 +145,10 @@ def _starts(tried: Sequence[Option]) -> list[Option]:
 
 def _shortlist(found: Found, gated: bool) -> list[int]:
     """The best few directions of each estimator, by bypass; behind a gate, those that change neutral prompts may compete too."""
-    allowed = {None, "changes neutral prompts"} if gated else {None}
+    allowed: set[str | None] = {None, "changes neutral prompts"} if gated else {None}
+    if all(candidate.discarded not in allowed for candidate in found.candidates):
+        say("No direction induces the behaviour at dose 1; those that remove it are tried all the same.")
+        allowed.add("does not induce")
     order = sorted(range(len(found.candidates)), key=lambda number: found.candidates[number].bypass)
     order = [number for number in order if found.candidates[number].discarded in allowed]
     kept: list[int] = []

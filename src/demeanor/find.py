@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ POSITIONS = 5  # of the template after the user's message, at most
 SELECTION_PROMPTS = 64  # of each set, in every evaluation of a candidate
 P_MAX, COSINE_MIN = 0.01, 0.3
 SEPARATES = 0.8  # AUROC that the opening log-odds must reach to stand for the behaviour
+OPENINGS = 6  # reply tokens that prompts are forced through: fewer than this
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Found:
     candidates: tuple[Candidate, ...]
     sets: Sets
     layer_limit: int
+    after: tuple[int, ...]  # reply tokens that every prompt was forced through before it was read
     separation: Tensor  # held-out d' of the mean difference [position, layer]
 
     def ranked(self) -> list[Direction]:
@@ -108,9 +111,12 @@ def search_directions(session: Session, behaviour: Behaviour, *, layer: int | No
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
     detector = make_detector(behaviour.detect)
     sets = filtered(session, behaviour, detector, max_prompts)
-    positions = range(-min(POSITIONS, session.template_length()), 0)
+    signal = find_signal(session, sets)
+    if signal.after:
+        say(f"What the model will do is settled after {session.decode(signal.after)!r}; directions are looked for there.")
+    positions = range(-min(POSITIONS, session.template_length() + len(signal.after)), 0)
     sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
-    classes = _Classes(session, sets, sites)
+    classes = _Classes(session, sets, sites, signal.after)
     chance = classes.against_chance()
     # A layer that was asked for is never too late.
     limit = layer_limit(n_layers) if layer is None else n_layers
@@ -120,10 +126,10 @@ def search_directions(session: Session, behaviour: Behaviour, *, layer: int | No
         if layer is None or site.layer == layer
         for estimator, vector in classes.estimates(number)
     ]
-    evaluation = _Evaluation(session, behaviour, sets, detector)
+    evaluation = _Evaluation(session, behaviour, sets, detector, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
-    return Found(tuple(made), candidates, sets, limit, chance.separation.reshape(len(positions), n_layers))
+    return Found(tuple(made), candidates, sets, limit, signal.after, chance.separation.reshape(len(positions), n_layers))
 
 
 @dataclass(frozen=True)
@@ -138,10 +144,10 @@ class _Chance:
 class _Classes:
     """Activations of the classes at all sites, and what is estimated from them. float64 throughout."""
 
-    def __init__(self, session: Session, sets: Sets, sites: Sequence[Site]) -> None:
+    def __init__(self, session: Session, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
         self.sites = tuple(sites)
-        self.train = {name: session.capture(prompts, sites).values.double() for name, prompts in sets.train.items() if prompts}
-        self.val = {name: session.capture(sets.val[name], sites).values.double() for name in ("shows", "lacks")}
+        self.train = {name: session.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
+        self.val = {name: session.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
 
     def moments(self, name: str, number: int) -> Moments:
         return Moments.of(self.train[name][:, number])
@@ -192,11 +198,47 @@ def _direction(
     )  # fmt: skip
 
 
-class _Evaluation:
-    """Tries one direction after another on val prompts: by the first reply token where that tells, else by replies."""
+@dataclass(frozen=True)
+class Signal:
+    """What tells, before a whole reply is there, that the behaviour comes: the next token after `after`.
 
-    def __init__(self, session: Session, behaviour: Behaviour, sets: Sets, detector: Detector) -> None:
-        self.session, self.detector = session, detector
+    opening [vocab]: tokens that then stand for the behaviour; `tells` is whether their log-odds separate the classes.
+    """
+
+    after: tuple[int, ...]
+    opening: Tensor
+    tells: bool
+
+
+def find_signal(session: Session, sets: Sets) -> Signal:
+    """The shortest opening of ordinary replies after which the next token separates `shows` from `lacks` on val.
+
+    Usually the empty one. Where both classes begin alike ("i am ...") the decision falls later, and both are
+    forced through the commonest first words of `lacks` replies.
+    """
+    first: Signal | None = None
+    for after in common_openings(session, sets):
+        opening = _opening_tokens(session, sets, after)
+        odds = [_log_odds(session.logits(sets.val[name], after), opening) for name in ("shows", "lacks")]
+        signal = Signal(after, opening, bool(opening.any()) and float(directions.auroc(*odds)) >= SEPARATES)
+        if signal.tells:
+            return signal
+        first = first or signal
+    assert first is not None
+    return first
+
+
+def common_openings(session: Session, sets: Sets, longest: int = OPENINGS) -> list[tuple[int, ...]]:
+    """The commonest first tokens of the model's replies to `lacks` prompts, for each length from 0."""
+    replies = [reply.ids for reply in session.generate(sets.train["lacks"] or sets.val["lacks"], longest)]
+    return [Counter(ids[:length] for ids in replies).most_common(1)[0][0] for length in range(longest)]
+
+
+class _Evaluation:
+    """Tries one direction after another on val prompts: by the token that tells, else by whole replies."""
+
+    def __init__(self, session: Session, behaviour: Behaviour, sets: Sets, detector: Detector, signal: Signal) -> None:
+        self.session, self.detector, self.signal = session, detector, signal
         self.induced: dict[Site, float] = {}
         self.shows, self.lacks = sets.val["shows"][:SELECTION_PROMPTS], sets.val["lacks"][:SELECTION_PROMPTS]
         self.neutral = behaviour.set("neutral", "val", SELECTION_PROMPTS)
@@ -204,11 +246,8 @@ class _Evaluation:
             say("neutral: none; what a direction changes elsewhere is measured on lacks instead.")
             self.neutral = self.lacks
         self.base = session.logits(self.neutral).double().log_softmax(-1)
-        self.opening = _opening_tokens(session, sets)
-        odds = [_log_odds(session.logits(prompts), self.opening) for prompts in (self.shows, self.lacks)]
-        self.by_opening = bool(self.opening.any()) and float(directions.auroc(*odds)) >= SEPARATES
-        if not self.by_opening:
-            say("The first reply token does not tell the behaviour; directions are compared by whole replies, which takes longer.")
+        if not signal.tells:
+            say("No token at the start of a reply tells the behaviour; directions are compared by whole replies, which takes longer.")
 
     def candidate(self, direction: Direction, limit: int) -> Candidate:
         with self.session.controlled(ablate(direction)):
@@ -228,16 +267,16 @@ class _Evaluation:
 
     def _strength(self, prompts: Sequence[Prompt]) -> float:
         """How strongly the model now tends to the behaviour, as log-odds."""
-        if self.by_opening:
-            return float(_log_odds(self.session.logits(prompts), self.opening).mean())
+        if self.signal.tells:
+            return float(_log_odds(self.session.logits(prompts, self.signal.after), self.signal.opening).mean())
         replies = [reply.text for reply in self.session.generate(prompts)]
         shown = sum(present(self.detector, replies, prompts))
         return math.log((shown + 0.5) / (len(prompts) - shown + 0.5))
 
 
-def _opening_tokens(session: Session, sets: Sets) -> Tensor:
-    """Which tokens [vocab] the model's own replies open with more often on `shows` than on `lacks`, boolean."""
-    shows, lacks = (session.logits(sets.train[name] or sets.val[name]).softmax(-1).mean(0) for name in ("shows", "lacks"))
+def _opening_tokens(session: Session, sets: Sets, after: Sequence[int]) -> Tensor:
+    """Which tokens [vocab] the model's own replies go on with more often on `shows` than on `lacks`, boolean."""
+    shows, lacks = (session.logits(sets.train[name] or sets.val[name], after).softmax(-1).mean(0) for name in ("shows", "lacks"))
     return (shows > 2 * lacks) & (shows > 1e-3)
 
 

@@ -1,4 +1,9 @@
-"""Rank k: find, project out, find again, where one direction is gone but right answers stay away.
+"""Rank k: where one direction is not enough.
+
+Several wordings: a model with several ways of showing a behaviour may carry each along a direction of its own,
+and the mean over all of them points to none. `by_wording` takes one direction per wording.
+
+Right answers that stay away: find, project out, find again.
 
 After a first ablation the model opens its reply as it would have, and may then fall back into the wording
 alignment left behind. So the later rounds look at reply tokens too: both classes are forced through the
@@ -17,17 +22,19 @@ from torch import Tensor
 
 from .algebra import directions
 from .controls.direction import Direction, ablate
-from .find import Sets
+from .detect import Detector, present
+from .find import Found, Sets, common_openings
 from .measure.answers import is_right
 from .models import Session, Site
 from .progress import track
 
 MAX_RANK = 4
-OPENINGS = 6  # reply tokens both classes are forced through, at most
 LAYERS = 8  # at most, spread evenly over the model
 CONFIRMED = 4  # candidates of a round whose answers are generated
 GAIN = 0.02  # right answers that a round must bring
 ENOUGH = 0.98
+WORDING, FEWEST_ALIKE = 3, 8  # tokens that make a wording, and train prompts that must share it
+OPENING_TOKENS = 16  # of a reply, enough for a detector to see how it opens
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,31 @@ class Round:
     estimator: str
     opening: str
     right: float
+
+
+def by_wording(session: Session, found: Found, detector: Detector) -> Direction | None:
+    """A basis of one projected direction per wording of the `shows` replies, at the layer where it leaves least.
+
+    A wording is the first three reply tokens, shared by at least eight train prompts. None where there is only one.
+    """
+    prompts, tested = found.sets.train["shows"], found.sets.val["shows"]
+    starts = [reply.ids[:WORDING] for reply in session.generate(prompts, WORDING)]
+    common = [start for start, count in Counter(starts).most_common(MAX_RANK) if count >= FEWEST_ALIKE]
+    if len(common) < 2:
+        return None
+    bases = [item for item in found.directions if item.estimator == "projected"]
+    sites = [item.site for item in bases]
+    shows = session.capture(prompts, sites, found.after).values.double()
+    lacks = session.capture(found.sets.train["lacks"], sites, found.after).values.double().mean(0)
+    groups = [shows[[number for number, other in enumerate(starts) if other == start]].mean(0) for start in common]
+    tried: list[tuple[int, Direction]] = []
+    for number, base in enumerate(track(bases, "Trying wordings apart", len(bases))):
+        rows = torch.stack([directions.projected(group[number], lacks[number]) for group in groups])
+        direction = replace(base, basis=directions.orthonormal(rows).float())
+        with session.controlled(ablate(direction)):
+            replies = [reply.text for reply in session.generate(tested, OPENING_TOKENS)]
+        tried.append((sum(present(detector, replies, tested)), direction))
+    return min(tried, key=lambda pair: pair[0])[1]
 
 
 def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max_rank: int = MAX_RANK) -> tuple[Direction, list[Round]]:
@@ -56,7 +88,7 @@ def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max
             replies = session.generate(prompts, budget)
         return sum(is_right(r.text, p.answer or "") for r, p in zip(replies, prompts)) / len(replies)
 
-    openings = _openings(session, sets)
+    openings = common_openings(session, sets)
     basis, reached, rounds = direction.basis, right(direction.basis), []
     while len(basis) < max_rank and reached < ENOUGH:
         step = _candidates(session, replace(direction, basis=basis), sets, openings)
@@ -68,12 +100,6 @@ def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max
         basis, reached = best.basis, now
         rounds.append(Round(len(basis), best.site, best.estimator, session.decode(best.opening), now))
     return replace(direction, basis=basis), rounds
-
-
-def _openings(session: Session, sets: Sets) -> list[tuple[int, ...]]:
-    """The commonest first tokens of the model's replies to `lacks` prompts, for each length."""
-    replies = [reply.ids for reply in session.generate(sets.train["lacks"], OPENINGS)]
-    return [Counter(ids[:length] for ids in replies).most_common(1)[0][0] for length in range(OPENINGS)]
 
 
 @dataclass(frozen=True)

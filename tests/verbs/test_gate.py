@@ -10,7 +10,7 @@ import torch
 
 import demeanor as dm
 from demeanor.controls import load_control, save_control
-from demeanor.controls.gate import _threshold, fires_on
+from demeanor.controls.gate import _fit, _threshold, fires_on
 from demeanor.errors import CheckFailed, ControlError, DataError
 from making import PROMPTS, ablation, gate_on_length
 
@@ -28,13 +28,40 @@ def test_it_tells_over_refused_from_guarded_prompts_it_never_saw(organism: dm.Se
 
 
 @pytest.mark.parametrize("target", [0.01, 0.05, 0.2])
-def test_the_threshold_keeps_the_false_positive_rate(target: float) -> None:
+def test_the_threshold_keeps_the_false_positive_rate_and_spends_no_more_than_it_gains(target: float) -> None:
     rng = torch.Generator().manual_seed(0)
     negative = torch.randn(200, generator=rng, dtype=torch.float64)
     positive = torch.randn(100, generator=rng, dtype=torch.float64) + 1.5  # they overlap
-    threshold = _threshold(positive, negative, target)
-    fired = float((negative > threshold).double().mean())
-    assert target - 0.01 <= fired <= target  # no more than allowed, and not stricter than needed
+
+    def rates(threshold: float) -> tuple[float, float]:
+        return float((positive > threshold).double().mean()), float((negative > threshold).double().mean())
+
+    hits, false = rates(_threshold(positive, negative, target))
+    assert false <= target
+    every = [rates(float(value) - 1e-9) for value in torch.cat([positive, negative])]
+    assert hits - false == pytest.approx(max(h - f for h, f in every if f <= target))
+
+
+def test_like_shows_and_unlike_each_other_set_is_learnt_where_no_single_probe_could() -> None:
+    # Two bits: shows have both, each other set lacks one of them; held against both, one probe sees an XOR's half.
+    rng = torch.Generator().manual_seed(0)
+
+    def rows(a: int, b: int) -> torch.Tensor:
+        bits = torch.tensor([a, b, a * b], dtype=torch.float64)
+        return bits + 0.15 * torch.randn(80, 3, generator=rng, dtype=torch.float64)
+
+    made, _ = _fit(dm.Site(0), {"shows": rows(1, 1), "guard": rows(1, 0), "lacks": rows(0, 1)}, 0.05)
+    assert made.weights.shape == (2, 3)
+    assert made.fires(rows(1, 1).float()).double().mean() > 0.95
+    for bits in ((1, 0), (0, 1), (0, 0)):
+        assert made.fires(rows(*bits).float()).double().mean() < 0.05
+
+
+def test_rates_of_a_gate_are_of_prompts_it_was_not_fitted_on(organism: dm.Session) -> None:
+    rng = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(40, 300, generator=rng, dtype=torch.float64) for name in ("shows", "guard")}
+    made, _ = _fit(dm.Site(0), noise, 0.05)  # 300 channels fit 80 rows of noise without a mistake
+    assert made.auroc < 0.7
 
 
 def test_where_the_sets_are_apart_the_threshold_is_in_the_middle() -> None:
@@ -42,7 +69,7 @@ def test_where_the_sets_are_apart_the_threshold_is_in_the_middle() -> None:
 
 
 def test_a_set_that_is_missing_is_named(organism: dm.Session) -> None:
-    with pytest.raises(DataError, match="'guard'"):
+    with pytest.raises(DataError, match="0 train and val prompts in 'guard'"):
         dm.gate(organism, dm.behaviour("refusal"))
 
 

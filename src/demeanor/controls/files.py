@@ -53,7 +53,7 @@ def save_control(control: Control, path: str | Path) -> None:
         tensors[f"{number}.vectors"] = part.vectors
         entry: dict[str, Any] = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gate": None}
         if part.gate is not None:
-            tensors[f"{number}.gate"] = part.gate.weight
+            tensors[f"{number}.gate"] = part.gate.weights
             entry["gate"] = part.gate.to_json()
         parts.append(entry)
     header = {

@@ -1,4 +1,4 @@
-"""Gates: which rows of a batch a control acts on, decided by a probe at the end of the prompt."""
+"""Gates: which rows of a batch a control acts on, decided by probes at the end of the prompt."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from ..algebra.directions import auroc, logistic, separation
 from ..behaviours import Behaviour, Prompt, SetName
 from ..errors import CheckFailed, DataError
 from ..models import Session, Site
+from ..progress import track
+
+FOLDS = 5
+LAYERS = 12  # looked at, at most, spread evenly over the model
+APART = 0.7  # AUROC that a probe must reach
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """Fires where weight.h + bias > 0 at `site`; weight [d_model] and bias [], float32.
+    """Fires where every probe says so: weights [k, d_model] and biases [k] at `site`, a probe per set in `against`.
 
-    `auroc`, `hits` and `false_positives` were measured on held-out prompts: the share of the prompts it should
-    fire on and should not fire on where it did. `against` names the sets it should not fire on.
+    One probe a set, because "like shows and unlike each of the others" is not linear. `auroc` is that of the
+    worst probe; `hits` and `false_positives` are the shares of `shows` and of all the others on which
+    the gate fires. All are of prompts that the probes judging them were not fitted on.
     """
 
     site: Site
-    weight: Tensor
-    bias: float
+    weights: Tensor
+    biases: Tensor
     auroc: float
     hits: float
     false_positives: float
     against: tuple[str, ...]
 
     def margin(self, values: Tensor) -> Tensor:
-        """How far above the threshold, values [row, d_model] -> [row]."""
-        return values.float() @ self.weight.to(values.device) + self.bias
+        """How far above the nearest threshold, values [row, d_model] -> [row]."""
+        scores = values.float() @ self.weights.T.to(values.device) + self.biases.to(values.device)
+        return scores.amin(-1)
 
     def fires(self, values: Tensor) -> Tensor:
         """values [row, d_model] -> bool [row]."""
@@ -43,16 +50,13 @@ class Gate:
         return f"shows against {' and '.join(self.against)}, {self.site}"
 
     def to_json(self) -> dict[str, Any]:
-        site = {"layer": self.site.layer, "point": self.site.point, "position": self.site.position}
-        return {
-            "site": site, "bias": self.bias, "auroc": self.auroc, "hits": self.hits,
-            "false_positives": self.false_positives, "against": list(self.against),
-        }  # fmt: skip
+        rest = {key: getattr(self, key) for key in ("auroc", "hits", "false_positives")}
+        return {"site": vars(self.site), "biases": self.biases.tolist(), "against": list(self.against), **rest}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], weight: Tensor) -> Gate:
-        rest = {key: values[key] for key in ("bias", "auroc", "hits", "false_positives")}
-        return cls(Site(**values["site"]), weight, against=tuple(values["against"]), **rest)
+    def from_json(cls, values: Mapping[str, Any], weights: Tensor) -> Gate:
+        rest = {key: values[key] for key in ("auroc", "hits", "false_positives")}
+        return cls(Site(**values["site"]), weights, torch.tensor(values["biases"]), against=tuple(values["against"]), **rest)
 
 
 def gate(
@@ -63,69 +67,87 @@ def gate(
     against: Sequence[SetName] = ("guard",),
     max_prompts: int | None = None,
 ) -> Gate:
-    """A probe that fires on `shows` and not on the sets in `against`, at the site where it tells them apart best.
+    """Probes that fire on `shows` and not on the sets in `against`, at the layer where they tell them apart best.
 
-    Fitted on train prompts (by logistic regression), site and threshold taken on val prompts, so that at most
-    the share `false_positives` of each set in `against` lets the control through. Where the sets are apart
-    by a margin, the threshold is put in the middle of it.
-    Raises DataError for a missing set, CheckFailed when no site separates the sets (AUROC < 0.7).
+    Logistic probes on the train and val prompts; layer and thresholds are judged by five-fold cross-fitting. A
+    threshold lets at most the share `false_positives` of its set through, and no more than gains hits.
+    Raises DataError for a missing set, CheckFailed when no layer separates the sets (AUROC < 0.7).
     """
     if not 0 < false_positives < 1:
         raise DataError(f"The share of false positives must lie between 0 and 1, not be {false_positives:g}.")
-    names: list[SetName] = ["shows", *against]
     if not against or not set(against) <= {"lacks", "guard", "neutral"}:
         raise DataError(f"A gate is made against one or more of guard, lacks and neutral, not {list(against)}.")
-    for name in names:
-        for split in ("train", "val"):
-            if not behaviour.set(name, split):
-                raise DataError(f"The behaviour {behaviour.name!r} has no {split} prompts in {name!r}, which the gate needs.")
-    sites = [Site(layer, "resid_post", -1) for layer in range(session.layout.n_layers)]
-    values = {
-        (name, split): session.capture(behaviour.set(name, split, max_prompts), sites).values
-        for name in names
-        for split in ("train", "val")
-    }
-    fitted = [_fit(index, site, values, names, false_positives) for index, site in enumerate(sites)]
-    # Many sites may rank the val prompts without a mistake; the widest gap is the likeliest to hold on others.
-    best, _ = max(fitted, key=lambda pair: (round(pair[0].auroc, 3), pair[1]))
-    if best.auroc < 0.7:
+    n_layers = session.layout.n_layers
+    count = min(LAYERS, n_layers)
+    sites = [Site(round(step * (n_layers - 1) / max(1, count - 1))) for step in range(count)]
+    values: dict[SetName, Tensor] = {}
+    for name in ("shows", *against):
+        prompts = [prompt for split in ("train", "val") for prompt in behaviour.set(name, split, max_prompts)]  # type: ignore[arg-type]
+        if len(prompts) < FOLDS:
+            raise DataError(
+                f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."
+            )
+        values[name] = session.capture(prompts, sites).values.double()
+    fitted = [
+        _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives)
+        for number, site in enumerate(track(sites, "Fitting gates", len(sites)))
+    ]
+    # Many layers may make no mistake here; the widest gap is the likeliest to hold on other prompts.
+    best, _ = max(fitted, key=lambda pair: (round(pair[0].auroc, 3), round(pair[0].hits - pair[0].false_positives, 3), pair[1]))
+    if best.auroc < APART:
         raise CheckFailed(
             f"No site tells shows from {' and '.join(against)} (held-out AUROC {best.auroc:.2f} at best); a gate cannot be made."
         )
     return best
 
 
-def _fit(
-    index: int, site: Site, values: Mapping[tuple[SetName, str], Tensor], names: Sequence[SetName], target: float
-) -> tuple[Gate, float]:
-    """A gate at one site, and how far apart (d') it holds the val prompts from each other set, at least."""
-    shows, *others = names
-
-    def at(name: SetName, split: str) -> Tensor:
-        return values[name, split][:, index].double()
-
-    negative = torch.cat([at(name, "train") for name in others])
-    labels = torch.tensor([True] * len(at(shows, "train")) + [False] * len(negative))
-    weight, bias = logistic(torch.cat([at(shows, "train"), negative]), labels)
-    positive = at(shows, "val") @ weight + bias
-    held_out = {name: at(name, "val") @ weight + bias for name in others}
-    threshold = max(_threshold(positive, scores, target) for scores in held_out.values())
-    against = torch.cat(list(held_out.values()))
+def _fit(site: Site, values: Mapping[SetName, Tensor], target: float) -> tuple[Gate, float]:
+    """A gate at one site, and how far apart (d') it holds held-out prompts from each other set, at least."""
+    others = [name for name in values if name != "shows"]
+    scores = _cross_fitted(values, others)
+    columns = [(scores["shows"][:, number], scores[name][:, number]) for number, name in enumerate(others)]
+    thresholds = torch.tensor([_threshold(positive, negative, target) for positive, negative in columns], dtype=torch.float64)
+    fires = {name: (score > thresholds).all(1) for name, score in scores.items()}
+    probes = [_probe(values["shows"], values[name]) for name in others]
     made = Gate(
-        site, weight.float(), float(bias) - threshold, float(auroc(positive, against)),
-        float((positive > threshold).double().mean()), float((against > threshold).double().mean()), tuple(others),
-    )  # fmt: skip
-    return made, min(float(separation(positive, scores)) for scores in held_out.values())
+        site,
+        torch.stack([weight for weight, _ in probes]).float(),
+        (torch.stack([bias for _, bias in probes]) - thresholds).float(),
+        min(float(auroc(positive, negative)) for positive, negative in columns),
+        float(fires["shows"].double().mean()),
+        float(torch.cat([fires[name] for name in others]).double().mean()),
+        tuple(others),
+    )
+    return made, min(float(separation(positive, negative)) for positive, negative in columns)
+
+
+def _probe(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    labels = torch.tensor([True] * len(positive) + [False] * len(negative))
+    return logistic(torch.cat([positive, negative]), labels)
+
+
+def _cross_fitted(values: Mapping[SetName, Tensor], others: Sequence[SetName]) -> dict[SetName, Tensor]:
+    """Scores [row, probe] of every prompt by probes fitted without its fold; a column per set in `others`."""
+    scores = {name: torch.zeros(len(rows), len(others), dtype=torch.float64) for name, rows in values.items()}
+    for fold in range(FOLDS):
+        kept = {name: rows[torch.arange(len(rows)) % FOLDS != fold] for name, rows in values.items()}
+        for number, other in enumerate(others):
+            weight, bias = _probe(kept["shows"], kept[other])
+            for name, rows in values.items():
+                scores[name][fold::FOLDS, number] = rows[fold::FOLDS] @ weight + bias
+    return scores
 
 
 def _threshold(positive: Tensor, negative: Tensor, target: float) -> float:
-    """The lowest threshold that lets at most `target` of the negatives through, moved into the gap above it, if any."""
-    allowed = int(target * len(negative))
-    ordered = negative.sort(descending=True).values
-    edge = float(ordered[allowed]) if allowed < len(ordered) else float(ordered[-1])
-    if float(ordered[0]) < float(positive.min()):
-        return (float(ordered[0]) + float(positive.min())) / 2
-    return edge
+    """Where hits less false positives are most, with at most `target` of the negatives above; the widest gap among equals."""
+    ordered = torch.cat([positive, negative]).unique()
+    below = torch.cat([ordered, ordered[-1:] + 2.0])
+    cuts, widths = (below[1:] + below[:-1]) / 2, below.diff()
+    hits = (positive[None] > cuts[:, None]).double().mean(1)
+    false = (negative[None] > cuts[:, None]).double().mean(1)
+    allowed = false <= target  # the highest cut, above everything, always is
+    best = max(range(len(cuts)), key=lambda cut: (bool(allowed[cut]), round(float(hits[cut] - false[cut]), 6), float(widths[cut])))
+    return float(cuts[best])
 
 
 def fires_on(session: Session, gate: Gate, prompts: Sequence[Prompt]) -> list[bool]:

@@ -169,13 +169,15 @@ class Session:
         return self._over(prompts, run, "Generating", max_new_tokens)
 
     @torch.no_grad()
-    def logits(self, prompts: Sequence[str | Prompt]) -> Tensor:
-        """Logits of the first reply token [prompt, vocab], float32, on the CPU."""
+    def logits(self, prompts: Sequence[str | Prompt], after: Sequence[int] = ()) -> Tensor:
+        """Logits of the next token, after the prompt and the reply tokens `after`: [prompt, vocab], float32, on the CPU."""
 
-        def run(batch: Batch) -> Iterator[Tensor]:
-            return each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1])
+        def run(batch: Batch) -> list[Tensor]:
+            with self._replies(torch.full((len(batch.rows),), len(after), device=self.device)):
+                return list(each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]))
 
-        return torch.stack(self._over(prompts, lambda batch: list(run(batch)), "Reading logits"))
+        ids = [[*self.encode(prompt), *after] for prompt in prompts]
+        return torch.stack(self._batched(ids, run, "Reading logits"))
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
