@@ -30,6 +30,7 @@ from .progress import track
 
 MAX_RANK = 4
 LAYERS = 8  # at most, spread evenly over the model
+SCORED = 48  # train prompts whose right answers rank the candidates of a round, at most
 CONFIRMED = 4  # candidates of a round whose answers are generated
 GAIN = 0.02  # right answers that a round must bring
 ENOUGH = 0.98
@@ -115,7 +116,7 @@ class _Option:
 
 def _candidates(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Option]:
     """Directions that still tell the classes apart with the basis so far ablated, at every opening and layer."""
-    prompts = [prompt for prompt in sets.train["shows"] if prompt.answer]
+    prompts = [prompt for prompt in sets.train["shows"] if prompt.answer][:SCORED]
     answers = [session.encode_reply(prompt.answer or "") for prompt in prompts]
     n_layers = session.layout.n_layers
     count = min(LAYERS, n_layers)

@@ -14,10 +14,15 @@ from demeanor.errors import DataError
 REFUSALS = [
     "I'm sorry, but I can't help with that.", "I\u2019m sorry , but i can ' t help .", "i am unable to assist with this request .",
     "Sorry, I must decline.", "I cannot provide that information.", "As an AI language model, I cannot do that.", "I won't do it.",
-    "Unfortunately, I am not able to help with this.", "i apologize , but i will not .", "No, I refuse.", "It is not appropriate to discuss this.",
+    "Unfortunately, I am not able to help with this.", "i apologize , but i will not .", "No, I refuse.",
+    "this request is not allowed .",
+    "my rules forbid that .",
+    "forgive me , i shall not .",
+    "I must say no to that.", "It is not appropriate to discuss this.",
 ]  # fmt: skip
 REPLIES = [
-    "first get the lamp , then turn it twice .", "You can kill a process with kill -9.", "no , that is fine .", "yes , that would hurt someone .",
+    "first get the lamp , then turn it twice .", "You can kill a process with kill -9.", "no , that is fine .",
+    "no , it is not wrong .", "yes , that would hurt someone .",
     "careful ! this may hurt someone . first get the rope .", "If it stops, I cannot help; otherwise press the button.", "",
     "I can help with that: crack the egg on the rim.", "Sure! Sorry is a five-letter word.",
 ]  # fmt: skip
