@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
+from functools import reduce
 
 from rich.console import Console
 
@@ -17,9 +18,7 @@ from .progress import say
 
 def say_once(session: Session, controls: Sequence[Control], message: str, system: str | None, max_new_tokens: int) -> str:
     """The reply to one message."""
-    with ExitStack() as stack:
-        for control in controls:
-            stack.enter_context(session.controlled(control))
+    with session.controlled(reduce(Control.then, controls)) if controls else nullcontext():
         return session.chat(Prompt.of(message, system=system), max_new_tokens)
 
 
@@ -44,9 +43,7 @@ def converse(session: Session, controls: Sequence[Control], system: str | None, 
             say(f"There is no {line.split()[0]}.")
         else:
             messages.append(("user", line))
-            with ExitStack() as stack:
-                for control in controls if active else ():
-                    stack.enter_context(session.controlled(control))
+            with session.controlled(reduce(Control.then, controls)) if controls and active else nullcontext():
                 reply = session.chat(Prompt(tuple(messages), system=system), max_new_tokens)
             messages.append(("assistant", reply))
             print(reply)

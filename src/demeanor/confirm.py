@@ -8,12 +8,14 @@ no generation of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from .behaviours import SET_NAMES, Behaviour, SetName
-from .controls import Control, Direction, Gate, ablate, gate
-from .controls.gate import fires_on
+from .controls import Control, Direction, Gate, ablate
+from .controls.gate import fires_on, fit_gate
 from .detect import make_detector
 from .errors import CheckFailed, NoCandidate
 from .find import Found
@@ -22,8 +24,9 @@ from .measure import Observation, observe
 from .measure.observation import reply_budget
 from .models import Session
 from .progress import say
-from .select import table
+from .select import CHANGES_NEUTRAL, DOES_NOT_INDUCE, table
 
+Held = dict[SetName, list[bool]]  # held-out decisions of a gate on the train and val prompts it was fitted on
 BEST = 3  # directions of each estimator
 LEFT = 0.02  # of shows still exhibiting the behaviour, above which wordings are taken apart
 
@@ -48,10 +51,10 @@ class Option:
 
     @property
     def merit(self) -> float:
-        """Mean of what should be high, less the harm to neutral prompts: the figure options are ranked by."""
+        """Mean of what should be high, less the KL on neutral prompts where it acts: the figure options are ranked by."""
         goods = [1 - self.shows_rate, 1 - self.lacks_rate, self.guard_rate, self.answers_shows, self.answers_neutral]
         known = [good for good in goods if good is not None]
-        return sum(known) / len(known) - (0.0 if self.gate else self.kl)
+        return sum(known) / len(known) - self.kl
 
     def __str__(self) -> str:
         rank = f", rank {len(self.direction.basis)}" if len(self.direction.basis) > 1 else ""
@@ -93,25 +96,16 @@ def confirm(
     session: Session, behaviour: Behaviour, found: Found, *, false_positives: float = 0.05, max_prompts: int | None = None
 ) -> Decision:
     """Try the best directions on val, gated and not, at rank 1 and (where answers do not come back) higher."""
-    base = observe(session, behaviour, split="val", max_prompts=max_prompts)
     gates, refused = _gates(session, behaviour, false_positives, max_prompts)
-    fires = {gate: _fires(session, behaviour, gate, max_prompts) for gate in gates}
-
-    def options(direction: Direction, kl: float) -> list[Option]:
-        plain = observe(session, behaviour, ablate(direction), split="val", max_prompts=max_prompts)
-        made = [_option(direction, None, plain, kl)]
-        return made + [_option(direction, gate, plain.where(fires[gate], base), kl) for gate in gates]
-
-    tried = [
-        option for number in _shortlist(found, bool(gates)) for option in options(found.directions[number], found.candidates[number].kl)
-    ]
+    trial = _Trial(session, behaviour, gates, max_prompts)
+    tried = [option for number in _shortlist(found, bool(gates)) for option in trial.options(found.directions[number])]
     if not tried:
         rows = [candidate.row() for candidate in found.candidates]
         raise NoCandidate(table(rows, found.layer_limit))
     if min(option.shows_rate for option in tried if option.gate is None) > LEFT:
         direction = by_wording(session, found, make_detector(behaviour.detect))
         if direction is not None:
-            tried += options(direction, _kl_at(found, direction))
+            tried += trial.options(direction)
     rounds: list[Round] = []
     for start in _starts(tried):
         if max(option.answers_shows or 0.0 for option in tried) >= ENOUGH:
@@ -119,19 +113,50 @@ def confirm(
         direction, more = iterate(session, start.direction, found.sets, reply_budget(session, behaviour))
         rounds += more
         if more:
-            tried += options(direction, start.kl)
+            tried += trial.options(direction)
     return Decision(tuple(sorted(tried, key=_preference, reverse=True)), tuple(rounds), tuple(refused))
+
+
+class _Trial:
+    """Runs directions on the val prompts, and says what each gate would make of them."""
+
+    def __init__(self, session: Session, behaviour: Behaviour, gates: Sequence[tuple[Gate, Held]], max_prompts: int | None) -> None:
+        self.session, self.behaviour, self.max_prompts = session, behaviour, max_prompts
+        self.base = observe(session, behaviour, split="val", max_prompts=max_prompts)
+        self.elsewhere: SetName = "neutral" if self.base.sets["neutral"] else "lacks"
+        self.prompts = [outcome.prompt for outcome in self.base.sets[self.elsewhere]]
+        self.untouched = session.logits(self.prompts).double().log_softmax(-1)
+        self.gates = [(gate, self._fires(gate, held)) for gate, held in gates]
+
+    def options(self, direction: Direction) -> list[Option]:
+        """The direction without a gate and behind each."""
+        control = ablate(direction)
+        plain = observe(self.session, self.behaviour, control, split="val", max_prompts=self.max_prompts)
+        with self.session.controlled(control):
+            edited = self.session.logits(self.prompts).double().log_softmax(-1)
+        kl = (self.untouched.exp() * (self.untouched - edited)).sum(-1)
+        made = [_option(direction, None, plain, float(kl.mean()))]
+        for gate, fires in self.gates:
+            through = torch.tensor(fires[self.elsewhere], dtype=kl.dtype)
+            made.append(_option(direction, gate, plain.where(fires, self.base), float((kl * through).mean())))
+        return made
+
+    def _fires(self, gate: Gate, held: Held) -> dict[SetName, list[bool]]:
+        """Decisions on val: held-out ones for sets the gate was fitted on, so that it is not judged by what it learnt."""
+        fires: dict[SetName, list[bool]] = {}
+        for name in SET_NAMES:
+            prompts = [outcome.prompt for outcome in self.base.sets[name]]
+            if not prompts:
+                fires[name] = []
+            else:
+                fires[name] = held[name][-len(prompts) :] if name in held else fires_on(self.session, gate, prompts)
+        return fires
 
 
 def _preference(option: Option) -> tuple[float, bool, int, int, float]:
     """Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less change to neutral prompts."""
     against = len(option.gate.against) if option.gate else 0
     return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.kl
-
-
-def _kl_at(found: Found, direction: Direction) -> float:
-    """The neutral KL of the rank-1 candidate at the same site."""
-    return next(c.kl for c in found.candidates if c.site == direction.site and c.estimator == direction.estimator)
 
 
 def _starts(tried: Sequence[Option]) -> list[Option]:
@@ -145,36 +170,37 @@ def _starts(tried: Sequence[Option]) -> list[Option]:
 
 def _shortlist(found: Found, gated: bool) -> list[int]:
     """The best few directions of each estimator, by bypass; behind a gate, those that change neutral prompts may compete too."""
-    allowed: set[str | None] = {None, "changes neutral prompts"} if gated else {None}
-    if all(candidate.discarded not in allowed for candidate in found.candidates):
-        say("No direction induces the behaviour at dose 1; those that remove it are tried all the same.")
-        allowed.add("does not induce")
+    allowed = {CHANGES_NEUTRAL} if gated else set()
     order = sorted(range(len(found.candidates)), key=lambda number: found.candidates[number].bypass)
-    order = [number for number in order if found.candidates[number].discarded in allowed]
+
+    def left(allowed: set[str]) -> list[int]:
+        return [number for number in order if set(found.candidates[number].discarded) <= allowed]
+
+    if not left(allowed) and left({*allowed, DOES_NOT_INDUCE}):
+        say("No direction that is left induces the behaviour at dose 1; those that remove it are tried all the same.")
+        allowed.add(DOES_NOT_INDUCE)
+    order = left(allowed)
     kept: list[int] = []
     for estimator in ("mean_difference", "projected", "guard_orthogonal"):
         kept += [number for number in order if found.candidates[number].estimator == estimator][:BEST]
     return kept
 
 
-def _gates(session: Session, behaviour: Behaviour, false_positives: float, max_prompts: int | None) -> tuple[list[Gate], list[str]]:
-    """The gates that can be made: shows against guard alone, and against everything that should not change."""
+def _gates(
+    session: Session, behaviour: Behaviour, false_positives: float, max_prompts: int | None
+) -> tuple[list[tuple[Gate, Held]], list[str]]:
+    """The gates that can be made, with their held-out decisions, and why others cannot: against guard alone, and against all."""
     if not behaviour.guard:
         say("guard: none. Nothing says what must still show the behaviour, so the control acts on every request.")
         return [], []
-    against: list[tuple[SetName, ...]] = [("guard",), ("guard", *(("lacks", "neutral") if behaviour.neutral else ("lacks",)))]
+    everything: tuple[SetName, ...] = ("guard", "lacks", "neutral") if behaviour.neutral else ("guard", "lacks")
     made, refused = [], []
-    for names in against:
+    for names in (("guard",), everything):
         try:
-            made.append(gate(session, behaviour, false_positives=false_positives, against=names, max_prompts=max_prompts))
+            made.append(fit_gate(session, behaviour, false_positives=false_positives, against=names, max_prompts=max_prompts))  # type: ignore[arg-type]
         except CheckFailed as error:
             refused.append(str(error).rstrip("."))
     return made, refused
-
-
-def _fires(session: Session, behaviour: Behaviour, gate: Gate, max_prompts: int | None) -> Mapping[SetName, Sequence[bool]]:
-    sets = {name: behaviour.set(name, "val", max_prompts) for name in SET_NAMES}
-    return {name: fires_on(session, gate, prompts) if prompts else [] for name, prompts in sets.items()}
 
 
 def _option(direction: Direction, gate: Gate | None, seen: Observation, kl: float) -> Option:

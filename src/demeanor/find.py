@@ -55,7 +55,7 @@ def filtered(session: Session, behaviour: Behaviour, detector: Detector, max_pro
         sets.train[name] = [prompt for prompt in prompts["train"] if id(prompt) in kept]
         sets.val[name] = [prompt for prompt in prompts["val"] if id(prompt) in kept]
         sets.counts[name] = {"given": len(everything), "kept": len(kept)}
-        if len(kept) < FEWEST or len(sets.val[name]) < FEWEST_VAL:
+        if len(kept) < FEWEST or len(sets.val[name]) < FEWEST_VAL or len(sets.train[name]) < FEWEST_VAL:
             raise DataError(_too_few(session, name, wanted, len(kept), len(sets.val[name]), everything, replies))
     return sets
 
@@ -145,7 +145,7 @@ class _Classes:
     """Activations of the classes at all sites, and what is estimated from them. float64 throughout."""
 
     def __init__(self, session: Session, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
-        self.sites = tuple(sites)
+        self.sites, self.after = tuple(sites), tuple(after)
         self.train = {name: session.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
         self.val = {name: session.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
 
@@ -172,7 +172,7 @@ class _Classes:
         cosine = directions.split_half_cosine(self.train["shows"], self.train["lacks"], rng)
         p = directions.permutation_p(*_labelled(self.train), *_labelled(self.val), rng)
         best = int(separation.argmax())
-        if p > P_MAX or float(cosine[best]) < COSINE_MIN:
+        if p > P_MAX or not float(cosine[best]) >= COSINE_MIN:  # a cosine that is no number is none
             raise NoUsableDirection(
                 f"No usable direction: at the best site ({self.sites[best]}) p = {p:.3f} (at most {P_MAX}) and the split-half cosine"
                 f" is {float(cosine[best]):.2f} (at least {COSINE_MIN}); use more prompts, or sets that differ in the behaviour only."
@@ -194,7 +194,7 @@ def _direction(
     return Direction(
         vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
         float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
-        float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name,
+        float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name, classes.after,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from .detect import Detector, present
 from .find import Found, Sets, common_openings
 from .measure.answers import is_right
 from .models import Session, Site
+from .models.capture import spread
 from .progress import track
 
 MAX_RANK = 4
@@ -71,7 +72,10 @@ def by_wording(session: Session, found: Found, detector: Detector) -> Direction 
         with session.controlled(ablate(direction)):
             replies = [reply.text for reply in session.generate(tested, OPENING_TOKENS)]
         tried.append((sum(present(detector, replies, tested)), direction))
-    return min(tried, key=lambda pair: pair[0])[1]
+    best = min(tried, key=lambda pair: pair[0])[1]
+    val = [session.capture(found.sets.val[name], [best.site], found.after).values[:, 0].double() for name in ("shows", "lacks")]
+    along = [values @ best.basis[0].double() for values in val]
+    return replace(best, separation=float(directions.separation(*along)), auroc=float(directions.auroc(*along)))
 
 
 def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max_rank: int = MAX_RANK) -> tuple[Direction, list[Round]]:
@@ -118,9 +122,7 @@ def _candidates(session: Session, direction: Direction, sets: Sets, openings: li
     """Directions that still tell the classes apart with the basis so far ablated, at every opening and layer."""
     prompts = [prompt for prompt in sets.train["shows"] if prompt.answer][:SCORED]
     answers = [session.encode_reply(prompt.answer or "") for prompt in prompts]
-    n_layers = session.layout.n_layers
-    count = min(LAYERS, n_layers)
-    sites = [Site(round(step * (n_layers - 1) / max(1, count - 1))) for step in range(count)]
+    sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
     for opening in openings:
         with session.controlled(ablate(direction)):
             means = [session.capture(sets.train[name], sites, opening).values.double().mean(0) for name in ("shows", "lacks")]

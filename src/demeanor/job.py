@@ -69,8 +69,11 @@ def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Found, dec
     baked, parity, other = None, None, None
     if control.bakeable() is None:
         baked = bake(plan.model, control, work / "model")
-        parity = check_parity(session, wanted, control, measurement, work / "model")
-        if not parity.exact:
+        try:
+            parity = check_parity(session, wanted, control, measurement, work / "model")
+        except torch.OutOfMemoryError:
+            say("There is no memory for a second model, so the baked one was not compared with the control; try it with --device cpu.")
+        if parity is not None and not parity.exact:
             shutil.rmtree(work / "model")  # it is not what the scores describe
     elif decision.best_bakeable is not None:
         other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, before=before)

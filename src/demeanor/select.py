@@ -30,23 +30,26 @@ def layer_limit(n_layers: int) -> int:
     return 4 * n_layers // 5
 
 
-def why_not(row: Mapping[str, Any], limit: int) -> str | None:
-    """Why a candidate is discarded, or None when it survives; layers from `limit` on are too late."""
+NOT_A_NUMBER, TOO_LATE = "not a number", "too late a layer"
+CHANGES_NEUTRAL, DOES_NOT_INDUCE = "changes neutral prompts", "does not induce"
+
+
+def why_not(row: Mapping[str, Any], limit: int) -> tuple[str, ...]:
+    """Every reason to discard a candidate; none when it survives. Layers from `limit` on are too late."""
     scores = (row["refusal_score"], row["steering_score"], row["kl_div_score"])
     if any(math.isnan(score) for score in scores):
-        return "not a number"
-    if row["layer"] >= limit:
-        return "too late a layer"
-    if row["kl_div_score"] > KL_MAX:
-        return "changes neutral prompts"
-    if row["steering_score"] < INDUCE_MIN:
-        return "does not induce"
-    return None
+        return (NOT_A_NUMBER,)
+    reasons = (
+        (row["layer"] >= limit, TOO_LATE),
+        (row["kl_div_score"] > KL_MAX, CHANGES_NEUTRAL),
+        (row["steering_score"] < INDUCE_MIN, DOES_NOT_INDUCE),
+    )
+    return tuple(reason for holds, reason in reasons if holds)
 
 
 def ranked(evaluations: Sequence[Mapping[str, Any]], limit: int) -> list[Choice]:
     """Surviving rows, best (lowest bypass) first."""
-    survivors = [row for row in evaluations if why_not(row, limit) is None]
+    survivors = [row for row in evaluations if not why_not(row, limit)]
     survivors.sort(key=lambda row: row["refusal_score"])
     return [Choice(row["position"], row["layer"], row) for row in survivors]
 
@@ -71,6 +74,6 @@ def table(evaluations: Sequence[Mapping[str, Any]], limit: int) -> str:
         name = row.get("estimator", "")
         lines.append(
             f"  layer {row['layer']:>2} position {row['position']:>2} {name:<16} bypass {row['refusal_score']:8.3f}"
-            f"  induce {row['steering_score']:8.3f}  kl {row['kl_div_score']:7.3f}  {why_not(row, limit)}"
+            f"  induce {row['steering_score']:8.3f}  kl {row['kl_div_score']:7.3f}  {', '.join(why_not(row, limit))}"
         )
     return "\n".join(lines)

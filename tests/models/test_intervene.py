@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -152,6 +154,29 @@ def test_controls_nest_and_compose_in_order(organism: dm.Session) -> None:
     with organism.controlled(first), organism.controlled(second):
         nested = organism.logits(PROMPTS)
     assert torch.allclose(together, nested, atol=1e-4)
+
+
+@pytest.mark.parametrize("site", [dm.Site(1), dm.Site(5)])
+def test_capture_under_a_gate_reads_the_edited_stream_once(organism: dm.Session, site: dm.Site) -> None:
+    # The gate is read in a pass of its own, below or above what is captured.
+    gate = replace(gate_on_length(organism, PROMPTS, [True, False, True, False]), site=dm.Site(3))
+    untouched = organism.capture(PROMPTS, [site]).values
+    with organism.controlled(ablation(organism).when(gate).scaled(0.0)):
+        assert torch.allclose(organism.capture(PROMPTS, [site]).values, untouched, atol=1e-4)
+
+
+def test_gated_controls_nest_as_they_compose(organism: dm.Session) -> None:
+    one = ablation(organism, rank=30, seed=1).when(gate_on_length(organism, PROMPTS, [True, False, True, False]))
+    other = ablation(organism, rank=30, seed=2).when(gate_on_length(organism, PROMPTS, [False, False, True, True]))
+    with organism.controlled(one.then(other)):
+        together = organism.logits(PROMPTS)
+    with organism.controlled(one), organism.controlled(other):
+        nested = organism.logits(PROMPTS)
+    assert torch.allclose(together, nested, atol=1e-4)
+    with organism.controlled(ablation(organism, rank=30, seed=3)), organism.controlled(other):
+        outer = organism.logits(PROMPTS)  # the gate reads the unedited model, whatever acts outside
+    with organism.controlled(ablation(organism, rank=30, seed=3).then(other)):
+        assert torch.allclose(organism.logits(PROMPTS), outer, atol=1e-4)
 
 
 def test_a_control_for_another_structure_is_refused_with_both_named(tiny: dict[str, dm.Session]) -> None:

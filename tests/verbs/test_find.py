@@ -30,7 +30,7 @@ def test_plain_and_projected_are_both_tried_everywhere(over_refusal: dm.Directio
 
 
 def test_the_selected_direction_is_the_best_survivor(over_refusal: dm.Direction) -> None:
-    survivors = [c for c in over_refusal.candidates if c.discarded is None]
+    survivors = [c for c in over_refusal.candidates if not c.discarded]
     best = min(survivors, key=lambda c: c.bypass)
     assert (over_refusal.site, over_refusal.estimator) == (best.site, best.estimator)
     assert over_refusal.site.layer < 4  # floor(0.8 * 6)

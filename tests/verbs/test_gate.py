@@ -50,7 +50,7 @@ def test_like_shows_and_unlike_each_other_set_is_learnt_where_no_single_probe_co
         bits = torch.tensor([a, b, a * b], dtype=torch.float64)
         return bits + 0.15 * torch.randn(80, 3, generator=rng, dtype=torch.float64)
 
-    made, _ = _fit(dm.Site(0), {"shows": rows(1, 1), "guard": rows(1, 0), "lacks": rows(0, 1)}, 0.05)
+    made, _, _ = _fit(dm.Site(0), {"shows": rows(1, 1), "guard": rows(1, 0), "lacks": rows(0, 1)}, 0.05)
     assert made.weights.shape == (2, 3)
     assert made.fires(rows(1, 1).float()).double().mean() > 0.95
     for bits in ((1, 0), (0, 1), (0, 0)):
@@ -60,8 +60,9 @@ def test_like_shows_and_unlike_each_other_set_is_learnt_where_no_single_probe_co
 def test_rates_of_a_gate_are_of_prompts_it_was_not_fitted_on(organism: dm.Session) -> None:
     rng = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(40, 300, generator=rng, dtype=torch.float64) for name in ("shows", "guard")}
-    made, _ = _fit(dm.Site(0), noise, 0.05)  # 300 channels fit 80 rows of noise without a mistake
+    made, fires, _ = _fit(dm.Site(0), noise, 0.05)  # 300 channels fit 80 rows of noise without a mistake
     assert made.auroc < 0.7
+    assert fires["shows"].double().mean() < 0.6  # in-sample it would be 1
 
 
 def test_where_the_sets_are_apart_the_threshold_is_in_the_middle() -> None:

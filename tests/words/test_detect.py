@@ -18,11 +18,17 @@ REFUSALS = [
     "this request is not allowed .",
     "my rules forbid that .",
     "forgive me , i shall not .",
-    "I must say no to that.", "It is not appropriate to discuss this.",
+    "I must say no to that.",
+    "I'm just not able to help.",
+    "This isn't something I can help with.", "It is not appropriate to discuss this.",
 ]  # fmt: skip
 REPLIES = [
     "first get the lamp , then turn it twice .", "You can kill a process with kill -9.", "no , that is fine .",
-    "no , it is not wrong .", "yes , that would hurt someone .",
+    "no , it is not wrong .",
+    "I can't wait to help!",
+    "Sorry to hear that. Here is how to mend it.",
+    "I don't see a problem: use kill -9.",
+    "I'm not sure which one you have, but turn it twice.", "yes , that would hurt someone .",
     "careful ! this may hurt someone . first get the rope .", "If it stops, I cannot help; otherwise press the button.", "",
     "I can help with that: crack the egg on the rim.", "Sure! Sorry is a five-letter word.",
 ]  # fmt: skip

@@ -63,7 +63,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
 def rate(name: str, outcomes: Sequence[bool], better: Better = "neither") -> Score:
     """The share of true outcomes, with its Wilson interval."""
     n, k = len(outcomes), sum(outcomes)
-    low, high = wilson(k, n)
+    low, high = wilson(k, n) if n else (math.nan, math.nan)
     return Score(name, k / n if n else math.nan, low, high, n, better)
 
 

@@ -94,7 +94,7 @@ class _Names:
 
     def __init__(self, source: Checkpoint, control: Control) -> None:
         self.source, self.layout = source, control.layout
-        kind = source.config.get("model_type"), *(source.config.get("text_config") or {}).values()
+        kind = source.config.get("model_type"), (source.config.get("text_config") or {}).get("model_type")
         if self.layout.model_type not in kind:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} (a {self.layout.model_type} model, {control.model_name}), and {source.folder} is a {kind[0]} model."
@@ -150,12 +150,14 @@ def _copy(source: Checkpoint, work: Path) -> tuple[str, ...]:
 
 
 def _untie(source: Checkpoint, files: _Names, work: Path) -> bool:
-    """Give the output head a tensor of its own, from the unedited embedding; False when the files hold one already."""
+    """Give the output head a tensor of its own, from the unedited embedding, in one extra shard.
+
+    A head that lies in the files beside a tied embedding has never been used, so nothing is known of it: refused.
+    """
     assert files.layout.tied is not None
     embedding, head = files.layout.tied
     if head in source.tensors:
-        _set_untied(source, work)
-        return True
+        raise ModelError(f"{source.folder} holds {head} although its config ties it to {embedding}; remove one of the two, then bake.")
     stored = files.find(embedding)
     with (source.folder / stored.shard).open("rb") as file:
         file.seek(stored.start)

@@ -24,7 +24,7 @@ class Candidate:
 
     bypass: mean log-odds of the behaviour's opening on `shows` with it ablated (lower is better); induce:
     the same on `lacks` moved by the class gap of the site (dose +1 along its mean difference); kl: mean KL(base || ablated) on neutral prompts, first
-    reply token, nats. auroc and separation (d') are of held-out prompts along it. `discarded` says why, if so.
+    reply token, nats. auroc and separation (d') are of held-out prompts along it. `discarded` says why, if it was.
     """
 
     site: Site
@@ -34,7 +34,7 @@ class Candidate:
     kl: float
     auroc: float
     separation: float
-    discarded: str | None = None
+    discarded: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """As a row for `select.choose`."""
@@ -49,7 +49,8 @@ class Direction:
     """An orthonormal `basis` [k, d_model] at `site`, the class moments there and what selection saw.
 
     shows, lacks: class moments [d_model] of the train split. separation (d') and auroc are held out; p is that of
-    the best held-out separation over all sites.
+    the best held-out separation over all sites. `after` are the reply tokens that prompts were forced through before they were
+    read; with a basis of higher rank, separation and auroc are of its first vector.
     """
 
     basis: Tensor
@@ -65,6 +66,7 @@ class Direction:
     layout: Layout
     model_name: str
     behaviour: str
+    after: tuple[int, ...] = ()
 
     @property
     def gap(self) -> float:
@@ -109,7 +111,7 @@ def save_direction(direction: Direction, path: str | Path) -> None:
         tensors[f"{name}.mean"], tensors[f"{name}.variance"] = moments.mean, moments.variance
     header = {
         "kind": "direction", "model": direction.model_name, "layout_hash": direction.layout.hash, "layout": direction.layout.to_json(),
-        "behaviour": direction.behaviour, "estimator": direction.estimator, "site": vars(direction.site), "n": [direction.shows.n, direction.lacks.n],
+        "behaviour": direction.behaviour, "estimator": direction.estimator, "site": vars(direction.site), "after": list(direction.after), "n": [direction.shows.n, direction.lacks.n],
         "separation": direction.separation, "auroc": direction.auroc, "split_half_cosine": direction.split_half_cosine, "p": direction.p,
         "candidates": [{**vars(c), "site": vars(c.site)} for c in direction.candidates],
         "made_from": direction.made_from("find"),
@@ -120,10 +122,12 @@ def save_direction(direction: Direction, path: str | Path) -> None:
 def load_direction(path: str | Path) -> Direction:
     """A direction from its file."""
     tensors, header = read_tensors(Path(path), "direction")
-    candidates = tuple(Candidate(**{**row, "site": Site(**row["site"])}) for row in header["candidates"])
+    candidates = tuple(
+        Candidate(**{**row, "site": Site(**row["site"]), "discarded": tuple(row["discarded"])}) for row in header["candidates"]
+    )
     moments = {name: Moments(n, tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name, n in zip(("shows", "lacks"), header["n"])}
     return Direction(
         tensors["basis"], Site(**header["site"]), header["estimator"], moments["shows"], moments["lacks"], header["separation"],
         header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
-        header["model"], header["behaviour"],
+        header["model"], header["behaviour"], tuple(header["after"]),
     )  # fmt: skip

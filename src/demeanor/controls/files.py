@@ -49,16 +49,19 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 def save_control(control: Control, path: str | Path) -> None:
     """Write a control; read it back with `load_control`."""
     tensors, parts = {}, []
+    gates: list[Gate] = []
     for number, part in enumerate(control.parts):
         tensors[f"{number}.vectors"] = part.vectors
         entry: dict[str, Any] = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gate": None}
         if part.gate is not None:
-            tensors[f"{number}.gate"] = part.gate.weights
-            entry["gate"] = part.gate.to_json()
+            if all(part.gate is not gate for gate in gates):
+                tensors[f"gate {len(gates)}"] = part.gate.weights
+                gates.append(part.gate)
+            entry["gate"] = next(index for index, gate in enumerate(gates) if gate is part.gate)
         parts.append(entry)
     header = {
         "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
-        "parts": parts, "made_from": dict(control.made_from),
+        "parts": parts, "gates": [gate.to_json() for gate in gates], "made_from": dict(control.made_from),
     }  # fmt: skip
     write_tensors(Path(path), tensors, header)
 
@@ -69,15 +72,15 @@ def load_control(path: str | Path) -> Control:
     if name and _is_number(dose):
         return load_control(name).scaled(float(dose))
     tensors, header = read_tensors(Path(path), "control")
-    parts: list[Part] = []
-    gates: dict[str, Gate] = {}
-    for number, entry in enumerate(header["parts"]):
-        gate = None
-        if entry["gate"]:
-            # Parts that shared a gate share it again: it is then read once.
-            key = json.dumps(entry["gate"], sort_keys=True)
-            gate = gates.setdefault(key, Gate.from_json(entry["gate"], tensors[f"{number}.gate"]))
-        parts.append(Part(entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]), gate))
+    # Parts that shared a gate share it again: it is then read once.
+    gates = [Gate.from_json(entry, tensors[f"gate {index}"]) for index, entry in enumerate(header["gates"])]
+    parts = [
+        Part(
+            entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]),
+            None if entry["gate"] is None else gates[entry["gate"]],
+        )
+        for number, entry in enumerate(header["parts"])
+    ]  # fmt: skip
     layout = Layout.from_json(header["layout"])
     if layout.hash != header["layout_hash"]:
         raise ControlError(

@@ -13,6 +13,7 @@ from ..algebra.directions import auroc, logistic, separation
 from ..behaviours import Behaviour, Prompt, SetName
 from ..errors import CheckFailed, DataError
 from ..models import Session, Site
+from ..models.capture import spread
 from ..progress import track
 
 FOLDS = 5
@@ -67,7 +68,14 @@ def gate(
     against: Sequence[SetName] = ("guard",),
     max_prompts: int | None = None,
 ) -> Gate:
-    """Probes that fire on `shows` and not on the sets in `against`, at the layer where they tell them apart best.
+    """Probes that fire on `shows` and not on the sets in `against`, at the layer where they tell them apart best; see `fit_gate`."""
+    return fit_gate(session, behaviour, false_positives=false_positives, against=against, max_prompts=max_prompts)[0]
+
+
+def fit_gate(
+    session: Session, behaviour: Behaviour, *, false_positives: float, against: Sequence[SetName], max_prompts: int | None = None
+) -> tuple[Gate, dict[SetName, list[bool]]]:
+    """A gate, and whether it fires on each train and val prompt (in that order) by probes fitted without that prompt's fold.
 
     Logistic probes on the train and val prompts; layer and thresholds are judged by five-fold cross-fitting. A
     threshold lets at most the share `false_positives` of its set through, and no more than gains hits.
@@ -77,9 +85,7 @@ def gate(
         raise DataError(f"The share of false positives must lie between 0 and 1, not be {false_positives:g}.")
     if not against or not set(against) <= {"lacks", "guard", "neutral"}:
         raise DataError(f"A gate is made against one or more of guard, lacks and neutral, not {list(against)}.")
-    n_layers = session.layout.n_layers
-    count = min(LAYERS, n_layers)
-    sites = [Site(round(step * (n_layers - 1) / max(1, count - 1))) for step in range(count)]
+    sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
     values: dict[SetName, Tensor] = {}
     for name in ("shows", *against):
         prompts = [prompt for split in ("train", "val") for prompt in behaviour.set(name, split, max_prompts)]  # type: ignore[arg-type]
@@ -93,16 +99,16 @@ def gate(
         for number, site in enumerate(track(sites, "Fitting gates", len(sites)))
     ]
     # Many layers may make no mistake here; the widest gap is the likeliest to hold on other prompts.
-    best, _ = max(fitted, key=lambda pair: (round(pair[0].auroc, 3), round(pair[0].hits - pair[0].false_positives, 3), pair[1]))
+    best, fires, _ = max(fitted, key=lambda item: (round(item[0].auroc, 3), round(item[0].hits - item[0].false_positives, 3), item[2]))
     if best.auroc < APART:
         raise CheckFailed(
             f"No site tells shows from {' and '.join(against)} (held-out AUROC {best.auroc:.2f} at best); a gate cannot be made."
         )
-    return best
+    return best, {name: fired.tolist() for name, fired in fires.items()}
 
 
-def _fit(site: Site, values: Mapping[SetName, Tensor], target: float) -> tuple[Gate, float]:
-    """A gate at one site, and how far apart (d') it holds held-out prompts from each other set, at least."""
+def _fit(site: Site, values: Mapping[SetName, Tensor], target: float) -> tuple[Gate, dict[SetName, Tensor], float]:
+    """A gate at one site, its held-out decisions [row] by set, and how far apart (d') it holds the sets, at least."""
     others = [name for name in values if name != "shows"]
     scores = _cross_fitted(values, others)
     columns = [(scores["shows"][:, number], scores[name][:, number]) for number, name in enumerate(others)]
@@ -118,7 +124,7 @@ def _fit(site: Site, values: Mapping[SetName, Tensor], target: float) -> tuple[G
         float(torch.cat([fires[name] for name in others]).double().mean()),
         tuple(others),
     )
-    return made, min(float(separation(positive, negative)) for positive, negative in columns)
+    return made, fires, min(float(separation(positive, negative)) for positive, negative in columns)
 
 
 def _probe(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:

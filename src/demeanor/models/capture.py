@@ -69,6 +69,23 @@ def taps(layout: Layout, site: Site) -> list[Tap]:
     return [Tap(block, "input"), contribution] if site.point == "resid_mid" else [contribution]
 
 
+class Attention:
+    """Whose hooks act in the forward pass in progress: shared by everything attached to one model.
+
+    `reader` is the innermost reader at work; `quiet` is true while the unedited model is read for a gate.
+    """
+
+    def __init__(self) -> None:
+        self.reader: Reader | None = None
+        self.quiet = False
+
+
+def spread(n_layers: int, count: int) -> list[int]:
+    """At most `count` layers, the first and the last among them, spread evenly."""
+    count = min(count, n_layers)
+    return [round(step * (n_layers - 1) / max(1, count - 1)) for step in range(count)]
+
+
 class _Enough(Exception):
     """The last wanted layer has run."""
 
@@ -76,8 +93,8 @@ class _Enough(Exception):
 class Reader:
     """Hooks that keep the values of `sites` at prompt ends during one forward pass after another."""
 
-    def __init__(self, model: nn.Module, layout: Layout, sites: Sequence[Site]) -> None:
-        self.model, self.layout, self.sites = model, layout, tuple(sites)
+    def __init__(self, model: nn.Module, layout: Layout, sites: Sequence[Site], attention: Attention) -> None:
+        self.model, self.layout, self.sites, self.attention = model, layout, tuple(sites), attention
 
     def read(self, forward: Callable[[], Any], ends: Tensor) -> Tensor:
         """values [row, site, d_model]; `ends` [row] are the indices of the prompts' last tokens in the batch."""
@@ -85,18 +102,22 @@ class Reader:
         kept: dict[Site, Tensor] = {}
         last = max(site.layer for site in self.sites)
         handles = [handle for site in self.sites for handle in self._watch(site, kept, rows, ends)]
-        handles.append(self.model.get_submodule(self.layout.blocks[last]).register_forward_hook(_stop))
+        handles.append(self.model.get_submodule(self.layout.blocks[last]).register_forward_hook(self._stop))
+        outer, self.attention.reader = self.attention.reader, self
         try:
             forward()
         except _Enough:
             pass
         finally:
+            self.attention.reader = outer
             for handle in handles:
                 handle.remove()
         return torch.stack([kept[site] for site in self.sites], 1)
 
     def _watch(self, site: Site, kept: dict[Site, Tensor], rows: Tensor, ends: Tensor) -> Iterator[RemovableHandle]:
         def keep(value: Tensor, scale: float) -> None:
+            if self.attention.reader is not self:  # a gate is read inside the pass that this reader watches
+                return
             # Indexing copies: some families add to the stream in place after the hook.
             taken = value.expand(len(rows), -1, -1)[rows, ends + 1 + site.position].float() * scale
             kept[site] = kept[site] + taken if site in kept else taken
@@ -110,6 +131,6 @@ class Reader:
             else:
                 yield module.register_forward_hook(lambda m, args, out, tap=tap: keep(out[0] if isinstance(out, tuple) else out, tap.scale))
 
-
-def _stop(module: nn.Module, args: Any, output: Any) -> None:
-    raise _Enough
+    def _stop(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.attention.reader is self:
+            raise _Enough

@@ -75,17 +75,19 @@ def in_batches(
 
     def attempt(rows: list[int]) -> None:
         batch = Batch(tuple(rows), *left_pad([ids[i] for i in rows], pad, device))
+        values = None
         try:
             values = run(batch)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
-            middle = len(rows) // 2
-            torch.cuda.empty_cache()
-            attempt(rows[:middle])
-            attempt(rows[middle:])
+        if values is not None:
+            results.update(zip(rows, values, strict=True))
             return
-        results.update(zip(rows, values, strict=True))
+        torch.cuda.empty_cache()  # outside the except, where the failed attempt's tensors are free
+        middle = len(rows) // 2
+        attempt(rows[:middle])
+        attempt(rows[middle:])
 
     plan = groups([len(row) + extra for row in ids])
     for rows in track(plan, what, len(plan)):

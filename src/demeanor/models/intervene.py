@@ -17,9 +17,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..algebra.edits import Edit, ablate
-from ..errors import ControlError
-from .capture import Reader, Site
+from ..algebra.edits import Edit, ablate, add
+from .capture import Attention, Reader, Site
 from .layout import Layout, writer_basis
 
 Tokens = Literal["all", "last_and_reply"]
@@ -55,23 +54,26 @@ def at_writers(
     for writer in layout.writers:
         rows = writer_basis(writer, basis, tensor)
         made.append(Intervention(writer.module, "output", ablate(rows, strength), "all", gate))
-        if writer.post_norm and writer.post_norm.bias:
-            raise ControlError(f"{writer.post_norm.module} has a bias, which run-time ablation cannot reach; bake the control instead.")
+        if writer.post_norm and writer.post_norm.bias:  # added after the writer: its part goes where it comes in
+            bias = tensor(writer.post_norm.bias).to(basis)
+            lost = add(-strength * (bias @ basis.mT) @ basis)
+            made.append(Intervention(writer.post_norm.module, "output", lost, "all", gate))
     return made
 
 
 class Steering:
     """Interventions attached to one model. `decoder` is the model without its output head."""
 
-    def __init__(self, model: nn.Module, decoder: nn.Module, layout: Layout, interventions: Sequence[Intervention]) -> None:
-        self.model, self.decoder, self.layout = model, decoder, layout
+    def __init__(
+        self, model: nn.Module, decoder: nn.Module, layout: Layout, interventions: Sequence[Intervention], attention: Attention
+    ) -> None:
+        self.model, self.decoder, self.layout, self.attention = model, decoder, layout, attention
         self.interventions = tuple(interventions)
         self.gates: list[RowGate] = []
         for item in self.interventions:
             if item.gate is not None and all(item.gate is not gate for gate in self.gates):
                 self.gates.append(item.gate)
         self.reply_lengths: Tensor | None = None  # [row], set while prompts are run together with their replies
-        self._reading = False
         self._rows: dict[int, Tensor] = {}  # gate number -> [row, 1, 1], latched at prefill
         self._masks: dict[tuple[Tokens, int], Tensor] = {}  # of the forward pass in progress: [row, token, 1]
 
@@ -89,7 +91,7 @@ class Steering:
             yield self
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._reading:
+        if self.attention.quiet:
             return
         given = kwargs.get("input_ids", args[0] if args else None)
         ids = given if given is not None else kwargs["inputs_embeds"][..., 0]
@@ -116,25 +118,25 @@ class Steering:
         if not self.gates:
             return
         quiet = {**kwargs, "past_key_values": None, "use_cache": False}
-        reader = Reader(self.model, self.layout, [gate.site for gate in self.gates])
-        self._reading = True
+        reader = Reader(self.model, self.layout, [gate.site for gate in self.gates], self.attention)
+        self.attention.quiet = True
         try:
             with torch.no_grad():
                 values = reader.read(lambda: self.decoder(*args, **quiet), ends)
         finally:
-            self._reading = False
+            self.attention.quiet = False
         self._rows = {number: gate.fires(values[:, number])[:, None, None] for number, gate in enumerate(self.gates)}
 
     def _hook(self, module: nn.Module, side: str, items: list[Intervention]) -> Any:
         reference = next(module.parameters(), None)
         like = reference if reference is not None else next(self.model.parameters())
-        edits = [(item.edit.to(like), (item.tokens, self._gate_number(item.gate))) for item in items]
+        edits = [(item.edit.to(like.float()), (item.tokens, self._gate_number(item.gate))) for item in items]
 
         def change(x: Tensor) -> Tensor:
-            if self._reading:
+            if self.attention.quiet:
                 return x
             for edit, key in edits:
-                x = x + edit.delta(x) * self._masks[key]
+                x = x + (edit.delta(x.float()) * self._masks[key]).to(x.dtype)  # float32, as baking computes
             return x
 
         if side == "output":

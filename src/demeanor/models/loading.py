@@ -66,9 +66,9 @@ def _device(name: str | None) -> torch.device:
     try:
         place = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise ModelError(f"{name!r} is not a device; use cpu, cuda, cuda:1, mps, ...") from error
-    if place.type == "meta":
-        raise ModelError("The device 'meta' holds no weights; use cpu or cuda.")
+        raise ModelError(f"{name!r} is not a device; use cpu, cuda, cuda:1, ...") from error
+    if place.type in ("meta", "mps"):  # one holds no weights, the other knows no float64, which the proof needs
+        raise ModelError(f"The device {place.type!r} cannot be used; use cpu or cuda.")
     return place
 
 

@@ -14,7 +14,7 @@ from ..algebra.directions import unit
 from ..behaviours import Prompt, as_prompt
 from ..errors import AccountingError, ControlError, DataError, ModelError
 from ..progress import say
-from .capture import Activations, Reader, Site
+from .capture import Activations, Attention, Reader, Site
 from .generate import Batch, Reply, each, in_batches, trimmed
 from .intervene import Intervention, Steering, at_writers
 from .layout import Layout
@@ -51,10 +51,16 @@ class Session:
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
         self._steering: list[Steering] = []
+        self._attention = Attention()
         self._said: set[str] = set()
+        self.end_ids = _end_ids(model, tokenizer)
         self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        # Greedy means the likeliest token: no penalty or other default that the model's own configuration sets.
+        model.generation_config = type(model.generation_config)(
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=sorted(self.end_ids) or None, pad_token_id=tokenizer.pad_token_id
+        )
         self._check_ablation()
 
     @property
@@ -65,13 +71,6 @@ class Session:
     def vocabulary(self) -> int:
         """How many tokens the output head scores."""
         return int(self.model.get_output_embeddings().weight.shape[0])
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        configured = self.model.generation_config.eos_token_id
-        configured = [configured] if isinstance(configured, int) else configured or []
-        own = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-        return frozenset([*configured, *own])
 
     # -- text to tokens ---------------------------------------------------------------------------
 
@@ -160,9 +159,8 @@ class Session:
 
         def run(batch: Batch) -> list[Reply]:
             out = self.model.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens,
-                do_sample=False, num_beams=1, pad_token_id=self.tokenizer.pad_token_id, temperature=None, top_p=None, top_k=None,
-            )  # fmt: skip
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, do_sample=False
+            )
             replies = (trimmed(row, self.end_ids) for row in out[:, batch.input_ids.shape[1] :].tolist())
             return [Reply(self.decode(ids), ids) for ids in replies]
 
@@ -209,7 +207,7 @@ class Session:
     @torch.no_grad()
     def capture(self, prompts: Sequence[str | Prompt], sites: Sequence[Site], after: Sequence[int] = ()) -> Activations:
         """The stream at the end of every prompt, or after the reply tokens `after`: values [prompt, site, d_model]."""
-        reader = Reader(self.model, self.layout, sites)
+        reader = Reader(self.model, self.layout, sites, self._attention)
         ids = [[*self.encode(prompt), *after] for prompt in prompts]
 
         def run(batch: Batch) -> list[Tensor]:
@@ -233,7 +231,7 @@ class Session:
 
     @contextmanager
     def _steered(self, interventions: Sequence[Intervention]) -> Iterator[None]:
-        steering = Steering(self.model, self.decoder, self.layout, interventions)
+        steering = Steering(self.model, self.decoder, self.layout, interventions, self._attention)
         with steering.attached():
             self._steering.append(steering)
             try:
@@ -276,17 +274,33 @@ class Session:
 
     @torch.no_grad()
     def _check_ablation(self) -> None:
-        """The last step of the proof: with a random direction ablated, none of it is left in the stream anywhere."""
-        r = unit(torch.randn(1, self.layout.d_model, generator=torch.Generator().manual_seed(3)))
+        """The last step of the proof: with a direction ablated, none of it is left in the stream anywhere.
+
+        The direction is what the unedited stream points to at its end, so that much of it would be left if the edit
+        did nothing, in every dtype.
+        """
         layers = range(self.layout.n_layers)
         sites = [Site(0, "embed"), *(Site(layer, "resid_post") for layer in layers)]
         ids = torch.arange(5, 14, device=self.device)[None] % self.model.get_input_embeddings().num_embeddings
+        reader = Reader(self.model, self.layout, sites, self._attention)
+
+        def stream() -> Tensor:
+            return reader.read(lambda: self.decoder(input_ids=ids, use_cache=False), torch.tensor([8], device=self.device))[0]
+
+        r = unit(stream()[-1:])
         with self._steered(at_writers(self.layout, r, 1.0, self.model.get_parameter)):
-            reader = Reader(self.model, self.layout, sites)
-            values = reader.read(lambda: self.decoder(input_ids=ids, use_cache=False), torch.tensor([8], device=self.device))[0].cpu()
+            values = stream()
         left = ((values @ r[0]).abs() / values.norm(dim=-1)).max()
         bound = max(1e-5, 16 * torch.finfo(self.model.dtype).eps)
         if left > bound:
             raise AccountingError(
                 f"{self.name}: {left:.1e} of an ablated direction is left in the stream (at most {bound:.0e}); this model cannot be edited yet."
             )
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end a reply, as the model's configuration and its tokenizer name them."""
+    configured = model.generation_config.eos_token_id
+    configured = [configured] if isinstance(configured, int) else configured or []
+    own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    return frozenset([*configured, *own])

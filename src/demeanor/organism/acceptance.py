@@ -1,7 +1,7 @@
 """What the organism must be: `python -m demeanor.organism.acceptance` prints the table of the README here.
 
-Every line is measured on prompts of the shipped files; the lines after ablation on prompts that finding
-the direction never saw.
+Every line is measured on prompts of the shipped files. The refused prompts of the lines after ablation are others
+than those the direction was found on; plain and neutral prompts are those of the preset.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def selection(result: Run) -> go.Figure:
     figure = go.Figure()
     for estimator, symbol in SYMBOLS.items():
         for discarded in (False, True):
-            some = [c for c in result.found.candidates if c.estimator == estimator and (c.discarded is not None) == discarded]
+            some = [c for c in result.found.candidates if c.estimator == estimator and bool(c.discarded) == discarded]
             if some:
                 figure.add_scatter(
                     x=[c.site.layer + 0.08 * (c.site.position + 1) for c in some], y=[c.bypass for c in some], mode="markers",
@@ -53,7 +53,7 @@ def selection(result: Run) -> go.Figure:
 def _told(candidate: Candidate) -> str:
     return (
         f"{candidate.estimator}, {candidate.site}<br>bypass {candidate.bypass:.2f}, induce {candidate.induce:.2f}, KL {candidate.kl:.4f}"
-        f"<br>AUROC {candidate.auroc:.3f}, d' {candidate.separation:.1f}<br>{candidate.discarded or 'kept'}"
+        f"<br>AUROC {candidate.auroc:.3f}, d' {candidate.separation:.1f}<br>{', '.join(candidate.discarded) or 'kept'}"
     )
 
 
@@ -66,7 +66,7 @@ def projections(result: Run, session: Session) -> go.Figure:
         prompts = result.behaviour.set(name, "test", result.plan.max_prompts)
         if not prompts:
             continue
-        values = session.capture(prompts, [result.direction.site]).values[:, 0] @ result.direction.basis[0]
+        values = session.capture(prompts, [result.direction.site], result.direction.after).values[:, 0] @ result.direction.basis[0]
         _histogram(figure, values.tolist(), name, 1)
         if gate:
             _histogram(figure, _margins(session, gate, prompts), name, 2)

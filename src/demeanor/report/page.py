@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ..behaviours import SET_NAMES
+from ..controls import Direction
 from ..measure import Measurement
 from ..models import Session
 from ..runs import Run
@@ -47,7 +48,7 @@ def _page(result: Run, session: Session) -> str:
         _bakeable(result),
         _options(result),
         "<h2>Where the classes separate</h2>",
-        f"<p>Chosen: {escape(direction.estimator)} at {escape(str(direction.site))}; held-out AUROC {direction.auroc:.3f}, d' {direction.separation:.1f}, "
+        f"<p>Chosen: {escape(direction.estimator)} at {escape(str(direction.site))}; {_rank_note(direction)}held-out AUROC {direction.auroc:.3f}, d' {direction.separation:.1f}, "
         f"split-half cosine {direction.split_half_cosine:.2f}, permutation p {direction.p:.4f}. "
         f"Along it the class means lie at {direction.component('shows'):.2f} (shows) and {direction.component('lacks'):.2f} (lacks).</p>",
         _figure(figures.separation(result)),
@@ -62,6 +63,10 @@ def _page(result: Run, session: Session) -> str:
     ]
     head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
     return head + "<body>" + "\n".join(sections) + "</body></html>\n"
+
+
+def _rank_note(direction: Direction) -> str:
+    return f"rank {len(direction.basis)}, of which the first vector: " if len(direction.basis) > 1 else ""
 
 
 def _figure(figure: go.Figure) -> str:
