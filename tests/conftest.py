@@ -12,6 +12,7 @@ import demeanor as dm
 from demeanor.models.loading import resolve
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+torch.set_num_threads(1)  # tiny tensors: several threads only wait for each other
 VOCAB = 759  # of the organism's tokenizer, which the tiny models borrow
 SIZES = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4}
 

@@ -117,7 +117,8 @@ def search_directions(session: Session, behaviour: Behaviour, *, layer: int | No
     positions = range(-min(POSITIONS, session.template_length() + len(signal.after)), 0)
     sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
     classes = _Classes(session, sets, sites, signal.after)
-    chance = classes.against_chance()
+    with session.threads():
+        chance = classes.against_chance()
     # A layer that was asked for is never too late.
     limit = layer_limit(n_layers) if layer is None else n_layers
     made = [

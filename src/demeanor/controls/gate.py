@@ -94,10 +94,11 @@ def fit_gate(
                 f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."
             )
         values[name] = session.capture(prompts, sites).values.double()
-    fitted = [
-        _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives)
-        for number, site in enumerate(track(sites, "Fitting gates", len(sites)))
-    ]
+    with session.threads():
+        fitted = [
+            _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives)
+            for number, site in enumerate(track(sites, "Fitting gates", len(sites)))
+        ]
     # Many layers may make no mistake here; the widest gap is the likeliest to hold on other prompts.
     best, fires, _ = max(fitted, key=lambda item: (round(item[0].auroc, 3), round(item[0].hits - item[0].false_positives, 3), item[2]))
     if best.auroc < APART:

@@ -254,11 +254,11 @@ class Session:
         return self._batched([self.encode(prompt) for prompt in prompts], run, what, extra)
 
     def _batched(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
-        with self._threads():
+        with self.threads():
             return in_batches(ids, self._pad, self.device, run, what, extra)
 
     @contextmanager
-    def _threads(self) -> Iterator[None]:
+    def threads(self) -> Iterator[None]:
         """One thread for small models: handing their tiny operations to several costs more than it saves, and
         many times more on a machine that is busy with something else."""
         before = torch.get_num_threads()
