@@ -98,8 +98,9 @@ def test_control_files_keep_parts_gates_and_doses(organism: dm.Session, tmp_path
         assert torch.equal(organism.logits(PROMPTS), wanted)
     half = load_control(f"{tmp_path}/c.safetensors:0.5")
     assert [part.dose for part in half.parts] == [0.5, -0.25]
+    untouched = organism.logits(PROMPTS)
     with organism.controlled(load_control(f"{tmp_path}/c.safetensors:0")):
-        assert torch.allclose(organism.logits(PROMPTS), organism.logits(PROMPTS), atol=1e-6)
+        assert torch.allclose(organism.logits(PROMPTS), untouched, atol=1e-6)
 
 
 def test_a_file_that_is_no_control_is_named(organism: dm.Session, tmp_path: Path, over_refusal: dm.Direction) -> None:

@@ -24,7 +24,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
     """One safetensors file; on any failure the target is as it was."""
     metadata = {"demeanor": json.dumps({"format": FORMAT, **header})}
     with new_file(Path(path)) as work:
-        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, work, metadata)
+        save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -42,7 +42,9 @@ class Observation:
         """This observation where a gate fires and another elsewhere: exactly what a gated control gives, row by row."""
         return Observation(
             {
-                name: tuple(mine if fired else other for mine, other, fired in zip(outcomes, otherwise.sets[name], fires[name]))
+                name: tuple(
+                    mine if fired else other for mine, other, fired in zip(outcomes, otherwise.sets[name], fires[name], strict=True)
+                )
                 for name, outcomes in self.sets.items()
             }
         )

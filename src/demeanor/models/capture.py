@@ -101,7 +101,7 @@ class Reader:
         rows = torch.arange(len(ends), device=ends.device)
         kept: dict[Site, Tensor] = {}
         last = max(site.layer for site in self.sites)
-        handles = [handle for site in self.sites for handle in self._watch(site, kept, rows, ends)]
+        handles = [handle for site in dict.fromkeys(self.sites) for handle in self._watch(site, kept, rows, ends)]
         handles.append(self.model.get_submodule(self.layout.blocks[last]).register_forward_hook(self._stop))
         outer, self.attention.reader = self.attention.reader, self
         try:

@@ -209,6 +209,12 @@ class Session:
         """The stream at the end of every prompt, or after the reply tokens `after`: values [prompt, site, d_model]."""
         reader = Reader(self.model, self.layout, sites, self._attention)
         ids = [[*self.encode(prompt), *after] for prompt in prompts]
+        shortest = min(map(len, ids), default=0)
+        outside = next((site for site in sites if ids and not -shortest <= site.position <= -1), None)
+        if outside is not None:
+            raise DataError(
+                f"There is no position {outside.position} in a prompt of {shortest} tokens; positions count from its end, -1 being the last."
+            )
 
         def run(batch: Batch) -> list[Tensor]:
             ends = torch.full((len(batch.rows),), batch.input_ids.shape[1] - 1, device=self.device)
