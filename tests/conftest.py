@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 import demeanor as dm
+from demeanor import cli
 from demeanor.models.loading import resolve
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -67,3 +71,35 @@ def session(request: pytest.FixtureRequest, tiny: dict[str, dm.Session]) -> dm.S
 def over_refusal(organism: dm.Session) -> dm.Direction:
     """The organism's direction for the preset `over-refusal`."""
     return dm.find(organism, dm.behaviour("over-refusal"))
+
+
+class Ended(NamedTuple):
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The error message: the one line that a mistake ends in."""
+        lines = [line for line in self.err.splitlines() if line.startswith("demeanor: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture
+def demeanor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Runs the command as the shell would."""
+
+    def run(*arguments: object, stdin: str = "") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["demeanor", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ended(int(caught.value.code or 0), captured.out, captured.err)
+
+    return run

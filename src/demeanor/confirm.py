@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .algebra.divergence import kl_divergence
 from .behaviours import SET_NAMES, Behaviour, SetName
 from .controls import Control, Direction, Gate, ablate
 from .controls.gate import fires_on, fit_gate
@@ -134,7 +135,7 @@ class _Trial:
         plain = observe(self.session, self.behaviour, control, split="val", max_prompts=self.max_prompts)
         with self.session.controlled(control):
             edited = self.session.logits(self.prompts).double().log_softmax(-1)
-        kl = (self.untouched.exp() * (self.untouched - edited)).sum(-1)
+        kl = kl_divergence(self.untouched, edited)
         made = [_option(direction, None, plain, float(kl.mean()))]
         for gate, fires in self.gates:
             through = torch.tensor(fires[self.elsewhere], dtype=kl.dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .algebra import directions
+from .algebra.divergence import kl_divergence
 from .algebra.moments import Moments
 from .behaviours import Behaviour, Prompt
 from .controls.direction import Candidate, Direction, Estimator, ablate, add
@@ -81,8 +82,12 @@ class Found:
     candidates: tuple[Candidate, ...]
     sets: Sets
     layer_limit: int
-    after: tuple[int, ...]  # reply tokens that every prompt was forced through before it was read
     separation: Tensor  # held-out d' of the mean difference [position, layer]
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """Reply tokens that every prompt was forced through before it was read: the same for all directions."""
+        return self.directions[0].after
 
     def ranked(self) -> list[Direction]:
         """Directions that survived selection, best first; NoCandidate with the table when there is none."""
@@ -130,7 +135,7 @@ def search_directions(session: Session, behaviour: Behaviour, *, layer: int | No
     evaluation = _Evaluation(session, behaviour, sets, detector, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
-    return Found(tuple(made), candidates, sets, limit, signal.after, chance.separation.reshape(len(positions), n_layers))
+    return Found(tuple(made), candidates, sets, limit, chance.separation.reshape(len(positions), n_layers))
 
 
 @dataclass(frozen=True)
@@ -231,7 +236,7 @@ def find_signal(session: Session, sets: Sets) -> Signal:
 
 def common_openings(session: Session, sets: Sets, longest: int = OPENINGS) -> list[tuple[int, ...]]:
     """The commonest first tokens of the model's replies to `lacks` prompts, for each length from 0."""
-    replies = [reply.ids for reply in session.generate(sets.train["lacks"] or sets.val["lacks"], longest)]
+    replies = [reply.ids for reply in session.generate(sets.train["lacks"], longest)]
     return [Counter(ids[:length] for ids in replies).most_common(1)[0][0] for length in range(longest)]
 
 
@@ -254,7 +259,7 @@ class _Evaluation:
         with self.session.controlled(ablate(direction)):
             bypass = self._strength(self.shows)
             edited = self.session.logits(self.neutral).double().log_softmax(-1)
-        kl = float((self.base.exp() * (self.base - edited)).sum(-1).mean())
+        kl = float(kl_divergence(self.base, edited).mean())
         made = Candidate(direction.site, direction.estimator, bypass, self._induce(direction), kl, direction.auroc, direction.separation)
         return replace(made, discarded=why_not(made.row(), limit))
 
@@ -277,7 +282,7 @@ class _Evaluation:
 
 def _opening_tokens(session: Session, sets: Sets, after: Sequence[int]) -> Tensor:
     """Which tokens [vocab] the model's own replies go on with more often on `shows` than on `lacks`, boolean."""
-    shows, lacks = (session.logits(sets.train[name] or sets.val[name], after).softmax(-1).mean(0) for name in ("shows", "lacks"))
+    shows, lacks = (session.logits(sets.train[name], after).softmax(-1).mean(0) for name in ("shows", "lacks"))
     return (shows > 2 * lacks) & (shows > 1e-3)
 
 

@@ -30,6 +30,7 @@ from .models.capture import spread
 from .progress import track
 
 MAX_RANK = 4
+ESTIMATORS = (directions.mean_difference, directions.projected)
 LAYERS = 8  # at most, spread evenly over the model
 SCORED = 48  # train prompts whose right answers rank the candidates of a round, at most
 CONFIRMED = 4  # candidates of a round whose answers are generated
@@ -97,7 +98,8 @@ def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max
     basis, reached, rounds = direction.basis, right(direction.basis), []
     while len(basis) < max_rank and reached < ENOUGH:
         step = _candidates(session, replace(direction, basis=basis), sets, openings)
-        options = sorted(track(step, f"Looking for direction {len(basis) + 1}", total=len(openings)), key=lambda o: -o.likelihood)
+        total = len(openings) * len(spread(session.layout.n_layers, LAYERS)) * len(ESTIMATORS)
+        options = sorted(track(step, f"Looking for direction {len(basis) + 1}", total), key=lambda o: -o.likelihood)
         # The log-probability of right answers ranks; whole replies decide.
         now, best = max(((right(option.basis), option) for option in options[:CONFIRMED]), key=lambda pair: pair[0])
         if now < reached + GAIN:
@@ -127,7 +129,7 @@ def _candidates(session: Session, direction: Direction, sets: Sets, openings: li
         with session.controlled(ablate(direction)):
             means = [session.capture(sets.train[name], sites, opening).values.double().mean(0) for name in ("shows", "lacks")]
         for number, site in enumerate(sites):
-            for estimator in (directions.mean_difference, directions.projected):
+            for estimator in ESTIMATORS:
                 vector = estimator(means[0][number], means[1][number])
                 basis = directions.orthonormal(torch.cat([direction.basis.double(), vector[None]])).float()
                 if len(basis) == len(direction.basis):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,37 +15,6 @@ from conftest import save_tiny
 from demeanor import cli
 from demeanor.models.loading import resolve
 from making import ablation
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """The error message: the one line that a mistake ends in."""
-        lines = [line for line in self.err.splitlines() if line.startswith("demeanor: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        return lines[0]
-
-
-@pytest.fixture
-def demeanor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Runs the command as the shell would."""
-
-    def run(*arguments: object, stdin: str = "") -> Ended:
-        monkeypatch.setattr(sys, "argv", ["demeanor", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return Ended(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from dataclasses import replace
@@ -265,20 +264,6 @@ def test_own_openings_count_at_the_start_only():
 
     chosen = make_detector(Detect.model_validate({"name": "refusal", "openings": ["nope ,"]}))
     assert present(chosen, ["well , nope , not that"], []) == [False]
-
-
-@pytest.fixture
-def demeanor(monkeypatch, capsys):
-    def run(*arguments, stdin=""):
-        monkeypatch.setattr(sys, "argv", ["demeanor", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def test_a_failed_check_exits_1(demeanor, monkeypatch, tmp_path):

@@ -66,11 +66,6 @@ class Control:
     def layout_hash(self) -> str:
         return self.layout.hash
 
-    @property
-    def dose(self) -> float:
-        """The dose of the first part."""
-        return self.parts[0].dose
-
     def scaled(self, dose: float) -> Control:
         """`dose` times every edit: 0 is the untouched model."""
         return replace(self, parts=tuple(replace(part, dose=part.dose * dose) for part in self.parts))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..algebra import intervals
+from ..algebra.divergence import kl_divergence
 from ..controls import Control
 from ..errors import CheckFailed
 from ..models import Session
@@ -39,7 +40,7 @@ def drift(session: Session, control: Control | None, base: Sequence[Outcome]) ->
             p, q = p.double(), q.double()
             if not q.isfinite().all():
                 raise CheckFailed(f"With this control {session.name} no longer computes numbers; use a smaller dose.")
-            sums.append(float((p.exp() * (p - q)).sum()))
+            sums.append(float(kl_divergence(p, q).sum()))
             counts.append(len(p))
     tokens = torch.tensor(counts, dtype=torch.float64)
     return intervals.mean("drift", torch.tensor(sums, dtype=torch.float64) / tokens, tokens, better="lower")
