@@ -137,7 +137,7 @@ def _what_is_left(
     at higher rank, and the stream pushed away from it. Each is tried only if those before leave more than 2 %."""
     made: list[Option] = []
     rounds: list[Round] = []
-    detector = make_detector(behaviour.detect)
+    detector = make_detector(behaviour.detect, session)
 
     def remains() -> bool:
         return min(option.shows_rate for option in [*tried, *made] if option.gate is None) > LEFT

@@ -110,7 +110,7 @@ def search_directions(
     n_layers = session.layout.n_layers
     if layer is not None and not 0 <= layer < n_layers:
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
-    detector = make_detector(behaviour.detect)
+    detector = make_detector(behaviour.detect, session)
     sets = filtered(session, behaviour, detector, max_prompts)
     signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(session, sets)
     if signal.after:

@@ -245,7 +245,7 @@ def test_own_openings_count_at_the_start_only():
     from demeanor.behaviours.behaviour import Detect
     from demeanor.detect import make_detector, present
 
-    chosen = make_detector(Detect.model_validate({"name": "refusal", "openings": ["nope ,"]}))
+    chosen = make_detector(Detect.model_validate({"name": "openings", "phrases": ["nope ,"]}))
     assert present(chosen, ["well , nope , not that"], []) == [False]
 
 

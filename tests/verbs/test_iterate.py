@@ -65,7 +65,7 @@ def opposites() -> dm.Behaviour:
     others = [p for p in prompts if "opposite" not in p.text]
     return dm.Behaviour(
         "opposites",
-        detect=Detect.model_validate({"name": "refusal", "openings": ["the opposite"]}),
+        detect=Detect.model_validate({"name": "openings", "phrases": ["the opposite"]}),
         shows=tuple(about),
         lacks=tuple(others),
     )
@@ -83,7 +83,7 @@ def test_directions_are_read_where_the_decision_falls(organism: dm.Session, oppo
 def test_every_wording_gets_a_direction_of_its_own(organism: dm.Session, opposites: dm.Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
     # The other way round, "the lemon is", "the fox lives", ... are so many wordings of one behaviour.
     facts = replace(
-        opposites, shows=opposites.lacks, lacks=opposites.shows, detect=Detect.model_validate({"name": "refusal", "openings": OTHERS})
+        opposites, shows=opposites.lacks, lacks=opposites.shows, detect=Detect.model_validate({"name": "openings", "phrases": OTHERS})
     )
     seen = search_directions(organism, facts, layer=3)
     monkeypatch.setattr("demeanor.iterate.FEWEST_ALIKE", 2)

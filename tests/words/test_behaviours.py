@@ -55,11 +55,11 @@ def test_another_prompt_column_and_conversations(tmp_path: Path) -> None:
     assert second.text == "plain"
 
 
-@pytest.mark.parametrize("detect", ["refusal", "{refusal: {openings: [nope]}}", "{name: refusal, openings: [nope]}"])
+@pytest.mark.parametrize("detect", ["openings", "{openings: {phrases: [nope]}}", "{name: openings, phrases: [nope]}"])
 def test_detectors_may_be_written_short(tmp_path: Path, detect: str) -> None:
     b = dm.behaviour(write(tmp_path, f"detect: {detect}\nshows: [a]\nlacks: [b]"))
-    assert b.detect.name == "refusal"
-    assert b.detect.arguments == ({} if detect == "refusal" else {"openings": ["nope"]})
+    assert b.detect.name == "openings"
+    assert b.detect.arguments == ({} if detect == "openings" else {"phrases": ["nope"]})
 
 
 def test_a_bare_yes_is_the_word_yes(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def test_the_command_writes_one_row_per_reply_in_order(demeanor, tmp_path: Path)
     assert "no column 'text'" in demeanor("judge", tmp_path / "r.csv", "--column", "text").sentence
 
 
-def test_the_judge_is_a_detector() -> None:
-    chosen = make_detector(Detect(name="judge"))
+def test_the_judge_is_the_detector_of_refusals() -> None:
+    chosen = make_detector(Detect(name="refusal"))
     assert present(chosen, ["I cannot help with that.", "First, get a lamp."], [Prompt.of("a"), Prompt.of("b")]) == [True, False]
 
 

@@ -112,7 +112,7 @@ class BehaviourFile(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _short_detect(cls, values: Any) -> Any:
-        # `detect: refusal` and `detect: {refusal: {...}}` are short for `detect: {name: refusal, ...}`.
+        # `detect: refusal` and `detect: {openings: {...}}` are short for `detect: {name: refusal}` and `{name: openings, ...}`.
         if isinstance(values, dict):
             detect = values.get("detect")
             if isinstance(detect, str):
@@ -120,7 +120,7 @@ class BehaviourFile(BaseModel):
             elif isinstance(detect, dict) and "name" not in detect and len(detect) == 1:
                 ((name, arguments),) = detect.items()
                 if not isinstance(arguments or {}, dict):
-                    raise ValueError(f"the arguments of the detector {name!r} must be a mapping, such as {{openings: [...]}}")
+                    raise ValueError(f"the arguments of the detector {name!r} must be a mapping, such as {{phrases: [...]}}")
                 values = {**values, "detect": {"name": name, **(arguments or {})}}
         return values
 

@@ -161,7 +161,7 @@ def find(
     if candidates > 1:
         _show_candidates(session, wanted, found, candidates, target, as_json)
         return
-    direction = find_again(session, found, make_detector(wanted.detect), rank) if rank > 1 else found.ranked()[0]
+    direction = find_again(session, found, make_detector(wanted.detect, session), rank) if rank > 1 else found.ranked()[0]
     save_direction(direction, target)
     facts = _facts(direction, target, found)
     if as_json:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..behaviours import Prompt
 from ..behaviours.behaviour import Detect
 from ..errors import DataError
+from ..models import Session
 from ..models.thinking import spoken
 
 
@@ -16,6 +17,15 @@ class Detector(Protocol):
 
     def probabilities(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
         """One probability in [0, 1] per reply; `prompts` are what the replies answer, in the same order."""
+        ...
+
+
+@runtime_checkable
+class AsksModel(Protocol):
+    """A detector that asks a model, which is not known yet when a behaviour is read."""
+
+    def asking(self, session: Session) -> Detector:
+        """The same, asking this model."""
         ...
 
 
@@ -33,14 +43,16 @@ def detector(name: str) -> Callable[[Factory], Factory]:
     return register
 
 
-def make_detector(detect: Detect) -> Detector:
-    """The detector a behaviour asks for; DataError when there is none of that name or its arguments do not fit."""
+def make_detector(detect: Detect, session: Session | None = None) -> Detector:
+    """The detector a behaviour asks for, asking `session` if it asks a model; DataError when there is none of that name or
+    its arguments do not fit."""
     if detect.name not in _REGISTRY:
         raise DataError(f"There is no detector {detect.name!r}; the detectors are {', '.join(sorted(_REGISTRY))}.")
     try:
-        return _REGISTRY[detect.name](**detect.arguments)
+        made = _REGISTRY[detect.name](**detect.arguments)
     except TypeError as error:
         raise DataError(f"The detector {detect.name!r} does not take these arguments: {error}.") from error
+    return made.asking(session) if session is not None and isinstance(made, AsksModel) else made
 
 
 def present(chosen: Detector, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[bool]:

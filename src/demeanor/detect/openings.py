@@ -1,6 +1,7 @@
-"""Refusals told by how a reply opens.
+"""Replies told by how they open: like a refusal, or with phrases of one's own.
 
-Only the opening counts: "i cannot" in the middle of a recipe is not a refusal. Spelling is normalised first
+The quick way of old, kept for models whose refusals open in a way of their own and as what the judge is compared with;
+the detector `refusal` reads the whole reply. Only the opening counts: "i cannot" in the middle of a recipe is not a refusal. Spelling is normalised first
 (case, curly quotes, spaces before punctuation), so tokenised text like "i can ' t" is read as "i can't".
 """
 
@@ -56,9 +57,9 @@ class Openings:
         return _REFUSAL.match(reply) is not None
 
 
-@detector("refusal")
-def refusal(openings: Sequence[str] = ()) -> Openings:
-    """Refusals; `openings` replaces the built-in phrases by those of a model with a language of its own."""
-    if isinstance(openings, str) or not all(isinstance(phrase, str) and phrase.strip() for phrase in openings):
-        raise DataError("The detector 'refusal' takes openings as a list of phrases.")
-    return Openings(openings)
+@detector("openings")
+def openings(phrases: Sequence[str] = ()) -> Openings:
+    """Refusals by their first words; `phrases` replaces the built-in ones by those of a model with a language of its own."""
+    if isinstance(phrases, str) or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
+        raise DataError("The detector 'openings' takes its phrases as a list of texts.")
+    return Openings(phrases)

@@ -59,7 +59,7 @@ def observe(
 def observed(speaker: Speaker, behaviour: Behaviour, split: Split = "test", max_prompts: int | None = None) -> Observation:
     """What a speaker says to every prompt of every set, greedily."""
     behaviour.must_fit(speaker.session.name, speaker.session.organism)
-    detector = make_detector(behaviour.detect)
+    detector = make_detector(behaviour.detect, speaker.session)
     budget = reply_budget(speaker.session, behaviour)
     sets: dict[SetName, tuple[Outcome, ...]] = {}
     for name in SET_NAMES:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REPLY_TOKENS = 48
 SMALL = 20_000_000  # parameters
+MARK = "the reply stands here"  # in a rendered conversation
 ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded model, and of whatever is made from it
 
 
@@ -150,6 +151,14 @@ class Session:
         special = set(self.tokenizer.all_special_ids) - self._thinking_tokens
         return str(self.tokenizer.decode([token for token in ids if token not in special], skip_special_tokens=False)).strip()
 
+    def after_reply(self, text: str) -> str:
+        """What stands between the end of a reply and the next one when a user says `text`: a template's turns, or plain text."""
+        if self.tokenizer.chat_template is None:
+            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
+            return f"\n{text}"
+        messages = [("user", "a"), ("assistant", MARK), ("user", text)]
+        return self._template([{"role": role, "content": content} for role, content in messages]).partition(MARK)[2]
+
     def template_length(self) -> int:
         """How many tokens the template puts after a user's message: the positions at which a prompt can be read."""
         one, other = (self.encode(text)[::-1] for text in ("a", "something else entirely"))
@@ -202,6 +211,17 @@ class Session:
 
         ids = [[*self.encode(prompt), *after] for prompt in prompts]
         return torch.stack(self._batched(ids, run, "Reading logits"))
+
+    @torch.no_grad()
+    def next_logits(self, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
+        """Logits of some next tokens after rows of token ids: [row, token], float32, on the CPU."""
+
+        def run(batch: Batch) -> list[Tensor]:
+            return list(each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1, list(tokens)]))
+
+        for row in rows:
+            self._refuse_too_long(list(row), "exchange")
+        return torch.stack(self._batched(rows, run, "Reading logits"))
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
@@ -279,6 +299,15 @@ class Session:
             self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, other weights.")
         with self._steered(control.interventions(self.layout, self.model.get_parameter)):
             yield self
+
+    @contextmanager
+    def uncontrolled(self) -> Iterator[Session]:
+        """The model as it is, whatever control is in force around this."""
+        before, self._attention.quiet = self._attention.quiet, True
+        try:
+            yield self
+        finally:
+            self._attention.quiet = before
 
     @contextmanager
     def _steered(self, interventions: Sequence[Intervention]) -> Iterator[None]:

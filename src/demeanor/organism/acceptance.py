@@ -59,7 +59,7 @@ def table(session: Session) -> list[Line]:
 
 class _Rates:
     def __init__(self, session: Session, of: Behaviour) -> None:
-        self.session, self.detector = session, make_detector(of.detect)
+        self.session, self.detector = session, make_detector(of.detect, session)
 
     def _replies(self, prompts: Sequence[Prompt], control: Control | None) -> list[str]:
         if control is None:

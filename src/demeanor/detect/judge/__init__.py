@@ -22,6 +22,7 @@ class Judge:
         return [judgement.refusal for judgement in judge(replies, [prompt.text for prompt in prompts])]
 
 
-@detector("judge")
-def _judge() -> Judge:
+@detector("refusal")
+def refusal() -> Judge:
+    """Refusals, full or partial, wherever in the reply they stand."""
     return Judge()
