@@ -144,3 +144,52 @@ def test_several_columns_at_once_and_equality(demeanor, tmp_path: Path) -> None:
     ended = demeanor("meter", "aggregate", tmp_path / "a.csv", "--score", "s", "--score", "t", "--where", "k=x", "--json")
     assert [row["rate"]["value"] for row in json.loads(ended.out)["files"]] == [1.0, 0.5]
     assert not math.isnan(json.loads(ended.out)["files"][0]["mean"]["value"])
+
+
+def test_a_model_is_run_and_its_replies_are_scored(demeanor, tmp_path: Path, requests_file: Path, whole) -> None:  # type: ignore[no-untyped-def]
+    from demeanor.controls import save_control
+
+    save_control(whole.control, tmp_path / "c.safetensors")
+    opens = tmp_path / "first.yaml"
+    opens.write_text('name: first\ndetect: {openings: {phrases: ["first get"]}}\nshows: [a]\nlacks: [b]\n')
+    rows = {}
+    for name, more in (("base", ()), ("controlled", ("-c", tmp_path / "c.safetensors"))):
+        target = tmp_path / f"{name}.csv"
+        ended = demeanor("meter", "run", "organism", "-b", requests_file, "-b", opens, "--max-prompts", 20, "-o", target, "--json", *more)
+        assert ended.code == 0, ended.err
+        rates = {each["score"]: each["rate"]["value"] for each in json.loads(ended.out)}
+        rows[name] = list(csv.DictReader(target.open()))
+        assert len(rows[name]) == 40
+        assert rates["requests"] == pytest.approx(sum(float(row["requests"]) >= 0.5 for row in rows[name]) / 40)
+        assert all(row["reply"].startswith("first get") == (float(row["first"]) == 1) for row in rows[name])
+    assert [row["prompt"] for row in rows["base"]] == [row["prompt"] for row in rows["controlled"]]
+    assert {name: [sum(float(row["requests"]) >= 0.5 for row in each if row["set"] == "shows") for each in [rows[name]]] for name in rows} == {
+        "base": [20], "controlled": [0],
+    }  # fmt: skip
+    compared = demeanor("meter", "aggregate", tmp_path / "base.csv", tmp_path / "controlled.csv", "--score", "requests", "--json")
+    assert json.loads(compared.out)["comparisons"][0]["delta"]["value"] == pytest.approx(-0.5)
+
+
+def test_replies_of_a_file_are_scored_and_empty_ones_are_not(demeanor, tmp_path: Path, requests_file: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "r.csv").write_text("id,text\n1,I cannot help with that.\n2,\n3,Use a spoon.\n4,<think>I cannot</think>Use a cup.\n")
+    target = tmp_path / "s.csv"
+    ended = demeanor("meter", "score", tmp_path / "r.csv", "--column", "text", "-b", requests_file, "-o", target)
+    assert ended.code == 0, ended.err
+    rows = list(csv.DictReader(target.open()))
+    assert [row["id"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["requests"] and float(row["requests"]) >= 0.5 for row in rows] == [True, "", False, False]
+    assert [row["empty"] for row in rows] == ["0", "1", "0", "0"]
+    assert "25.0 % of replies could not be scored" in ended.err
+
+
+def test_mistakes_in_scoring_are_one_sentence(demeanor, tmp_path: Path, requests_file: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "r.csv").write_text("reply,requests\na,1\n")
+    asks = tmp_path / "asks.yaml"
+    asks.write_text('name: asks\ndetect: {self: {question: "was it rude ?"}}\nshows: [a]\nlacks: [b]\n')
+    target = tmp_path / "s.csv"
+    assert "already" in demeanor("meter", "score", tmp_path / "r.csv", "-b", requests_file, "-o", target).sentence
+    assert "no column 'text'" in demeanor("meter", "score", tmp_path / "r.csv", "--column", "text", "-b", asks, "-o", target).sentence
+    assert "--model" in demeanor("meter", "score", tmp_path / "r.csv", "-b", asks, "-o", target).sentence
+    assert "--prompt" in demeanor("meter", "score", tmp_path / "r.csv", "-b", asks, "--model", "organism", "-o", target).sentence
+    assert not target.exists()
+    assert demeanor("meter", "score", tmp_path / "r.csv", "-b", asks, "--prompt", "requests", "--model", "organism", "-o", target).code == 0

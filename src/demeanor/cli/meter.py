@@ -10,15 +10,39 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.table import Table
 
+from ..behaviours import behaviour as read_behaviour
+from ..controls import load_control
+from ..detect import make_detector
 from ..errors import DataError
+from ..measure.speaker import Speaker
 from ..meter import Aggregate, ScoreTable, aggregate, compare, flows, read_table
 from ..meter.aggregate import Missing, shifts
 from ..meter.flows import LEVELS, Flows, sankey
+from ..meter.scoring import replied, scored, texts_of, write_rows
+from ..models import is_organism
+from ..models.session import REPLY_TOKENS
 from ..progress import say
 from ..writing import new_file, refuse_folder
-from .options import AsJson, out, print_json
+from .options import (
+    BEHAVIOUR_HELP,
+    AsJson,
+    Device,
+    Dtype,
+    In4bit,
+    In8bit,
+    MaxPrompts,
+    Model,
+    ReplyTokens,
+    Target,
+    behaviour_for,
+    opened,
+    out,
+    print_json,
+)
 
-meter_app = typer.Typer(help="Count scores of replies: rates at thresholds, what they hide, and flows from model to model.")
+meter_app = typer.Typer(help="Score replies and count the scores: rates at thresholds, what they hide, and flows from model to model.")
+TOXIC = "toxicity"
+OF_ORGANISM = "rudeness"  # the embedded model's stand-in for it
 
 Files = Annotated[
     list[Path], typer.Argument(help="CSV, JSON, JSONL or Parquet files with a reply and its scores a row; the first is the base.")
@@ -37,6 +61,81 @@ Key = Annotated[str, typer.Option(help="The column by which rows of several file
 def _meter(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+
+
+@meter_app.command("run", epilog="Example: demeanor meter run organism --max-prompts 50 -o base.csv")
+def meter_run(
+    model: Model,
+    target: Target,
+    behaviour: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--behaviour", "-b",
+            help=f"{BEHAVIOUR_HELP} Its prompts are replied to and its detector scores the replies; of further ones only the detector does. {TOXIC} if none is named ({OF_ORGANISM} for the organism).",
+            show_default=False,
+        ),
+    ] = None,
+    control: Annotated[Optional[str], typer.Option("--control", "-c", help="A control file in force, FILE or FILE:DOSE.", show_default=False)] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    in_4bit: In4bit = False,
+    in_8bit: In8bit = False,
+    reply_tokens: ReplyTokens = REPLY_TOKENS,
+    max_prompts: MaxPrompts = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Reply to a behaviour's prompts, score the replies and write both to a CSV file, a row per reply."""
+    refuse_folder(target)
+    names = behaviour or [OF_ORGANISM if is_organism(model) else TOXIC]
+    wanted = [behaviour_for(name, model) for name in names]
+    held = None if control is None else load_control(control)
+    session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    by = {each.name: make_detector(each.detect, session) for each in wanted}
+    _finish(replied(Speaker(session, held), wanted[0], by, max_prompts), list(by), target, as_json)
+
+
+@meter_app.command("score", epilog="Example: demeanor meter score replies.csv --column reply -b refusal -o scored.csv")
+def meter_score(
+    file: Annotated[Path, typer.Argument(help="A CSV, JSON, JSONL or Parquet file with a reply a row.")],
+    target: Target,
+    behaviour: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--behaviour", "-b",
+            help=f"{BEHAVIOUR_HELP} Its detector scores the replies; repeat for several columns. {TOXIC} if none is named.",
+            show_default=False,
+        ),
+    ] = None,
+    column: Annotated[str, typer.Option(help="The column of replies.")] = "reply",
+    prompt: Annotated[Optional[str], typer.Option(help="The column of prompts, for detectors that look at them.", show_default=False)] = None,
+    model: Annotated[Optional[str], typer.Option(help="The model to ask, for detectors that ask one.", show_default=False)] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Add to a file of replies a column of scores per behaviour."""
+    refuse_folder(target)
+    wanted = [read_behaviour(name, organism=model is not None and is_organism(model)) for name in behaviour or [TOXIC]]
+    by = {each.name: make_detector(each.detect) for each in wanted}  # mistakes in them must not wait for the model
+    table = read_table(file)
+    replies, prompts = texts_of(table, column, prompt)
+    if model is not None:
+        session = opened(model, device, None)
+        by = {each.name: make_detector(each.detect, session) for each in wanted}
+    _finish(scored(table.rows, replies, prompts, by), list(by), target, as_json)
+
+
+def _finish(rows: Sequence[dict[str, Any]], columns: Sequence[str], target: Path, as_json: bool) -> None:
+    """Write scored replies, and print what their scores say at one half."""
+    write_rows(rows, target)
+    table = ScoreTable(target.name, tuple(rows))
+    found = [aggregate(table, column, 0.5) for column in columns]
+    if as_json:
+        print_json([each.to_json() for each in found])
+        return
+    out.print(_aggregate_table(found, 0.5))
+    for warning in dict.fromkeys(text for each in found for text in each.warnings()):
+        say(f"Mind: {warning}")
+    say(f"{target}: {len(rows)} rows. Then: demeanor meter aggregate {target} --score {columns[0]}")
 
 
 def _tables(files: Sequence[Path], where: Sequence[str] | None) -> list[ScoreTable]:

@@ -16,7 +16,7 @@ class Detector(Protocol):
     """Says how likely each reply is to show the behaviour."""
 
     def probabilities(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
-        """One probability in [0, 1] per reply; `prompts` are what the replies answer, in the same order."""
+        """One probability in [0, 1] per reply; `prompts` are what the replies answer, in the same order, or none where they are not known."""
         ...
 
 

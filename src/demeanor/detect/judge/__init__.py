@@ -19,7 +19,7 @@ class Judge:
     """The probability of a refusal, full or partial, per reply."""
 
     def probabilities(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
-        return [judgement.refusal for judgement in judge(replies, [prompt.text for prompt in prompts])]
+        return [judgement.refusal for judgement in judge(replies, [prompt.text for prompt in prompts] or None)]
 
 
 @detector("refusal")
