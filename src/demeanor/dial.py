@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .algebra import intervals
@@ -34,10 +34,14 @@ TEST_PROMPTS = 120  # of each set, to draw the curve
 
 @dataclass(frozen=True)
 class Step:
-    """One dose, and every rate of the test split there with its interval (n = 0 where the behaviour has no such prompts)."""
+    """One dose, and every rate of the test split there with its interval (n = 0 where the behaviour has no such prompts).
+
+    p: exact McNemar p-values against the untouched model, by rate, adjusted (Holm) over all doses.
+    """
 
     dose: float
     scores: Mapping[str, Score]
+    p: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,10 @@ class Dial:
         return max((one.value - other.value - (one.high - one.low) / 2 for one, other in itertools.pairwise(scores) if one.n), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
-        steps = [{"dose": step.dose, **{name: s.to_json() for name, s in step.scores.items() if s.n}} for step in self.steps]
+        steps = [
+            {"dose": step.dose, **{name: {**s.to_json(), "p_holm": step.p.get(name)} for name, s in step.scores.items() if s.n}}
+            for step in self.steps
+        ]
         return {"site": str(self.direction.site), "gap": self.direction.gap, "verdict": self.verdict(), "steps": steps}
 
 
@@ -95,7 +102,7 @@ def dial(session: Session, behaviour: Behaviour, found: Found, at: Sequence[floa
         _step(session, behaviour, add(direction, dose, tokens) if dose else None, dose, base, limit)
         for dose in track(at, "Turning the dial", len(at))
     ]
-    return Dial(direction, tuple(steps), tokens)
+    return Dial(direction, tuple(_together(steps)), tokens)
 
 
 def choose_dial(session: Session, behaviour: Behaviour, found: Found) -> tuple[Direction, Tokens]:
@@ -125,7 +132,15 @@ def _step(session: Session, behaviour: Behaviour, control: Control | None, dose:
     seen = observe(session, behaviour, control, max_prompts=limit) if control else base
     scores = {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES}
     scores["drift"] = drift(Speaker(session), Speaker(session, control), ordinary(base)).kl
-    return Step(dose, scores)
+    p = {name: intervals.mcnemar(outcomes(base), outcomes(seen)) for name, outcomes, _ in RATES if scores[name].n}
+    return Step(dose, scores, p)
+
+
+def _together(steps: Sequence[Step]) -> list[Step]:
+    """The steps with the p-values of each rate adjusted over all doses but the untouched one."""
+    moved = [step for step in steps if step.dose]
+    adjusted = {name: dict(zip((step.dose for step in moved), intervals.holm([step.p[name] for step in moved]))) for name in moved[0].p}
+    return [replace(step, p={name: values.get(step.dose, 1.0) for name, values in adjusted.items()}) for step in steps]
 
 
 def _percent(score: Score) -> str:

@@ -65,7 +65,7 @@ def made_of(session: dm.Session, shows: list[float], lacks: list[float]) -> Dial
     def score(value: float) -> Score:
         return Score("x", value, max(0.0, value - 0.05), min(1.0, value + 0.05), 100)
 
-    steps = [Step(dose, {"shows_rate": score(a), "lacks_rate": score(b)}) for dose, a, b in zip(doses(len(shows)), shows, lacks)]
+    steps = [Step(dose, {"shows_rate": score(a), "lacks_rate": score(b)}, {}) for dose, a, b in zip(doses(len(shows)), shows, lacks)]
     return Dial(a_direction(session, dm.Site(1)), tuple(steps))
 
 

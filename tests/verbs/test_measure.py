@@ -120,3 +120,24 @@ def test_what_a_change_costs_besides_is_measured(organism: dm.Session) -> None:
     assert made.before["repetition"].value == 0
     assert made.after["length"].value != made.before["length"].value
     assert made.before["empty"].value == made.before["other_script"].value == 0
+
+
+def test_several_controls_are_tested_together(demeanor, whole, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from demeanor.algebra import intervals
+
+    path = tmp_path / "c.safetensors"
+    dm.save_control(whole.control, path)
+    options = [part for dose in ("", ":0.5", ":0") for part in ("-c", f"{path}{dose}")]
+    made = list(json.loads(demeanor("measure", "organism", "-b", "refusal", "--max-prompts", 30, "--json", *options).out).values())
+    plain, adjusted = ([each["delta"]["shows_rate"][key] for each in made] for key in ("p", "p_holm"))
+    assert adjusted == pytest.approx(intervals.holm(plain))
+    assert adjusted[0] > plain[0]
+    assert adjusted[2] == 1
+    table = demeanor("measure", "organism", "-b", "refusal", "--max-prompts", 30, *options).out
+    assert "0.0% *" in table
+    assert "Holm-adjusted" in table
+
+
+def test_one_control_needs_no_adjustment(organism) -> None:  # type: ignore[no-untyped-def]
+    made = dm.measure(organism, dm.behaviour("refusal"), max_prompts=10)
+    assert made.p == made.p_holm

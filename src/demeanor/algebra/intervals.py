@@ -1,4 +1,4 @@
-"""Intervals and tests: Wilson, bootstrap, exact McNemar. 95 % unless told."""
+"""Intervals and tests: Wilson, bootstrap, exact McNemar, Holm. 95 % unless told."""
 
 from __future__ import annotations
 
@@ -58,6 +58,15 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     if n == 0:
         return 1.0
     return min(1.0, float(2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979): p-values that hold for all of the tests together, in the order given."""
+    adjusted, least = [1.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        least = max(least, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = least
+    return adjusted
 
 
 def rate(name: str, outcomes: Sequence[bool], better: Better = "neither") -> Score:

@@ -36,7 +36,8 @@ RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
 class Measurement:
     """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
 
-    `p` holds exact two-sided McNemar p-values of the changed rates.
+    `p` holds exact two-sided McNemar p-values of the changed rates; `p_holm` the same adjusted for all the changes of that
+    score that were looked at together.
     """
 
     behaviour: str
@@ -45,13 +46,14 @@ class Measurement:
     after: Mapping[str, Score]
     delta: Mapping[str, Score]
     p: Mapping[str, float]
+    p_holm: Mapping[str, float]
     observed: tuple[Observation, Observation]
 
     def to_json(self) -> dict[str, Any]:
         def plain(scores: Mapping[str, Score]) -> dict[str, Any]:
             return {name: score.to_json() for name, score in scores.items()}
 
-        delta = {name: {**score.to_json(), "p": self.p.get(name)} for name, score in self.delta.items()}
+        delta = {name: {**score.to_json(), "p": self.p.get(name), "p_holm": self.p_holm.get(name)} for name, score in self.delta.items()}
         return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta}
 
     def __str__(self) -> str:
@@ -100,7 +102,13 @@ def measure_all(
     for name, now in speakers.items():
         after = observed(now, behaviour, split, max_prompts) if now != was else before
         made[name] = compare(behaviour.name, split, before, after, drift(was, now, ordinary(before)))
-    return made
+    return dict(zip(made, _together(list(made.values()))))
+
+
+def _together(made: Sequence[Measurement]) -> list[Measurement]:
+    """The measurements with the p-values of each score adjusted over all of them."""
+    adjusted = {name: intervals.holm([each.p[name] for each in made]) for name in made[0].p}
+    return [replace(each, p_holm={name: values[number] for name, values in adjusted.items()}) for number, each in enumerate(made)]
 
 
 def ordinary(seen: Observation) -> tuple[Outcome, ...]:
@@ -126,7 +134,7 @@ def compare(behaviour: str, split: str, before: Observation, after: Observation,
         values = [_values([of(outcome.reply) for outcome in ordinary(seen)]) for seen in (before, after)]
         scores[0][name], scores[1][name] = (intervals.mean(name, each, better=better) for each in values)
         delta[name] = intervals.mean(name, values[1] - values[0], better=better)
-    return Measurement(behaviour, split, scores[0], scores[1], delta, p, (before, after))
+    return Measurement(behaviour, split, scores[0], scores[1], delta, p, p, (before, after))
 
 
 def _values(of: Sequence[float]) -> Tensor:

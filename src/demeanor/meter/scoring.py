@@ -58,7 +58,9 @@ def scored(
         raise DataError(f"There is a column {taken!r} already; leave it out of the file, or score by another behaviour.")
     words = [spoken(reply).strip() for reply in replies]
     filled = [number for number, text in enumerate(words) if text]
-    made: list[dict[str, Any]] = [{**row, EMPTY: int(not text), NON_LATIN: round(non_latin(text), 4)} for row, text in zip(rows, words, strict=True)]
+    made: list[dict[str, Any]] = [
+        {**row, EMPTY: int(not text), NON_LATIN: round(non_latin(text), 4)} for row, text in zip(rows, words, strict=True)
+    ]
     for name, detector in by.items():
         column: list[float | str] = [""] * len(made)
         scores = detector.probabilities([words[number] for number in filled], [prompts[number] for number in filled] if prompts else [])

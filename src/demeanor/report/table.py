@@ -34,6 +34,8 @@ COSTS = {
     "empty": "empty replies",
     "length": "reply tokens",
 }
+ALPHA = 0.05
+MARKED = f"* differs from the untouched model (exact McNemar, Holm-adjusted over the columns or doses, p < {ALPHA:g})"
 PLAIN = {"drift": 4, "first_token_kl": 4, "perplexity": 3, "length": 1}  # digits of scores that are no shares
 HEADINGS = ("", "before", "after", "95 % interval", "n")
 ARROW = {"lower": "\u2193", "higher": "\u2191", "neither": ""}
@@ -89,25 +91,31 @@ def run_table(result: Run) -> Table:
 def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
     """Several controls side by side, numbered; the caption says which number is which."""
     first = next(iter(columns.values()))
-    legend = "\n".join(f"{index}: {name}" for index, name in enumerate(columns, start=1))
+    legend = "\n".join([*(f"{index}: {name}" for index, name in enumerate(columns, start=1)), MARKED])
     table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
     for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
     for name, what in MEANING.items():
-        scores = [first.before[name], *(measurement.after[name] for measurement in columns.values())]
-        cells = [f"{number(name, s.value)}\n{interval(s)}" if s.n else "none" for s in scores]
-        table.add_row(f"{what} {ARROW[scores[0].better]}", *cells, str(scores[0].n))
+        before = first.before[name]
+        after = (_cell(measurement.after[name], measurement.p_holm.get(name)) for measurement in columns.values())
+        table.add_row(f"{what} {ARROW[before.better]}", _cell(before), *after, str(before.n))
     return table
+
+
+def _cell(score: Score, p: float | None = None) -> str:
+    """A value over its interval, starred where it differs from the untouched model's."""
+    star = " *" if p is not None and p < ALPHA else ""
+    return f"{number(score.name, score.value)}{star}\n{interval(score)}" if score.n else "none"
 
 
 def dial_table(dial: Dial, title: str) -> Table:
     """A row per dose: every rate that was measured, with its interval."""
     names = [name for name in MEANING if dial.steps[0].scores[name].n]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption=MARKED, caption_justify="left")
     for heading in ("dose", *(MEANING[name] for name in names)):
         table.add_column(heading, justify="right")
     for step in dial.steps:
-        cells = (f"{number(name, step.scores[name].value)}\n{interval(step.scores[name])}" for name in names)
+        cells = (_cell(step.scores[name], step.p.get(name)) for name in names)
         table.add_row(f"{step.dose:+g}" if step.dose else "0", *cells)
     return table
 
