@@ -21,6 +21,7 @@ from .controls import (
     save_control,
     save_direction,
 )  # fmt: skip
+from .dose import find_dose
 from .errors import DemeanorError, NoCandidate, NoUsableDirection
 from .find import find
 from .job import run
@@ -32,6 +33,6 @@ from .version import __version__
 
 __all__ = [
     "Behaviour", "Control", "DemeanorError", "Direction", "Gate", "Measurement", "NoCandidate", "NoUsableDirection", "Plan", "Prompt",
-    "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "find", "gate", "load", "load_control",
+    "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "find", "find_dose", "gate", "load", "load_control",
     "load_direction", "measure", "run", "save_control", "save_direction", "select",
 ]  # fmt: skip

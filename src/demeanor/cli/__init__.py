@@ -17,6 +17,7 @@ from ..errors import DemeanorError
 from ..version import __version__
 from .commands import bake, chat, dial, find, inspect, measure, ratings, run
 from .control import control_app
+from .dose import dose
 from .judge import judge
 from .meter import meter_app
 
@@ -29,6 +30,9 @@ app.command(epilog="Example: demeanor run organism --behaviour over-refusal -o r
 app.command(epilog="Example: demeanor find organism --behaviour refusal -o refusal.safetensors --candidates 3")(find)
 app.command(epilog="Example: demeanor dial organism --behaviour refusal -o dial.safetensors")(dial)
 app.add_typer(control_app, name="control")
+app.command(
+    epilog="Example: demeanor dose organism --behaviour over-refusal --control c.safetensors --remove-to 0.05 -o dosed.safetensors"
+)(dose)
 app.command(epilog="Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors")(measure)
 app.command(epilog="Example: demeanor judge replies.csv --column reply -o labels.csv")(judge)
 app.add_typer(meter_app, name="meter")
