@@ -256,6 +256,9 @@ def measure(
     base: Annotated[
         Optional[str], typer.Option(help="Compare with this model instead of with the untouched MODEL.", show_default=False)
     ] = None,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Also measure each control on second thoughts: in force only where the reply without it shows the behaviour.")
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
     in_4bit: In4bit = False,
@@ -263,14 +266,17 @@ def measure(
     reply_tokens: ReplyTokens = REPLY_TOKENS,
     max_prompts: MaxPrompts = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Measure a model on the test split, before and after each control."""
-    _check_measuring(control or [], target, rating_sheet)
+    _check_measuring(control or [], target, rating_sheet, redo)
     wanted = behaviour_for(behaviour, model)
     controls = {name: load_control(name) for name in control or []}
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
     first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
     speakers = {name: Speaker(session, each) for name, each in controls.items()}
+    if redo:
+        detector = make_detector(wanted.detect, session)
+        speakers |= {f"{name}, where the reply shows it": Speaker(session, each, redo=detector) for name, each in controls.items()}
     if prompting is not None:
         speakers[f"prompting: {prompting}"] = Speaker(session, None, prompting)
     measured = measure_all(Speaker(first), speakers or {model if base else "none": Speaker(session)}, wanted, max_prompts=max_prompts)
@@ -292,8 +298,10 @@ def measure(
         out.print(scores_table(measured, title))
 
 
-def _check_measuring(control: Sequence[str], target: Path | None, rating_sheet: Path | None) -> None:
+def _check_measuring(control: Sequence[str], target: Path | None, rating_sheet: Path | None, redo: bool) -> None:
     """Refuses what cannot be measured before anything is loaded."""
+    if redo and not control:
+        raise DataError("--redo does a reply again with a control; name one with --control.")
     if target is not None:
         refuse_folder(target)
     if rating_sheet is not None:
@@ -342,6 +350,12 @@ def chat(
     ] = None,
     control: Controls = None,
     system: Annotated[Optional[str], typer.Option(help="A system prompt.", show_default=False)] = None,
+    redo_if: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Put the controls in force only where the reply shows this behaviour, and do that reply again.", show_default=False
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 128,
     device: Device = None,
     dtype: Dtype = None,
@@ -351,9 +365,13 @@ def chat(
     """Talk to a model, with controls in force (in the order given) or without."""
     from ..chat import converse, say_once
 
-    controls = [load_control(name) for name in control or []]
+    if redo_if is not None and not control:
+        raise DataError("--redo-if does a reply again with a control; name one with --control.")
+    wanted = None if redo_if is None else behaviour_for(redo_if, model)
+    held = reduce(Control.then, map(load_control, control)) if control else None
     session: Session = opened(model, device, dtype, in_4bit, in_8bit)
+    speaker = Speaker(session, held, redo=None if wanted is None else make_detector(wanted.detect, session))
     if message is not None:
-        print(say_once(session, controls, message, system, max_new_tokens))
+        print(say_once(speaker, message, system, max_new_tokens))
     else:
-        converse(session, controls, system, max_new_tokens)
+        converse(speaker, system, max_new_tokens)
