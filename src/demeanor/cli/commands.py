@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..find import Found, search_directions
 from ..iterate import find_again
 from ..job import run as run_plan
-from ..measure import Observation, measure_all
+from ..measure import Measurement, Observation, measure_all
 from ..measure.rating import read_ratings, write_sheet
 from ..measure.side_by_side import side_by_side
 from ..measure.speaker import Speaker
@@ -57,6 +57,7 @@ from .options import (
     print_json,
     show,
 )  # fmt: skip
+from .suites import SuiteChat, SuiteFolder, SuiteLimit, SuiteNames, suites_asked, to_json
 
 
 def inspect(
@@ -238,6 +239,7 @@ def dial(
 
 
 def measure(
+    context: typer.Context,
     model: Model,
     behaviour: BehaviourName,
     control: Controls = None,
@@ -256,6 +258,10 @@ def measure(
     base: Annotated[
         Optional[str], typer.Option(help="Compare with this model instead of with the untouched MODEL.", show_default=False)
     ] = None,
+    suite: SuiteNames = None,
+    suite_limit: SuiteLimit = None,
+    suite_folder: SuiteFolder = None,
+    suite_chat: SuiteChat = False,
     device: Device = None,
     dtype: Dtype = None,
     in_4bit: In4bit = False,
@@ -268,13 +274,16 @@ def measure(
     _check_measuring(control or [], target, rating_sheet)
     wanted = behaviour_for(behaviour, model)
     controls = {name: load_control(name) for name in control or []}
+    suites = suites_asked(context, suite, suite_limit, suite_folder, suite_chat)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
     first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
     speakers = {name: Speaker(session, each) for name, each in controls.items()}
     if prompting is not None:
         speakers[f"prompting: {prompting}"] = Speaker(session, None, prompting)
-    measured = measure_all(Speaker(first), speakers or {model if base else "none": Speaker(session)}, wanted, max_prompts=max_prompts)
-    values = {name: measurement.to_json() for name, measurement in measured.items()}
+    speakers = speakers or {model if base else "none": Speaker(session)}
+    measured = measure_all(Speaker(first), speakers, wanted, max_prompts=max_prompts)
+    changes = suites.compare(Speaker(first), speakers) if suites else {}
+    values = {name: each.to_json() | ({"suites": to_json(changes[name])} if suites else {}) for name, each in measured.items()}
     content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
         with new_file(target) as file:
@@ -284,10 +293,15 @@ def measure(
     if as_json:
         print_json(content)
         return
-    title = f"{base or model}, {wanted.name}: test split"
+    _show_measured(measured, f"{base or model}, {wanted.name}: test split", "then" if base else "control")
+    if suites:
+        suites.show(changes, base or model)
+
+
+def _show_measured(measured: Mapping[str, Measurement], title: str, kind: str) -> None:
     if len(measured) == 1:
         ((name, measurement),) = measured.items()
-        out.print(measurement_table(measurement, f"{title}, {'then ' if base else 'control '}{name}"))
+        out.print(measurement_table(measurement, f"{title}, {kind} {name}"))
     else:
         out.print(scores_table(measured, title))
 
