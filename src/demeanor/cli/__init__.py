@@ -15,10 +15,11 @@ import typer
 
 from ..errors import DemeanorError
 from ..version import __version__
-from .commands import bake, chat, dial, find, inspect, measure, ratings, run
+from .commands import bake, chat, dial, find, inspect, run
 from .control import control_app
 from .dose import dose
 from .judge import judge
+from .measure import measure, ratings
 from .meter import meter_app
 
 app = typer.Typer(

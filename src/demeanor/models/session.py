@@ -15,7 +15,7 @@ from ..behaviours import Prompt, as_prompt
 from ..errors import AccountingError, ControlError, DataError, ModelError
 from ..progress import say
 from .capture import REPLY, Activations, Attention, Reader, Site
-from .generate import Batch, Reply, each, in_batches, trimmed
+from .generate import Batch, Reply, each, in_batches, said_one_of, trimmed
 from .intervene import Intervention, Steering, at_writers
 from .layout import Layout
 from .proof import prove
@@ -88,6 +88,12 @@ class Session:
         """How many tokens the output head scores."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
+    @property
+    def longest(self) -> int | None:
+        """How many tokens the model takes, prompt and reply together; None where its configuration names no end."""
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if longest is None else int(longest)
+
     # -- text to tokens ---------------------------------------------------------------------------
 
     def render(self, prompt: str | Prompt) -> str:
@@ -131,9 +137,10 @@ class Session:
         return ids
 
     def _refuse_too_long(self, ids: list[int], text: str) -> None:
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if longest is not None and len(ids) >= longest:
-            raise DataError(f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {longest}; shorten it.")
+        if self.longest is not None and len(ids) >= self.longest:
+            raise DataError(
+                f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."
+            )
         known = self.model.get_input_embeddings().num_embeddings
         if max(ids, default=0) >= known:
             raise ModelError(
@@ -184,22 +191,30 @@ class Session:
         most = max_new_tokens or self.reply_tokens
         if isinstance(prompts, str):
             raise DataError("generate takes a list of prompts; use chat for a single one.")
-
         # A block of thoughts that the template opens is part of what the model says.
         opened = [opened_by(self.render(prompt)) for prompt in prompts]
-
-        def run(batch: Batch) -> list[Reply]:
-            out = self.model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=most, do_sample=False)
-            replies = (trimmed(row, self.end_ids) for row in out[:, batch.input_ids.shape[1] :].tolist())
-            return [Reply(opened[row] + self.decode(ids), ids) for row, ids in zip(batch.rows, replies)]
-
-        replies = self._over(prompts, run, "Generating", most)
+        said = self.continue_from([self.encode(prompt) for prompt in prompts], most)
+        replies = [Reply(start + self.decode(ids), ids) for start, ids in zip(opened, said)]
         cut = sum(unfinished(reply.text) for reply in replies)
         if cut:
             self._say_once(
                 f"{cut} of {len(replies)} replies end while {self.name} still thinks, so they say nothing; raise --reply-tokens."
             )
         return replies
+
+    @torch.no_grad()
+    def continue_from(self, starts: Sequence[Sequence[int]], max_new_tokens: int, until: Sequence[str] = ()) -> list[tuple[int, ...]]:
+        """What follows token ids, greedily: up to an end token, or soon after one of the texts `until` was said."""
+
+        def run(batch: Batch) -> list[tuple[int, ...]]:
+            read = batch.input_ids.shape[1]
+            stop = {"stopping_criteria": said_one_of(until, self.tokenizer, read)} if until else {}
+            out = self.model.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, do_sample=False, **stop
+            )
+            return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
+
+        return self._batched(starts, run, "Generating", max_new_tokens)
 
     @torch.no_grad()
     def logits(self, prompts: Sequence[str | Prompt], after: Sequence[int] = ()) -> Tensor:
@@ -225,27 +240,43 @@ class Session:
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
-        return self._teacher_forced(prompts, replies, lambda log_probs, reply: log_probs)
+        return self._teacher_forced([self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs)
 
     def reply_log_likelihoods(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probability of each reply's own tokens, teacher-forced: [reply token] per prompt, float32, CPU."""
-        return self._teacher_forced(prompts, replies, lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0])
+        return self._teacher_forced(
+            [self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0]
+        )
+
+    def continuation_log_likelihoods(
+        self, starts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of token ids after other token ids, and whether they are what greedy decoding says.
+
+        Both together may be one longer than the model takes: the last token is predicted, not read.
+        """
+
+        def kept(log_probs: Tensor, own: Tensor) -> Tensor:
+            return torch.stack([log_probs.gather(1, own[:, None]).double().sum(), (log_probs.argmax(-1) == own).all().double()])
+
+        return [(float(total), bool(greedy)) for total, greedy in self._teacher_forced(starts, continuations, kept)]
 
     @torch.no_grad()
     def _teacher_forced(
-        self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]], kept: Callable[[Tensor, Tensor], Tensor]
+        self, starts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], kept: Callable[[Tensor, Tensor], Tensor]
     ) -> list[Tensor]:
         # Token ids are joined, never text: a reply tokenised again could shift by one.
-        joined = [[*self.encode(prompt), *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+        joined = [[*start, *reply[:-1]] for start, reply in zip(starts, replies, strict=True)]
 
         def run(batch: Batch) -> list[Tensor]:
-            lengths = torch.tensor([len(replies[row]) for row in batch.rows])
-            with self._replies(lengths):
-                out = self.model(**batch.inputs(), logits_to_keep=int(lengths.max()) + 1)
+            lengths = [len(replies[row]) for row in batch.rows]
+            with self._replies(torch.tensor([max(length - 1, 0) for length in lengths])):
+                logits = self.model(**batch.inputs(), logits_to_keep=max(1, *lengths)).logits
             results = []
-            for row, length in enumerate(lengths.tolist()):
-                log_probs = out.logits[row, -1 - length : -1].float().log_softmax(-1)  # the token at t is predicted at t - 1
-                results.append(kept(log_probs, batch.input_ids[row, -length:]).cpu())
+            for place, (row, length) in enumerate(zip(batch.rows, lengths)):
+                # Each token is predicted by the one before it.
+                log_probs = logits[place, logits.shape[1] - length :].float().log_softmax(-1)
+                results.append(kept(log_probs, torch.tensor(replies[row], dtype=torch.long, device=log_probs.device)).cpu())
             return results
 
         return self._batched(joined, run, "Scoring replies")
@@ -329,9 +360,6 @@ class Session:
         finally:
             for steering in self._steering:
                 steering.reply_lengths = None
-
-    def _over(self, prompts: Sequence[str | Prompt], run: Any, what: str, extra: int = 0) -> list[Any]:
-        return self._batched([self.encode(prompt) for prompt in prompts], run, what, extra)
 
     def _batched(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
         with self.threads():

@@ -11,6 +11,7 @@ from ..controls import Round
 from ..dial import Dial
 from ..measure import Measurement
 from ..measure.side_by_side import SideBySide
+from ..measure.suites import Change, Suite, TaskScore, headlines
 from ..models import Layout
 from ..runs import Run
 from ..score import Score
@@ -106,6 +107,26 @@ def _cell(score: Score, p: float | None = None) -> str:
     """A value over its interval, starred where it differs from the untouched model's."""
     star = " *" if p is not None and p < ALPHA else ""
     return f"{number(score.name, score.value)}{star}\n{interval(score)}" if score.n else "none"
+
+
+def suites_table(suite: Suite, columns: Mapping[str, Sequence[Change]], title: str) -> Table:
+    """Capability before and after each control, numbered; p is McNemar's, of questions answered yes or no."""
+    legend = "\n".join(f"{index}: {name}" for index, name in enumerate(columns, start=1))
+    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
+    for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=bool(heading))
+    for changes in zip(*(headlines(suite, made) for made in columns.values())):
+        was = changes[0].before
+        shots = "" if was.shots is None else f", {was.shots} shots"
+        after = (_task_cell(change.after) + ("" if change.p is None else f"\np {change.p:.2g}") for change in changes)
+        table.add_row(f"{was.name}{shots} {ARROW[was.better]}", _task_cell(was), *after, str(was.score.n))
+    return table
+
+
+def _task_cell(score: TaskScore) -> str:
+    s = score.score
+    value, low, high = (f"{100 * x:.1f}%" if score.share else f"{x:.4g}" for x in (s.value, s.low, s.high))
+    return f"{value}\n[{low}, {high}]"
 
 
 def dial_table(dial: Dial, title: str) -> Table:
