@@ -153,11 +153,20 @@ class _Classes:
 
     def __init__(self, session: Session, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
         self.sites, self.after = tuple(sites), tuple(after)
+        self._layers: dict[int, tuple[Moments, Moments]] = {}
         self.train = {name: session.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
         self.val = {name: session.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
 
     def moments(self, name: str, number: int) -> Moments:
         return Moments.of(self.train[name][:, number])
+
+    def layers(self, position: int) -> tuple[Moments, Moments]:
+        """Moments of shows and lacks at all layers and one position: [layer, d_model]."""
+        if position not in self._layers:
+            numbers = [number for number, site in enumerate(self.sites) if site.position == position]
+            shows, lacks = (Moments.of(self.train[name][:, numbers]) for name in ("shows", "lacks"))
+            self._layers[position] = shows, lacks
+        return self._layers[position]
 
     def estimates(self, number: int) -> list[tuple[Estimator, Tensor]]:
         """Candidate unit vectors [d_model] at one site."""
@@ -202,6 +211,7 @@ def _direction(
         vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
         float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
         float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name, classes.after,
+        layers=classes.layers(classes.sites[number].position),
     )  # fmt: skip
 
 

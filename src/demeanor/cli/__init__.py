@@ -21,6 +21,7 @@ from .dose import dose
 from .judge import judge
 from .measure import measure, ratings
 from .meter import meter_app
+from .update import update
 
 app = typer.Typer(
     name="demeanor", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command(epilog="Example: demeanor inspect organism")(inspect)
 app.command(epilog="Example: demeanor run organism --behaviour over-refusal -o runs/first")(run)
 app.command(epilog="Example: demeanor find organism --behaviour refusal -o refusal.safetensors --candidates 3")(find)
+app.command(epilog="Example: demeanor update refusal.safetensors organism --behaviour more.yaml -o refusal2.safetensors")(update)
 app.command(epilog="Example: demeanor dial organism --behaviour refusal -o dial.safetensors")(dial)
 app.add_typer(control_app, name="control")
 app.command(

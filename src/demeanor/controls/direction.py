@@ -73,6 +73,8 @@ class Direction:
     shows, lacks: class moments [d_model] of the train split. separation (d') and auroc are held out; p is that of
     the best held-out separation over all sites. `after` are the reply tokens that prompts were forced through before they were
     read; with a basis of higher rank, separation and auroc are of its first vector, and `rounds` say what the others gained.
+    `layers` holds the moments of shows and of lacks at every layer's resid_post and the same position (n rows, [layer, d_model]),
+    so that more prompts can be merged in and the drift of every layer told.
     """
 
     basis: Tensor
@@ -90,6 +92,7 @@ class Direction:
     behaviour: str
     after: tuple[int, ...] = ()
     rounds: tuple[Round, ...] = ()
+    layers: tuple[Moments, Moments] | None = None
 
     @property
     def gap(self) -> float:
@@ -132,9 +135,12 @@ def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply") ->
 def save_direction(direction: Direction, path: str | Path) -> None:
     """Write a direction; read it back with `load_direction`."""
     tensors = {"basis": direction.basis}
-    for name in ("shows", "lacks"):
+    for number, name in enumerate(("shows", "lacks")):
         moments: Moments = getattr(direction, name)
         tensors[f"{name}.mean"], tensors[f"{name}.variance"] = moments.mean, moments.variance
+        if direction.layers is not None:
+            everywhere = direction.layers[number]
+            tensors[f"layers.{name}.mean"], tensors[f"layers.{name}.variance"] = everywhere.mean, everywhere.variance
     header = {
         "kind": "direction", "model": direction.model_name, "layout_hash": direction.layout.hash, "layout": direction.layout.to_json(),
         "behaviour": direction.behaviour, "estimator": direction.estimator, "site": vars(direction.site), "after": list(direction.after), "n": [direction.shows.n, direction.lacks.n],
@@ -153,9 +159,17 @@ def load_direction(path: str | Path) -> Direction:
         Candidate(**{**row, "site": Site(**row["site"]), "discarded": tuple(row["discarded"])}) for row in header["candidates"]
     )
     rounds = tuple(Round(**{**row, "site": Site(**row["site"])}) for row in header["rounds"])
-    moments = {name: Moments(n, tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name, n in zip(("shows", "lacks"), header["n"])}
+
+    def moments(prefix: str) -> tuple[Moments, Moments]:
+        shows, lacks = (
+            Moments(n, tensors[f"{prefix}{name}.mean"], tensors[f"{prefix}{name}.variance"])
+            for name, n in zip(("shows", "lacks"), header["n"])
+        )
+        return shows, lacks
+
+    layers = moments("layers.") if "layers.shows.mean" in tensors else None
     return Direction(
-        tensors["basis"], Site(**header["site"]), header["estimator"], moments["shows"], moments["lacks"], header["separation"],
+        tensors["basis"], Site(**header["site"]), header["estimator"], *moments(""), header["separation"],
         header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
-        header["model"], header["behaviour"], tuple(header["after"]), rounds,
+        header["model"], header["behaviour"], tuple(header["after"]), rounds, layers,
     )  # fmt: skip
