@@ -262,6 +262,12 @@ def test_data_that_cannot_be_had_is_one_sentence(folder: Path, tmp_path: Path) -
         load_suites([str(tmp_path / "unknown.yaml")], include=folder)
 
 
+def test_what_tasks_print_stays_out_of_results(capsys: pytest.CaptureFixture[str]) -> None:
+    with loading.quiet():
+        print("a remark")
+    assert capsys.readouterr() == ("", "a remark\n")
+
+
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found: Callable[[str], Any] = util.find_spec
     monkeypatch.setattr(loading, "find_spec", lambda name: None if name == "lm_eval" else found(name))

@@ -67,7 +67,7 @@ def run_suite(
                 model, loaded, limit=limit, bootstrap_iters=0, system_instruction=speaker.prompting,
                 apply_chat_template=chat, fewshot_as_multiturn=chat,
             )  # fmt: skip
-        except (TemplateError, ValueError, KeyError) as error:
+        except (TemplateError, ValueError, LookupError) as error:
             raise DataError(f"The suite {suite.name} cannot be run: {' '.join(str(error).split())[:300].rstrip('.')}.") from error
     for task_name, count in model.shortened.items():
         sentence = f"{task_name}: {count} questions are longer than the {model.max_length} tokens that {speaker.session.name} takes; their beginning was left out."

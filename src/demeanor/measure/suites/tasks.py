@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -144,7 +145,8 @@ def seeded() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' remarks and bars; what matters of them is told in sentences."""
+    """Without the libraries' remarks and bars; what matters of them is told in sentences. What some tasks print goes to
+    standard error, since standard output belongs to results."""
     import datasets
 
     loggers = [logging.getLogger(library) for library in ("lm_eval", "datasets", "huggingface_hub")]
@@ -154,7 +156,8 @@ def quiet() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
