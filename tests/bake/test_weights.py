@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import demeanor as dm
 from conftest import FAMILIES, SIZES, save_tiny
+from demeanor.algebra.edits import ablate
 from demeanor.bake.weights import edit_in_place
 from demeanor.errors import ControlError, DataError, ModelError
 from making import PROMPTS, a_direction, ablation, gate_on_length
@@ -114,7 +115,7 @@ def test_blocks_of_rows_give_what_one_product_gives(shape: tuple[int, ...], monk
         tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         project = torch.eye(4) - 0.7 * rows.T @ rows
         wanted = torch.tensordot(tensor.movedim(axis, -1), project, dims=1).movedim(-1, axis)
-        edit_in_place(tensor, axis, rows, 0.7)
+        edit_in_place(tensor, axis, ablate(rows, 0.7))
         assert torch.allclose(tensor, wanted, atol=1e-6)
 
 
