@@ -2,9 +2,10 @@
 
 A Llama-shaped random model generates replies of a fixed length for a batch of prompts. One control ablates a direction at
 every writer, in all layers; "different" gives every row such a control of its own. All three run in turn in one process, again and again, and
-medians are compared, so that whatever else the machine does falls on all alike.
+medians are compared, so that whatever else the machine does falls on all alike; on a CPU, the time that the process
+had the processor is compared too, which other processes hardly touch.
 
-    python benchmarks/steer.py                                            # 2 threads of a CPU, float32
+    python benchmarks/steer.py                                            # one thread of a CPU, float32
     python benchmarks/steer.py --device cuda --dtype bfloat16 --compile   # blocks through torch.compile
 
 `--compile` compiles every block as it stands with its hooks, separately for each of the three; the first round, which compiles, is not counted.
@@ -38,12 +39,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compile", action="store_true", help="compile every block with its hooks")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--prompt", type=int, default=32, help="tokens of a prompt; rows differ in length by up to a half of it")
+    parser.add_argument("--prompt", type=int, default=16, help="tokens of a prompt; rows differ in length by up to a half of it")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of every reply")
     parser.add_argument("--rank", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true")
@@ -84,8 +85,8 @@ def steered(session: dm.Session, options: argparse.Namespace) -> dict[str, Calla
 
 def timed(
     session: dm.Session, ways: dict[str, Callable[[], AbstractContextManager[object]]], options: argparse.Namespace
-) -> dict[str, list[float]]:
-    """Seconds per generation, by way and round; hooks are put on and taken off outside of what is timed."""
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds per generation (by the clock, of the processor), by way and round; hooks are put on and taken off outside of what is timed."""
     rng = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 700, (options.batch, options.prompt), generator=rng)
     mask = torch.ones_like(ids)
@@ -93,7 +94,7 @@ def timed(
         mask[row, : row * options.prompt // (2 * options.batch)] = 0
     ids, mask = ids.to(session.device), mask.to(session.device)
     fixed = {"max_new_tokens": options.tokens, "min_new_tokens": options.tokens, "do_sample": False, "disable_compile": True}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
         for name in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:
             with ways[name]():
@@ -102,11 +103,11 @@ def timed(
                     compiled(session)
                     session.model.generate(ids, attention_mask=mask, **fixed)
                 synchronise(session)
-                started = time.perf_counter()
+                started = time.perf_counter(), time.process_time()
                 out = session.model.generate(ids, attention_mask=mask, **fixed)
                 synchronise(session)
                 if turn:
-                    seconds[name].append(time.perf_counter() - started)
+                    seconds[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
             assert out.shape[1] == options.prompt + options.tokens
     return seconds
 
@@ -121,29 +122,31 @@ def synchronise(session: dm.Session) -> None:
         torch.cuda.synchronize()
 
 
-def report(session: dm.Session, seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
+def report(session: dm.Session, seconds: dict[str, list[tuple[float, float]]], options: argparse.Namespace) -> None:
     made = options.batch * options.tokens
-    speeds = {name: [made / second for second in found] for name, found in seconds.items()}
-    ratios = {name: statistics.median(seconds["unsteered"]) / statistics.median(seconds[name]) for name in TARGETS}
-    paired = {name: statistics.median(a / b for a, b in zip(seconds["unsteered"], seconds[name], strict=True)) for name in TARGETS}
+    clocks = ["clock", "processor"] if session.device.type == "cpu" else ["clock"]
+    rows = []
+    for number, clock in enumerate(clocks):
+        own = {name: [found[number] for found in values] for name, values in seconds.items()}
+        for name, values in own.items():
+            speed = made / statistics.median(values)
+            ratio = statistics.median(own["unsteered"]) / statistics.median(values)
+            paired = statistics.median(plain / value for plain, value in zip(own["unsteered"], values, strict=True))
+            rows.append(
+                {"by": clock, "way": name, "tokens_per_second": speed, "ratio": ratio, "paired": paired, "target": TARGETS.get(name)}
+            )
     parameters = sum(parameter.numel() for parameter in session.model.parameters())
     if options.json:
-        medians = {name: statistics.median(found) for name, found in speeds.items()}
-        print(
-            json.dumps(
-                {"parameters": parameters, "options": vars(options), "tokens_per_second": medians, "ratios": ratios, "paired": paired}
-            )
-        )
+        print(json.dumps({"parameters": parameters, "options": vars(options), "rows": rows}))
         return
     print(
         f"{parameters / 1e6:.1f} M parameters, {options.device}, {options.dtype}{', compiled' if options.compile else ''}; batch {options.batch}, "
-        f"{options.tokens} tokens, rank {options.rank} at {len(session.layout.writers)} writers; medians of {options.rounds}"
+        f"{options.tokens} tokens, rank {options.rank} at {len(session.layout.writers)} writers; medians of {options.rounds} rounds"
     )
-    for name, found in speeds.items():
-        low, _, high = statistics.quantiles(found, n=4)
-        line = f"{name:10} {statistics.median(found):9.1f} tokens/s (quartiles {low:.1f} to {high:.1f})"
-        if name in TARGETS:
-            line += f", {ratios[name]:.3f} x unsteered (paired {paired[name]:.3f}; target {TARGETS[name]:.2f})"
+    for row in rows:
+        line = f"{row['by']:9} {row['way']:10} {row['tokens_per_second']:9.1f} tokens/s"
+        if row["target"]:
+            line += f", {row['ratio']:.3f} x unsteered (round by round {row['paired']:.3f}; target {row['target']:.2f})"
         print(line)
 
 

@@ -2,7 +2,7 @@
 
 A place is one side of one module. What a slot does there is a chain of edits, each with a reach; edits in a row
 with the same reach are composed into one. Stage n of a place holds the n-th edit of every slot, stacked and padded with
-zeros: V [slot, d_model, k], M [slot, k, d_model], b [slot, 1, d_model]. Slot 0 changes nothing.
+zeros: V and M [slot, k, d_model], b [slot, 1, d_model]. Slot 0 changes nothing.
 
 For a batch, a stage is bound: where all rows have one slot, that slot's edit is applied as it is; else the rows' edits
 are gathered once, and stay so for the tokens that follow. Masks are True or False (known without looking
@@ -62,11 +62,11 @@ class Stage:
         self.reaches = [link[0] if link else None for link in links]
         edits = [link[1] if link else None for link in links]
         rank = max(edit.rank for edit in edits if edit)
-        empty = torch.zeros(len(links), self.d_model, rank + 1, device=self.device, dtype=self.dtype)
-        self.read, self.write, self.offset = empty[..., :rank].clone(), empty[..., :rank].mT.contiguous(), empty[..., rank:].mT.contiguous()
+        empty = torch.zeros(len(links), rank, self.d_model, device=self.device, dtype=self.dtype)
+        self.read, self.write, self.offset = empty, empty.clone(), empty.new_zeros(len(links), 1, self.d_model)
         for slot, edit in enumerate(edits):
             if edit is not None:
-                self.read[slot, :, : edit.rank], self.write[slot, : edit.rank] = edit.V.mT, edit.M
+                self.read[slot, : edit.rank], self.write[slot, : edit.rank] = edit.V, edit.M
                 self.offset[slot, 0] = edit.b
         self.moves = bool(self.offset.any())
         self.rank = rank
@@ -93,7 +93,9 @@ class Stage:
         y = x.to(self.dtype)
         made = y
         if self.rank:
-            seen = y @ self.V
+            # A batch of products of one row and one column is many times slower than one sum over all.
+            by_row = self.rank == 1 and self.V.dim() == 3
+            seen = torch.linalg.vecdot(y, self.V)[..., None] if by_row else y @ self.V.mT
             if mask is not True:
                 seen = seen * mask
             made = torch.addcmul(y, seen, self.M) if self.rank == 1 else y + seen @ self.M
