@@ -30,9 +30,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
         save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file of that kind ("control", "direction"); an error names what is wrong with it."""
-    path = Path(path)
+def read_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file of those kinds ("control", "direction"); an error names what is wrong with it."""
+    path, kind = Path(path), " or ".join(kinds)
     if not path.is_file():
         raise DataError(f"There is no {kind} file {str(path)!r}.")
     try:
@@ -42,7 +42,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     except SafetensorError as error:
         raise DataError(f"{path} is not a complete safetensors file ({error}); write it again.") from error
     header = json.loads(raw) if raw else {}
-    if header.get("kind") != kind:
+    if header.get("kind") not in kinds:
         raise DataError(f"{path} is not a {kind} file (it holds {header.get('kind', 'other tensors')}).")
     if header["format"] > FORMAT:
         raise DataError(f"{path} was written by a newer version (format {header['format']}); upgrade demeanor.")
@@ -103,6 +103,18 @@ def load_control(path: str | Path) -> Control:
             f"{path} names structure {header['layout_hash']} but describes {layout.hash}; it was changed by hand or damaged."
         )
     return Control(tuple(parts), layout, header["model"], header["made_from"])
+
+
+def read_layout(path: str | Path) -> tuple[Layout, str]:
+    """The structure that a control or direction file was made for, and the model's name; or that in the JSON of `inspect`."""
+    path = Path(path)
+    if path.suffix == ".json":
+        try:
+            return Layout.from_json(json.loads(path.read_text(encoding="utf-8"))), path.stem
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} describes no structure; write it with demeanor inspect MODEL --json.") from error
+    _, header = read_tensors(path, "control", "direction")
+    return Layout.from_json(header["layout"]), header["model"]
 
 
 def _is_number(text: str) -> bool:

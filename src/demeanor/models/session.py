@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from .proof import prove
 from .rows import Rows, Steers, in_rows
 from .steering import Steering
 from .thinking import kept_tokens, opened_by, unfinished
+from .watch import Watched, watching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -278,6 +279,10 @@ class Session:
         rows = [0 if control is None else slots[id(control)] for control in controls]
         with self._steered([self.interventions(control) for control in distinct], rows) as steering:
             yield Rows(steering, distinct, self.interventions)
+
+    def watched(self, steered: AbstractContextManager[Any]) -> AbstractContextManager[Watched]:
+        """`steered` (from `controlled` or `controlled_rows`) in force, and what it really changes counted."""
+        return watching(self.model, self.decoder, self.layout, self._attention, steered)
 
     def interventions(self, control: Steers) -> list[Intervention]:
         """A control as edits at this model's modules. Raises ControlError when it was made for another structure."""
