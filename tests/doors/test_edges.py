@@ -134,7 +134,7 @@ def test_a_control_file_changed_by_hand_is_refused(tiny, tmp_path):
 
 def test_a_newer_file_is_refused(tiny, tmp_path):
     save_control(ablation(tiny["llama"]), tmp_path / "c")
-    _rewrite(tmp_path / "c", lambda h: h.update(format=2))
+    _rewrite(tmp_path / "c", lambda h: h.update(format=3))
     with pytest.raises(DataError, match="newer version"):
         load_control(tmp_path / "c")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,23 @@ def test_every_row_of_the_organism_has_its_own_control(organism: dm.Session) -> 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "falcon"])
 def test_every_row_of_other_families_has_its_own_control(tiny: dict[str, dm.Session], family: str) -> None:
     check_rows(tiny[family])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_rows_of_a_model_in_another_precision(tiny_folders: dict[str, Path], dtype: str) -> None:
+    """Edits are computed in float32 at least, whatever the stream is held in."""
+    session = dm.load(tiny_folders["llama"], device="cpu", dtype=dtype)
+    controls = [ablation(session, rank=1, seed=1), None, ablation(session, rank=3, seed=2), dm.clamp(a_direction(session, dm.Site(1)), 2.0)]
+    with session.controlled_rows(controls):
+        together = session.logits(PROMPTS)
+        stream = session.capture(PROMPTS, [dm.Site(2)]).values[:, 0]
+    eps = {"bfloat16": 2**-8, "float64": 1e-6}[dtype]
+    for row in (0, 2):
+        vectors = controls[row].parts[0].vectors  # type: ignore[union-attr]
+        assert ((stream[row] @ vectors.T).abs().max() / stream[row].norm()) < eps
+    for row, control in enumerate(controls):
+        with session.controlled_rows([control]):
+            assert (session.logits([PROMPTS[row]])[0] - together[row]).abs().max() < 10 * eps
 
 
 def test_beams_and_samples_take_their_row_s_control_along(organism: dm.Session) -> None:
