@@ -14,7 +14,8 @@ from .algebra import directions
 from .algebra.divergence import kl_divergence
 from .algebra.moments import Moments
 from .behaviours import Behaviour, Prompt, asked
-from .controls.direction import Candidate, Direction, Estimator, ablate, add
+from .controls import ablate, add
+from .controls.direction import Candidate, Direction, Estimator
 from .detect import Detector, make_detector, present
 from .errors import DataError, NoCandidate, NoUsableDirection
 from .models import Session, Site

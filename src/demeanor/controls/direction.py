@@ -1,4 +1,4 @@
-"""Directions: where a behaviour lives, what was compared to find it, and the controls made from one."""
+"""Directions: where a behaviour lives, and what was compared to find it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..algebra.moments import Moments
-from ..errors import ControlError
 from ..models import Layout, Site
-from ..models.capture import REPLY
-from ..models.intervene import Tokens
-from .control import Control, Part, at_site, provenance
+from .control import provenance
 from .files import read_tensors, write_tensors
-from .scope import Scope
 
 Estimator = Literal["mean_difference", "projected", "guard_orthogonal"]
 
@@ -109,27 +105,6 @@ class Direction:
 
     def made_from(self, method: str) -> dict[str, Any]:
         return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))
-
-
-def ablate(direction: Direction, strength: float = 1.0) -> Control:
-    """Remove `strength` of the direction's component from everything that writes to the stream, on every token."""
-    part = Part("ablate", direction.basis, strength, Scope())
-    return Control((part,), direction.layout, direction.model_name, direction.made_from("ablate"))
-
-
-def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply") -> Control:
-    """Move the stream along the direction at its site, on the last prompt token and the reply.
-
-    `tokens="read"` moves the one token at which the direction was read instead: the gap was measured there, and later
-    tokens of the reply may carry far less of it. dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
-    `lacks` mean to the `shows` mean.
-    """
-    if len(direction.basis) != 1:
-        raise ControlError(f"add needs a direction of rank 1; this one has rank {len(direction.basis)}.")
-    over_reply = direction.site.position == REPLY
-    scope = at_site(direction.site, "last_and_reply" if over_reply else tokens, len(direction.after) + direction.site.position + 1)
-    part = Part("add", direction.gap * direction.basis, dose, scope)
-    return Control((part,), direction.layout, direction.model_name, direction.made_from("add"))
 
 
 def save_direction(direction: Direction, path: str | Path) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
 from ..algebra.directions import unit
+from ..algebra.edits import ablate
 from ..behaviours import Prompt, as_prompt
 from ..errors import AccountingError, ControlError, DataError, ModelError
 from ..progress import say
 from .capture import REPLY, Activations, Attention, Reader, Site
 from .generate import Batch, Reply, each, in_batches, said_one_of, trimmed
-from .intervene import Intervention, Steering, at_writers
-from .layout import Layout
+from .intervene import Intervention, at_writers
 from .proof import prove
+from .rows import Rows, Steers, in_rows
+from .steering import Steering
 from .thinking import kept_tokens, opened_by, unfinished
+from .watch import Watched, watching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,18 +31,6 @@ REPLY_TOKENS = 48
 SMALL = 20_000_000  # parameters
 MARK = "the reply stands here"  # in a rendered conversation
 ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded model, and of whatever is made from it
-
-
-class Steers(Protocol):
-    """What `Session.controlled` needs of a control."""
-
-    @property
-    def layout_hash(self) -> str: ...
-
-    @property
-    def model_name(self) -> str: ...
-
-    def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
 
 
 class Session:
@@ -322,14 +313,37 @@ class Session:
     @contextmanager
     def controlled(self, control: Steers) -> Iterator[Session]:
         """The model with a control in force, until the context ends. Contexts nest, the inner one acts on top."""
+        with self._steered([self.interventions(control)]):
+            yield self
+
+    @contextmanager
+    def controlled_rows(self, controls: Sequence[Steers | None]) -> Iterator[Rows]:
+        """The model with a control for each prompt, until the context ends; None is the untouched model.
+
+        Whatever is asked inside must be asked of as many prompts as there are controls: the first prompt has the first
+        control, however prompts are batched. `session.model.generate` has them in the order of its rows, beams and samples included.
+        """
+        if not controls:
+            raise DataError("There are no controls; give one per prompt, or None for the untouched model.")
+        distinct = list({id(control): control for control in controls if control is not None}.values())
+        slots = {id(control): number for number, control in enumerate(distinct, start=1)}
+        rows = [0 if control is None else slots[id(control)] for control in controls]
+        with self._steered([self.interventions(control) for control in distinct], rows) as steering:
+            yield Rows(steering, distinct, self.interventions)
+
+    def watched(self, steered: AbstractContextManager[Any]) -> AbstractContextManager[Watched]:
+        """`steered` (from `controlled` or `controlled_rows`) in force, and what it really changes counted."""
+        return watching(self.model, self.decoder, self.layout, self._attention, steered)
+
+    def interventions(self, control: Steers) -> list[Intervention]:
+        """A control as edits at this model's modules. Raises ControlError when it was made for another structure."""
         if control.layout_hash != self.layout.hash:
             raise ControlError(
                 f"The control was made for structure {control.layout_hash} ({control.model_name}), and {self.name} has {self.layout.hash}; make it anew for this model."
             )
         if control.model_name != self.name:
             self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, other weights.")
-        with self._steered(control.interventions(self.layout, self.model.get_parameter)):
-            yield self
+        return control.interventions(self.layout, self.model.get_parameter)
 
     @contextmanager
     def uncontrolled(self) -> Iterator[Session]:
@@ -341,12 +355,12 @@ class Session:
             self._attention.quiet = before
 
     @contextmanager
-    def _steered(self, interventions: Sequence[Intervention]) -> Iterator[None]:
-        steering = Steering(self.model, self.decoder, self.layout, interventions, self._attention)
+    def _steered(self, slots: Sequence[Sequence[Intervention]], rows: Sequence[int] | None = None) -> Iterator[Steering]:
+        steering = Steering(self.model, self.decoder, self.layout, slots, rows, self._attention)
         with steering.attached():
             self._steering.append(steering)
             try:
-                yield
+                yield steering
             finally:
                 self._steering.remove(steering)
 
@@ -362,8 +376,10 @@ class Session:
                 steering.reply_lengths = None
 
     def _batched(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
+        # Who asks the model as it is may ask about any number of prompts.
+        by_row = [] if self._attention.quiet else [steering for steering in self._steering if steering.rows is not None]
         with self.threads():
-            return in_batches(ids, self._pad, self.device, run, what, extra)
+            return in_batches(ids, self._pad, self.device, in_rows(by_row, len(ids), run), what, extra)
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -396,7 +412,7 @@ class Session:
             return reader.read(lambda: self.decoder(input_ids=ids, use_cache=False), torch.tensor([8], device=self.device))[0]
 
         r = unit(stream()[-1:])
-        with self._steered(at_writers(self.layout, r, 1.0, self.model.get_parameter)):
+        with self._steered([at_writers(self.layout, lambda writer: ablate(r), self.model.get_parameter)]):
             values = stream()
         left = ((values @ r[0]).abs() / values.norm(dim=-1)).max()
         bound = max(1e-5, 16 * torch.finfo(self.model.dtype).eps)
