@@ -12,11 +12,13 @@ import typer
 
 from ..bake import bake as bake_control
 from ..behaviours import Behaviour
+from ..contest import contested, estimators_for
 from ..controls import Control, Direction, ablate, load_control, save_control, save_direction
 from ..detect import make_detector
 from ..dial import dial as turn_dial
 from ..dial import doses as spread_doses
 from ..errors import DataError
+from ..estimates import ESTIMATORS
 from ..find import Found, search_directions
 from ..iterate import find_again
 from ..job import run as run_plan
@@ -26,7 +28,7 @@ from ..models import Session
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from ..report import run_table
-from ..report.table import dial_table, layout_table, rounds_table, side_by_side_table
+from ..report.table import contest_table, dial_table, layout_table, rounds_table, side_by_side_table
 from ..runs import Plan
 from ..select import rank_by_named
 from ..writing import refuse_folder
@@ -136,6 +138,15 @@ def find(
     target: Target,
     layer: Layer = None,
     rank_by: RankByOption = None,
+    estimator: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help=f"Try this estimator instead of the usual ones; repeat for several, of {', '.join(ESTIMATORS)}.", show_default=False
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Try all estimators and print what the best of each does when ablated (val).")
+    ] = False,
     rank: Annotated[int, typer.Option(min=1, help="Find, project out, find again, up to this many directions in all.")] = 1,
     candidates: Annotated[
         int, typer.Option(min=1, help="Print the replies of this many best candidates side by side, and write them all.")
@@ -150,12 +161,18 @@ def find(
 ) -> None:
     """Find and select the direction that carries a behaviour."""
     refuse_folder(target)
-    if rank > 1 and candidates > 1:
-        raise DataError("--rank raises the rank of the best direction, --candidates shows several; use one of them at a time.")
+    if (rank > 1) + (candidates > 1) + compare > 1:
+        raise DataError("--rank raises the rank of the best direction, --candidates and --compare show several; use one of them at a time.")
     wanted, by = behaviour_for(behaviour, model), rank_by_named(rank_by)
     wanted.needs_prompts()
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by)
+    tried = estimators_for(wanted, estimator, compare)
+    found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by, estimators=tried)
+    if compare:
+        contest = contested(session, wanted, found)
+        save_direction(contest[0].direction, target)
+        print_json([each.to_json() for each in contest]) if as_json else out.print(contest_table(contest, f"{wanted.name} in {model}"))
+        return
     if candidates > 1:
         _show_candidates(session, wanted, found, candidates, target, as_json)
         return

@@ -20,8 +20,16 @@ from .scope import Scope
 EVERYWHERE = Scope()
 
 
-def ablate(direction: Direction, strength: float = 1.0, scope: Scope = EVERYWHERE) -> Control:
-    """Remove `strength` of the direction's component: from everything that writes to the stream, on every token, unless `scope` says otherwise."""
+def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = None) -> Control:
+    """Remove `strength` of the direction's component: from everything that writes to the stream, on every token, unless `scope` says otherwise.
+
+    What a reader reads is removed along what carries the gap, so that nothing of the gap is left; at its own site, on the last
+    prompt token and the reply, because what it reads elsewhere is another thing.
+    """
+    if direction.write is not None:
+        at = scope or _at_own_site(direction, "last_and_reply", ())
+        return _control(direction, Part("ablate", direction.write, strength, at, read=direction.basis))
+    scope = scope or EVERYWHERE
     return _control(direction, Part("ablate", direction.basis, strength, scope))
 
 
@@ -55,7 +63,8 @@ def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", po
     `lacks` mean to the `shows` mean.
     """
     _refuse_rank(direction, "add")
-    return _control(direction, Part("add", direction.gap * direction.basis, dose, _at_own_site(direction, tokens, positions)))
+    moved = direction.gap * direction.basis if direction.write is None else direction.write
+    return _control(direction, Part("add", moved, dose, _at_own_site(direction, tokens, positions)))
 
 
 def clamp(
@@ -82,6 +91,10 @@ def _control(direction: Direction, part: Part) -> Control:
 
 
 def _refuse_rank(direction: Direction, what: str) -> None:
+    if direction.write is not None and what != "add":
+        raise ControlError(
+            f"{what} needs a direction that is read and written alike; {direction.estimator} is a reader, so use ablate or add."
+        )
     if len(direction.basis) != 1:
         raise ControlError(f"{what} needs a direction of rank 1; this one has rank {len(direction.basis)}.")
 

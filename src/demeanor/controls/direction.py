@@ -13,7 +13,9 @@ from ..models import Layout, Site
 from .control import provenance
 from .files import read_tensors, write_tensors
 
-Estimator = Literal["mean_difference", "projected", "guard_orthogonal"]
+Estimator = Literal[
+    "mean_difference", "projected", "guard_orthogonal", "median_difference", "paired_pca", "pooled_pca", "whitened", "logistic"
+]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Direction:
     the best held-out separation over all sites. `after` are the reply tokens that prompts were forced through before they were
     read; with a basis of higher rank, separation and auroc are of its first vector, and `rounds` say what the others gained.
     `layers` holds the moments of shows and of lacks at every layer's resid_post and the same position (n rows, [layer, d_model]),
-    so that more prompts can be merged in and the drift of every layer told.
+    so that more prompts can be merged in and the drift of every layer told. Readers (whitened, logistic) tell the classes apart along
+    the basis and carry the gap along `write` [1, d_model], which is None where both are the same.
     """
 
     basis: Tensor
@@ -89,6 +92,7 @@ class Direction:
     after: tuple[int, ...] = ()
     rounds: tuple[Round, ...] = ()
     layers: tuple[Moments, Moments] | None = None
+    write: Tensor | None = None
 
     @property
     def gap(self) -> float:
@@ -110,6 +114,8 @@ class Direction:
 def save_direction(direction: Direction, path: str | Path) -> None:
     """Write a direction; read it back with `load_direction`."""
     tensors = {"basis": direction.basis}
+    if direction.write is not None:
+        tensors["write"] = direction.write
     for number, name in enumerate(("shows", "lacks")):
         moments: Moments = getattr(direction, name)
         tensors[f"{name}.mean"], tensors[f"{name}.variance"] = moments.mean, moments.variance
@@ -146,5 +152,5 @@ def load_direction(path: str | Path) -> Direction:
     return Direction(
         tensors["basis"], Site(**header["site"]), header["estimator"], *moments(""), header["separation"],
         header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
-        header["model"], header["behaviour"], tuple(header["after"]), rounds, layers,
+        header["model"], header["behaviour"], tuple(header["after"]), rounds, layers, tensors.get("write"),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from ..contest import Contender
 from ..controls import Round
 from ..dial import Dial
 from ..measure import Measurement
@@ -139,6 +140,27 @@ def dial_table(dial: Dial, title: str) -> Table:
         cells = (_cell(step.scores[name], step.p.get(name)) for name in names)
         table.add_row(f"{step.dose:+g}" if step.dose else "0", *cells)
     return table
+
+
+def contest_table(contest: Sequence[Contender], title: str) -> Table:
+    """A row per estimator: what ablating its best direction leaves, on val, beside how far apart it holds the classes."""
+    shown = {"shows_rate": "shows it", "guard_rate": "guard does", "answers_shows": "right there", "answers_neutral": "right, neutral"}
+    names = [name for name in shown if contest[0].scores[name].n]
+    caption = "layer @ position; what it does to prompts of val, 95 % intervals below"
+    table = Table(
+        title=f"{title}: the best direction of each estimator, ablated", title_justify="left", caption=caption, caption_justify="left"
+    )
+    for heading in ("estimator", "site", "d'", *(shown[name] for name in names)):
+        table.add_column(heading, justify="left" if heading == "estimator" else "right", no_wrap=heading in ("estimator", "site", "d'"))
+    for each in contest:
+        c = each.candidate
+        cells = (f"{number(name, each.scores[name].value)}\n{_short_interval(each.scores[name])}" for name in names)
+        table.add_row(c.estimator, f"{c.site.layer} @ {c.site.position}", f"{c.separation:.1f}", *cells)
+    return table
+
+
+def _short_interval(score: Score) -> str:
+    return f"{100 * score.low:.0f}-{100 * score.high:.0f}"
 
 
 def rounds_table(rounds: Sequence[Round]) -> Table:
