@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from .generate import Batch, Reply, each, in_batches, trimmed
 from .intervene import Intervention, Steering, at_writers
 from .layout import Layout
 from .proof import prove
+from .states import PromptStates, States
 from .thinking import kept_tokens, opened_by, unfinished
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Steers(Protocol):
     @property
     def model_name(self) -> str: ...
 
+    @property
+    def states(self) -> tuple[States, ...]: ...
+
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
 
 
@@ -53,7 +57,7 @@ class Session:
             self.layout = prove(model)
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
-        self._steering: list[Steering] = []
+        self._steering: list[Steering | PromptStates] = []
         self._attention = Attention()
         self._said: set[str] = set()
         self.end_ids = _end_ids(model, tokenizer)
@@ -297,7 +301,10 @@ class Session:
             )
         if control.model_name != self.name:
             self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, other weights.")
-        with self._steered(control.interventions(self.layout, self.model.get_parameter)):
+        with ExitStack() as stack:
+            stack.enter_context(self._steered(control.interventions(self.layout, self.model.get_parameter)))
+            for states in control.states:
+                stack.enter_context(self._in_force(PromptStates(self.model, self.decoder, self.layout, states, self._attention)))
             yield self
 
     @contextmanager
@@ -311,7 +318,11 @@ class Session:
 
     @contextmanager
     def _steered(self, interventions: Sequence[Intervention]) -> Iterator[None]:
-        steering = Steering(self.model, self.decoder, self.layout, interventions, self._attention)
+        with self._in_force(Steering(self.model, self.decoder, self.layout, interventions, self._attention)):
+            yield
+
+    @contextmanager
+    def _in_force(self, steering: Steering | PromptStates) -> Iterator[None]:
         with steering.attached():
             self._steering.append(steering)
             try:
