@@ -85,6 +85,22 @@ def stream_norms(session: Session, prompts: Sequence[Sequence[int]], width: int)
     return right_aligned(found, width)[..., 0]
 
 
+@torch.no_grad()
+def stream_at_ends(session: Session, prompts: Sequence[Sequence[int]], given: Tensor) -> Tensor:
+    """The stream at each prompt's last token with `given` [layer, prompt, width, d_model] added: [prompt, layer, d_model]."""
+
+    def run(batch: Batch) -> list[Tensor]:
+        here = given[:, list(batch.rows)].to(session.device)
+        seen: list[Tensor] = []
+        ends = torch.full((len(batch.rows),), batch.input_ids.shape[1] - 1, device=session.device)
+        with adding(session.model, session.layout, here.__getitem__, ends, lambda layer, x: seen.append(x[:, -1].float())):
+            session.decoder(**batch.inputs())
+        return list(torch.stack(seen, 1).cpu())
+
+    with session.uncontrolled(), session.threads():
+        return torch.stack(in_batches(prompts, int(session.tokenizer.pad_token_id), session.device, run, "Reading states"))
+
+
 def opened_with(session: Session, prompts: Sequence[Sequence[int]], given: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The least that must be added to the last block's output at each prompt's last token for a reply to open with `tokens`.
 

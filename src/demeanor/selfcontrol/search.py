@@ -19,7 +19,7 @@ from ..detect.suffix import Suffix, exchange_scores, suffix
 from ..errors import DataError
 from ..models import Reply, Session
 from ..models.branching import branched
-from ..models.gradients import opened_with, stream_norms
+from ..models.gradients import opened_with, stream_at_ends, stream_norms
 from ..models.thinking import opened_by
 from ..progress import track
 from .gradient import capped, steps, suffix_gradients
@@ -84,24 +84,28 @@ class _Search:
         ]  # fmt: skip
         active = [number for number, reply in enumerate(plain) if self._said(reply.ids)]
         for _ in range(self.settings.iterations):
-            if not active:
-                break
-            active = self._step(active)
+            gained = self._step(active, self.settings.branches)
+            # Where nothing ever gained, the reply that would may open with a token further down the list.
+            stuck = [number for number in active if number not in gained and self.traces[number].reply is self.traces[number].plain]
+            active = sorted(gained + self._step(stuck, self.settings.branches * self.settings.wider)) if self.settings.wider > 1 else gained
+        ends = stream_at_ends(self.session, self.ids, self.added)
         return [
-            replace(trace, added=self.added[:, number, -len(trace.ids) :].cpu().clone(), norms=trace.norms.cpu())
+            replace(trace, added=self.added[:, number, -len(trace.ids) :].cpu().clone(), norms=trace.norms.cpu()).through(ends[number])
             for number, trace in enumerate(self.traces)
         ]
 
     # -- one iteration ----------------------------------------------------------------------------
 
-    def _step(self, active: list[int]) -> list[int]:
+    def _step(self, active: list[int], branches: int) -> list[int]:
         """One step of every active prompt; those that gained."""
+        if not active:
+            return []
         replies = [self._said(self.traces[number].reply.ids) for number in active]
         given = self.added[:, active]
         found = suffix_gradients(self.session, [self.ids[number] for number in active], replies, self.suffixes, given)
         gradient = found.gradient.to(given)
         reach = _Reach(given, steps(gradient, self.norms[:, active], self.settings.top), self.norms[:, active], self.settings.cap)
-        candidates = self._candidates(active, reach)
+        candidates = self._candidates(active, reach, branches)
         accepted = self._accepted(active, reach, candidates)
         for row, number in enumerate(active):
             mine = [each for each in candidates if each.row == row]
@@ -110,14 +114,15 @@ class _Search:
                 Tried(each.eta, each.branch, self._reply(number, each.ids), each.score, each.ratio, each.verdict) for each in mine
             )
             norms = gradient[:, row, -len(self.ids[number]) :].norm(dim=-1).cpu()
-            trace = self.traces[number].after(Step(tried, None if taken is None else mine.index(taken), norms), found.stream[row])
+            trace = self.traces[number]
+            trace = replace(trace, steps=(*trace.steps, Step(tried, None if taken is None else mine.index(taken), norms)))
             if taken is not None:
                 self.eta[number] = taken.eta
-                trace = replace(trace, reply=self._reply(number, taken.ids), score=taken.score)
+                trace = replace(trace.through(found.stream[row]), reply=self._reply(number, taken.ids), score=taken.score)
             self.traces[number] = trace
         return [number for row, number in enumerate(active) if row in accepted]
 
-    def _candidates(self, active: list[int], reach: _Reach) -> list[_Candidate]:
+    def _candidates(self, active: list[int], reach: _Reach, branches: int) -> list[_Candidate]:
         """Replies under every step size, opened in several ways, and what the uncontrolled model says of them."""
         rows = [row for row in range(len(active)) for _ in LADDER]
         sizes = [rung * self.eta[number] for number in active for rung in LADDER]
@@ -126,34 +131,51 @@ class _Search:
         def values(which: Sequence[int], layer: int) -> Tensor:
             return reach.at(layer, [rows[each] for each in which], [sizes[each] for each in which])
 
-        replies = branched(self.session, prompts, values, self.settings.branches, self.most)
+        replies = branched(self.session, prompts, values, branches, self.most)
         tried = [(row, eta, branch, ids) for row, eta, said in zip(rows, sizes, replies) for branch, ids in enumerate(said)]
         scores = self._score([(active[row], ids) for row, _, _, ids in tried])
         return [_Candidate(row, eta, branch, ids, score) for (row, eta, branch, ids), score in zip(tried, scores)]
 
     def _accepted(self, active: list[int], reach: _Reach, candidates: list[_Candidate]) -> dict[int, _Candidate]:
-        """The best candidate of each row that gains enough, is fluent, and comes about under what can be added.
+        """The candidate of each row that gains enough, is fluent, and comes about under what can be added.
 
-        What is added is changed accordingly. Candidates are looked at best first, the next best of all rows at once.
+        What is added is changed accordingly. Candidates are looked at best first, those of all rows at once.
         """
         waiting: dict[int, list[_Candidate]] = {}
         for each in candidates:
             if not self._said(each.ids):
                 each.verdict = "empty"
             elif each.score > self.traces[active[each.row]].score + self.settings.gain:
-                each.verdict = "worse than the accepted"
+                each.verdict = "not chosen"
                 waiting.setdefault(each.row, []).append(each)
-        for some in waiting.values():
-            some.sort(key=lambda each: (each.score, -each.branch, -each.eta))  # the best last; of equals, the least done
         accepted: dict[int, _Candidate] = {}
         while waiting:
-            heads = [some.pop() for some in waiting.values()]
-            for each, ratio in zip(heads, self._perplexity_ratios([(active[each.row], each.ids) for each in heads])):
-                each.ratio, each.verdict = ratio, "accepted" if ratio <= self.settings.perplexity_ratio else "not fluent"
-            self._open(active, reach, [each for each in heads if each.verdict == "accepted"])
-            accepted |= {each.row: each for each in heads if each.verdict == "accepted"}
-            waiting = {row: some for row, some in waiting.items() if row not in accepted and some}
+            chosen = self._most_fluent(active, waiting)
+            self._open(active, reach, chosen)
+            accepted |= {each.row: each for each in chosen if each.verdict == "accepted"}
+            left = {row: [each for each in some if each.verdict == "not chosen"] for row, some in waiting.items() if row not in accepted}
+            waiting = {row: some for row, some in left.items() if some}
         return accepted
+
+    def _most_fluent(self, active: list[int], waiting: dict[int, list[_Candidate]]) -> list[_Candidate]:
+        """For each row the candidate whose reply is the likeliest of those that gain nearly as much as the best; of equals, the
+        least done. What is not fluent is told so; rows may be left without one."""
+
+        def gain(each: _Candidate) -> float:
+            return each.score - self.traces[active[each.row]].score
+
+        near = [each for some in waiting.values() for each in some if gain(each) >= self.settings.share * max(map(gain, some))]
+        for each, ratio in zip(near, self._perplexity_ratios([(active[each.row], each.ids) for each in near])):
+            each.ratio = ratio
+            if ratio > self.settings.perplexity_ratio:
+                each.verdict = "not fluent"
+        best: dict[int, _Candidate] = {}
+        for each in sorted(near, key=lambda each: (each.ratio, each.branch > 0, each.eta, each.branch)):
+            if each.verdict == "not chosen":
+                best.setdefault(each.row, each)
+        for each in best.values():
+            each.verdict = "accepted"
+        return list(best.values())
 
     def _open(self, active: list[int], reach: _Reach, chosen: list[_Candidate]) -> None:
         """Put what was chosen in force, with what makes its reply open as it does; what cannot be made to is not accepted."""

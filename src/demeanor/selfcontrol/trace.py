@@ -15,7 +15,7 @@ from ..controls.control import provenance
 from ..models import Reply, Session
 from ..models.states import States
 
-Verdict = Literal["accepted", "no gain", "worse than the accepted", "empty", "not fluent", "opening out of reach"]
+Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not fluent", "opening out of reach"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Trace:
     """One prompt from its plain reply to the reply that was returned, whose score is that of its last accepted step.
 
     added [layer, token, d_model] is what brings the reply about; path [state, layer, d_model] the stream at the prompt's last
-    token, plain and after every step but the last.
+    token, plain and after every accepted step: as many as there are scores.
     """
 
     prompt: Prompt
@@ -76,8 +76,9 @@ class Trace:
         """S of the plain reply and of every accepted one: rising."""
         return [self.plain_score, *(step.tried[step.accepted].score for step in self.steps if step.accepted is not None)]
 
-    def after(self, step: Step, stream: Tensor) -> Trace:
-        return replace(self, steps=(*self.steps, step), path=torch.cat([self.path.reshape(-1, *stream.shape), stream[None]]))
+    def through(self, stream: Tensor) -> Trace:
+        """The path with one more state [layer, d_model]."""
+        return replace(self, path=torch.cat([self.path.reshape(-1, *stream.shape), stream[None]]))
 
     def to_json(self) -> dict[str, Any]:
         return {
