@@ -19,7 +19,7 @@ from ..detect.suffix import Suffix, exchange_scores, suffix
 from ..errors import DataError
 from ..models import Reply, Session
 from ..models.branching import branched
-from ..models.gradients import opened_with, stream_at_ends, stream_norms
+from ..models.gradients import Gradients, opened_with, stream_at_ends, stream_norms
 from ..models.thinking import opened_by
 from ..progress import track
 from .gradient import capped, steps, suffix_gradients
@@ -41,13 +41,13 @@ def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequenc
     asked = [as_prompt(prompt) for prompt in prompts]
     suffixes = [suffix(session, question) for question in questions]
     chunks = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
-    traces = [trace for chunk in track(chunks, "Searching", len(chunks)) for trace in _Search(session, suffixes, settings, chunk).run()]
+    traces = [trace for chunk in track(chunks, "Searching", len(chunks)) for trace in Search(session, suffixes, settings, chunk).run()]
     made_from = {"questions": [question.model_dump() for question in questions], "settings": settings.model_dump()}
     return Found(tuple(traces), made_from)
 
 
 @dataclass(eq=False)
-class _Candidate:
+class Candidate:
     """One thing to try: a step of one size for the prompt in one row of the batch, and the place of its first token."""
 
     row: int
@@ -59,7 +59,7 @@ class _Candidate:
     verdict: Verdict = "no gain"
 
 
-class _Search:
+class Search:
     """Prompts that are searched side by side. What is added has the prompts' ends together: [layer, prompt, width, d_model]."""
 
     def __init__(self, session: Session, suffixes: Sequence[Suffix], settings: Settings, prompts: Sequence[Prompt]) -> None:
@@ -77,16 +77,16 @@ class _Search:
 
     def run(self) -> list[Trace]:
         plain = [self._reply(number, branches[0]) for number, branches in enumerate(branched(self.session, self.ids, most=self.most))]
-        scores = self._score([(number, reply.ids) for number, reply in enumerate(plain)])
+        scores = self.score([(number, reply.ids) for number, reply in enumerate(plain)])
         self.traces = [
             Trace(prompt, ids, reply, score, reply, score, self.added[:, number, -len(ids) :], self.norms[:, number, -len(ids) :])
             for number, (prompt, ids, reply, score) in enumerate(zip(self.prompts, self.ids, plain, scores))
         ]  # fmt: skip
-        active = [number for number, reply in enumerate(plain) if self._said(reply.ids)]
+        active = [number for number, reply in enumerate(plain) if self._said(reply.ids) and scores[number] < self.settings.goal]
         for _ in range(self.settings.iterations):
             gained = self._step(active, self.settings.branches)
             # Where nothing ever gained, the reply that would may open with a token further down the list.
-            stuck = [number for number in active if number not in gained and self.traces[number].reply is self.traces[number].plain]
+            stuck = [number for number in active if self.traces[number].reply is self.traces[number].plain]
             active = sorted(gained + self._step(stuck, self.settings.branches * self.settings.wider)) if self.settings.wider > 1 else gained
         ends = stream_at_ends(self.session, self.ids, self.added)
         return [
@@ -97,15 +97,15 @@ class _Search:
     # -- one iteration ----------------------------------------------------------------------------
 
     def _step(self, active: list[int], branches: int) -> list[int]:
-        """One step of every active prompt; those that gained."""
+        """One step of every active prompt; those that gained and are not there yet."""
         if not active:
             return []
         replies = [self._said(self.traces[number].reply.ids) for number in active]
         given = self.added[:, active]
-        found = suffix_gradients(self.session, [self.ids[number] for number in active], replies, self.suffixes, given)
+        found = self.gradients([self.ids[number] for number in active], replies, given)
         gradient = found.gradient.to(given)
-        reach = _Reach(given, steps(gradient, self.norms[:, active], self.settings.top), self.norms[:, active], self.settings.cap)
-        candidates = self._candidates(active, reach, branches)
+        reach = Reach(given, steps(gradient, self.norms[:, active], self.settings.top), self.norms[:, active], self.settings.cap)
+        candidates = self.candidates(active, reach, branches)
         accepted = self._accepted(active, reach, candidates)
         for row, number in enumerate(active):
             mine = [each for each in candidates if each.row == row]
@@ -120,9 +120,12 @@ class _Search:
                 self.eta[number] = taken.eta
                 trace = replace(trace.through(found.stream[row]), reply=self._reply(number, taken.ids), score=taken.score)
             self.traces[number] = trace
-        return [number for row, number in enumerate(active) if row in accepted]
+        return [number for row, number in enumerate(active) if row in accepted and accepted[row].score < self.settings.goal]
 
-    def _candidates(self, active: list[int], reach: _Reach, branches: int) -> list[_Candidate]:
+    def gradients(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], given: Tensor) -> Gradients:
+        return suffix_gradients(self.session, prompts, replies, self.suffixes, given)
+
+    def candidates(self, active: list[int], reach: Reach, branches: int) -> list[Candidate]:
         """Replies under every step size, opened in several ways, and what the uncontrolled model says of them."""
         rows = [row for row in range(len(active)) for _ in LADDER]
         sizes = [rung * self.eta[number] for number in active for rung in LADDER]
@@ -133,22 +136,22 @@ class _Search:
 
         replies = branched(self.session, prompts, values, branches, self.most)
         tried = [(row, eta, branch, ids) for row, eta, said in zip(rows, sizes, replies) for branch, ids in enumerate(said)]
-        scores = self._score([(active[row], ids) for row, _, _, ids in tried])
-        return [_Candidate(row, eta, branch, ids, score) for (row, eta, branch, ids), score in zip(tried, scores)]
+        scores = self.score([(active[row], ids) for row, _, _, ids in tried])
+        return [Candidate(row, eta, branch, ids, score) for (row, eta, branch, ids), score in zip(tried, scores)]
 
-    def _accepted(self, active: list[int], reach: _Reach, candidates: list[_Candidate]) -> dict[int, _Candidate]:
+    def _accepted(self, active: list[int], reach: Reach, candidates: list[Candidate]) -> dict[int, Candidate]:
         """The candidate of each row that gains enough, is fluent, and comes about under what can be added.
 
         What is added is changed accordingly. Candidates are looked at best first, those of all rows at once.
         """
-        waiting: dict[int, list[_Candidate]] = {}
+        waiting: dict[int, list[Candidate]] = {}
         for each in candidates:
             if not self._said(each.ids):
                 each.verdict = "empty"
             elif each.score > self.traces[active[each.row]].score + self.settings.gain:
                 each.verdict = "not chosen"
                 waiting.setdefault(each.row, []).append(each)
-        accepted: dict[int, _Candidate] = {}
+        accepted: dict[int, Candidate] = {}
         while waiting:
             chosen = self._most_fluent(active, waiting)
             self._open(active, reach, chosen)
@@ -157,19 +160,19 @@ class _Search:
             waiting = {row: some for row, some in left.items() if some}
         return accepted
 
-    def _most_fluent(self, active: list[int], waiting: dict[int, list[_Candidate]]) -> list[_Candidate]:
+    def _most_fluent(self, active: list[int], waiting: dict[int, list[Candidate]]) -> list[Candidate]:
         """For each row the candidate whose reply is the likeliest of those that gain nearly as much as the best; of equals, the
         least done. What is not fluent is told so; rows may be left without one."""
 
-        def gain(each: _Candidate) -> float:
-            return each.score - self.traces[active[each.row]].score
+        def gain(each: Candidate) -> float:
+            return min(each.score, self.settings.goal) - self.traces[active[each.row]].score
 
         near = [each for some in waiting.values() for each in some if gain(each) >= self.settings.share * max(map(gain, some))]
         for each, ratio in zip(near, self._perplexity_ratios([(active[each.row], each.ids) for each in near])):
             each.ratio = ratio
             if ratio > self.settings.perplexity_ratio:
                 each.verdict = "not fluent"
-        best: dict[int, _Candidate] = {}
+        best: dict[int, Candidate] = {}
         for each in sorted(near, key=lambda each: (each.ratio, each.branch > 0, each.eta, each.branch)):
             if each.verdict == "not chosen":
                 best.setdefault(each.row, each)
@@ -177,7 +180,7 @@ class _Search:
             each.verdict = "accepted"
         return list(best.values())
 
-    def _open(self, active: list[int], reach: _Reach, chosen: list[_Candidate]) -> None:
+    def _open(self, active: list[int], reach: Reach, chosen: list[Candidate]) -> None:
         """Put what was chosen in force, with what makes its reply open as it does; what cannot be made to is not accepted."""
         if not chosen:
             return
@@ -205,7 +208,7 @@ class _Search:
     def _reply(self, number: int, ids: tuple[int, ...]) -> Reply:
         return Reply(self.opened[number] + self.session.decode(ids), ids)
 
-    def _score(self, exchanges: Sequence[tuple[int, tuple[int, ...]]]) -> list[float]:
+    def score(self, exchanges: Sequence[tuple[int, tuple[int, ...]]]) -> list[float]:
         """S of replies to prompts, by number; what was met before is not asked again."""
         new = [(number, ids) for number, ids in dict.fromkeys(exchanges) if ids not in self.seen[number]]
         if new:
@@ -227,7 +230,7 @@ class _Search:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reach:
+class Reach:
     """Where steps of any size from what is `given` lead, all [layer, row, width, d_model]; norms [layer, row, width]."""
 
     given: Tensor
