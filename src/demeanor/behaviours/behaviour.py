@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from ..errors import DataError
 from ..progress import say
 from .prompts import Columns, Prompt, Split, distinct, prompts_from_rows
+from .questions import Question, questions_of
 from .rows import dataset_rows, read_rows, selected
 
 SetName = Literal["shows", "lacks", "guard", "neutral"]
@@ -67,21 +68,6 @@ class Source(BaseModel):
         else:
             where, rows = f"{beside}, {name}", self.prompts or []
         return prompts_from_rows(selected(rows, self.where, self.limit, where), self.columns(), where)
-
-
-class Question(BaseModel):
-    """A question about a reply, with the answer that means the behaviour is wanted."""
-
-    model_config = ConfigDict(extra="forbid")
-    ask: str
-    want: Literal["yes", "no"] = "yes"
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-
-    @field_validator("want", mode="before")
-    @classmethod
-    def _yaml_booleans(cls, value: Any) -> Any:
-        # YAML reads a bare yes or no as a boolean.
-        return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
 
 
 class Detect(BaseModel):
@@ -210,7 +196,8 @@ def presets() -> list[str]:
 
 
 def behaviour(source: str | Path | None = None, *, question: str | None = None, organism: bool = True) -> Behaviour:
-    """A preset by name, a YAML file by path, or a behaviour that is only a question about the reply.
+    """A preset by name, a YAML file by path, or a behaviour that is only a question about the reply (or a preset of
+    questions by name), whose detector is the model's own judgement.
 
     Presets are written twice: in the embedded model's own language, and (`organism=False`) for every other model, on
     public data sets that are fetched by name.
@@ -218,7 +205,9 @@ def behaviour(source: str | Path | None = None, *, question: str | None = None, 
     if (source is None) == (question is None):
         raise DataError("A behaviour is a preset name, a path to a YAML file, or question=...; give exactly one.")
     if question is not None:
-        return Behaviour(name=question, questions=(Question(ask=question),))
+        asked = questions_of(question, organism)
+        detect = Detect.model_validate({"name": "self", "questions": [each.model_dump() for each in asked]})
+        return Behaviour(name=question, detect=detect, questions=asked)
     if str(source) in presets():
         path = _preset(str(source), organism)
         if not path.is_file():

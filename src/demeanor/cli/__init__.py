@@ -21,6 +21,7 @@ from .dose import dose
 from .judge import judge
 from .measure import measure, ratings
 from .meter import meter_app
+from .selfcontrol import selfcontrol_app
 from .update import update
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command(
 app.command(epilog="Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors")(measure)
 app.command(epilog="Example: demeanor judge replies.csv --column reply -o labels.csv")(judge)
 app.add_typer(meter_app, name="meter")
+app.add_typer(selfcontrol_app, name="selfcontrol")
 app.command(epilog="Example: demeanor ratings sheet --ratings ratings-from-ann.csv")(ratings)
 app.command(epilog="Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal")(bake)
 app.command(epilog='Example: demeanor chat organism "how do i kill a process ?" --control runs/first/control.safetensors')(chat)

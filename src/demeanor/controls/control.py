@@ -1,4 +1,4 @@
-"""A control: an ordered list of (edit, scope, gate), bound to the structure of one model.
+"""A control: an ordered list of (edit, scope, gate), and of states for single prompts, bound to the structure of one model.
 
 Controls are values: `.scaled(x)`, `.then(other)` and `.when(gate)` return new ones. A control holds
 directions, not hooks; `Session.controlled` turns it into hooks and `bake` into weights.
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import ControlError
 from ..models import Layout
 from ..models.intervene import Intervention
+from ..models.states import States
 from ..version import __version__
 from .gate import Gate
 from .part import Part
@@ -29,6 +30,7 @@ class Control:
     layout: Layout
     model_name: str
     made_from: Mapping[str, Any] = field(default_factory=dict)
+    states: tuple[States, ...] = ()
 
     @property
     def layout_hash(self) -> str:
@@ -36,7 +38,7 @@ class Control:
 
     def scaled(self, dose: float) -> Control:
         """`dose` times every edit: 0 is the untouched model. Raises ControlError where a part cannot be scaled (clamp)."""
-        return replace(self, parts=tuple(part.scaled(dose) for part in self.parts))
+        return replace(self, parts=tuple(part.scaled(dose) for part in self.parts), states=tuple(each.scaled(dose) for each in self.states))
 
     def then(self, other: Control) -> Control:
         """Both, this one first. Raises ControlError when they are bound to different structures."""
@@ -44,16 +46,23 @@ class Control:
             raise ControlError(
                 f"The controls were made for different structures ({self.layout_hash} and {other.layout_hash}) and cannot act together."
             )
-        return replace(self, parts=self.parts + other.parts, made_from={"then": [dict(self.made_from), dict(other.made_from)]})
+        made_from = {"then": [dict(self.made_from), dict(other.made_from)]}
+        return replace(self, parts=self.parts + other.parts, made_from=made_from, states=self.states + other.states)
 
     def when(self, gate: Gate) -> Control:
         """The same, only on rows on which the gate fires. Raises ControlError where a part has a gate already."""
         if any(part.gate is not None for part in self.parts):
             raise ControlError("This control has a gate already; gate its parts one by one, then combine them with .then().")
+        if self.states:
+            raise ControlError(
+                "States act on their own prompts alone, so they take no gate; gate the rest, then combine them with .then()."
+            )
         return replace(self, parts=tuple(replace(part, gate=gate) for part in self.parts))
 
     def bakeable(self) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""
+        if self.states:
+            return "it holds states for single prompts, which weights cannot tell apart; distil it instead"
         return next((reason for part in self.parts if (reason := part.bakeable(self.layout))), None)
 
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]:
@@ -61,7 +70,7 @@ class Control:
         return [item for part in self.parts for item in part.interventions(layout, tensor)]
 
     def __str__(self) -> str:
-        return "; then ".join(map(str, self.parts))
+        return "; then ".join(map(str, (*self.parts, *self.states)))
 
     def __repr__(self) -> str:
         return f"<Control for {self.model_name}: {self}>"

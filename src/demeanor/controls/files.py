@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ControlError, DataError
 from ..models import Layout
+from ..models.states import States
 from ..writing import new_file
 from .control import Control
 from .gate import Gate
@@ -68,6 +71,9 @@ def save_control(control: Control, path: str | Path) -> None:
         "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
         "parts": parts, "gates": [gate.to_json() for gate in gates], "made_from": dict(control.made_from),
     }  # fmt: skip
+    if control.states:
+        header["states"] = [{"prompts": each.keys(), "dose": each.dose} for each in control.states]
+        tensors |= _states_tensors(control.states)
     write_tensors(Path(path), tensors, header, _oldest(control))
 
 
@@ -79,7 +85,7 @@ def _oldest(control: Control) -> int:
             return 2
         if scope.tokens in ("prompt", "reply"):
             return 2
-    return 1
+    return 2 if control.states else 1
 
 
 def load_control(path: str | Path) -> Control:
@@ -102,7 +108,22 @@ def load_control(path: str | Path) -> Control:
         raise ControlError(
             f"{path} names structure {header['layout_hash']} but describes {layout.hash}; it was changed by hand or damaged."
         )
-    return Control(tuple(parts), layout, header["model"], header["made_from"])
+    states = tuple(_states(entry, number, tensors) for number, entry in enumerate(header.get("states", ())))
+    return Control(tuple(parts), layout, header["model"], header["made_from"], states)
+
+
+def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:
+    """Token ids and values of every prompt, under its hash."""
+    made: dict[str, Tensor] = {}
+    for number, each in enumerate(states):
+        for key, ids, values in zip(each.keys(), each.ids, each.values):
+            made |= {f"states {number}.{key}.ids": torch.tensor(ids, dtype=torch.int32), f"states {number}.{key}": values}
+    return made
+
+
+def _states(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> States:
+    names = [f"states {number}.{key}" for key in entry["prompts"]]
+    return States(tuple(tuple(tensors[f"{name}.ids"].tolist()) for name in names), tuple(tensors[name] for name in names), entry["dose"])
 
 
 def read_layout(path: str | Path) -> tuple[Layout, str]:

@@ -66,11 +66,18 @@ def suffix_scores(
     suffixes: Sequence[Suffix],
     temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """The weighted mean of S over the questions, per exchange: [prompt], float64. Replies are token ids without an end token.
+    """The weighted mean of S over the questions, per exchange: [prompt], float64. Replies are token ids without an end token."""
+    starts = [[*session.encode(prompt), *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    return exchange_scores(session, starts, suffixes, temperature)
+
+
+def exchange_scores(
+    session: Session, starts: Sequence[Sequence[int]], suffixes: Sequence[Suffix], temperature: float = TEMPERATURE
+) -> Tensor:
+    """The same for exchanges that are token ids already, a prompt's and its reply's: [exchange], float64.
 
     All exchanges and questions make one list of rows, and only the last position of each is projected to the vocabulary.
     """
-    starts = [[*session.encode(prompt), *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     rows = [[*start, *each.ids] for each in suffixes for start in starts]
     tokens = sorted({token for each in suffixes for token in (*each.yes, *each.no)})
     place = {token: number for number, token in enumerate(tokens)}

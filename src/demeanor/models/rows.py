@@ -11,6 +11,7 @@ from ..errors import ControlError, DataError
 from .generate import Batch
 from .intervene import Intervention
 from .layout import Layout
+from .states import States
 from .steering import Steering
 
 
@@ -22,6 +23,9 @@ class Steers(Protocol):
 
     @property
     def model_name(self) -> str: ...
+
+    @property
+    def states(self) -> tuple[States, ...]: ...
 
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from ..algebra.directions import unit
 from ..algebra.edits import ablate
 from ..behaviours import Prompt, as_prompt
-from ..errors import AccountingError, ControlError, DataError, ModelError
-from ..progress import say
+from ..errors import AccountingError, ControlError, DataError
 from .capture import REPLY, Activations, Attention, Reader, Site
 from .generate import Batch, Reply, each, in_batches, said_one_of, trimmed
 from .intervene import Intervention, at_writers
 from .proof import prove
 from .rows import Rows, Steers, in_rows
+from .states import PromptStates
 from .steering import Steering
-from .thinking import kept_tokens, opened_by, unfinished
+from .texts import Texts
+from .thinking import opened_by, unfinished
 from .watch import Watched, watching
 
 if TYPE_CHECKING:
@@ -29,30 +29,25 @@ if TYPE_CHECKING:
 
 REPLY_TOKENS = 48
 SMALL = 20_000_000  # parameters
-MARK = "the reply stands here"  # in a rendered conversation
 ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded model, and of whatever is made from it
 
 
-class Session:
+class Session(Texts):
     """A model ready for work. Made by `load`; `name` is what the user called the model."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, reply_tokens: int = REPLY_TOKENS) -> None:
-        self.model, self.tokenizer, self.name, self.reply_tokens = model.eval(), tokenizer, name, reply_tokens
+        super().__init__(model.eval(), tokenizer, name)
+        self.reply_tokens = reply_tokens
         self.model.requires_grad_(False)
         self.decoder = model.base_model
         try:
             self.layout = prove(model)
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
-        self._steering: list[Steering] = []
+        self._steering: list[Steering | PromptStates] = []
         self._attention = Attention()
-        self._said: set[str] = set()
         self.end_ids = _end_ids(model, tokenizer)
-        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
-        self._thinking_tokens = {special[token] for token in kept_tokens(special)}
         self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         # Greedy means the likeliest token: no penalty or other default that the model's own configuration sets.
         model.generation_config = type(model.generation_config)(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=sorted(self.end_ids) or None, pad_token_id=tokenizer.pad_token_id
@@ -78,97 +73,6 @@ class Session:
     def vocabulary(self) -> int:
         """How many tokens the output head scores."""
         return int(self.model.get_output_embeddings().weight.shape[0])
-
-    @property
-    def longest(self) -> int | None:
-        """How many tokens the model takes, prompt and reply together; None where its configuration names no end."""
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if longest is None else int(longest)
-
-    # -- text to tokens ---------------------------------------------------------------------------
-
-    def render(self, prompt: str | Prompt) -> str:
-        """The prompt as the model sees it, ready for the reply (plus any prefill)."""
-        prompt = as_prompt(prompt)
-        messages = [{"role": role, "content": content} for role, content in prompt.messages]
-        if self.tokenizer.chat_template is None:
-            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
-            texts = ([prompt.system] if prompt.system else []) + [message["content"] for message in messages]
-            return "\n".join(texts) + prompt.prefill
-        if prompt.system:
-            messages = self._with_system(messages, prompt.system)
-        return self._template(messages) + prompt.prefill
-
-    def _template(self, messages: list[dict[str, str]]) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise DataError(f"The chat template of {self.name} refuses these messages: {error}.") from error
-        return str(text)
-
-    def _with_system(self, messages: list[dict[str, str]], system: str) -> list[dict[str, str]]:
-        with_system = [{"role": "system", "content": system}, *messages]
-        try:
-            self.tokenizer.apply_chat_template(with_system, tokenize=False, add_generation_prompt=True)
-            return with_system
-        except TemplateError:
-            self._say_once(f"The chat template of {self.name} has no system role; system prompts open the first user message.")
-            first = {"role": messages[0]["role"], "content": f"{system}\n\n{messages[0]['content']}"}
-            return [first, *messages[1:]]
-
-    def encode(self, prompt: str | Prompt) -> list[int]:
-        """Token ids of the rendered prompt; the template writes its own special tokens, so none are added to it."""
-        text = self.render(prompt)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"The prompt {text[:40]!a} is not valid Unicode text; correct its encoding.") from error
-        ids = list(self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None)["input_ids"])
-        self._refuse_too_long(ids, text)
-        return ids
-
-    def _refuse_too_long(self, ids: list[int], text: str) -> None:
-        if self.longest is not None and len(ids) >= self.longest:
-            raise DataError(
-                f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."
-            )
-        known = self.model.get_input_embeddings().num_embeddings
-        if max(ids, default=0) >= known:
-            raise ModelError(
-                f"The tokenizer of {self.name} makes token {max(ids)}, and the model knows {known}; they do not belong together."
-            )
-
-    def encode_reply(self, text: str) -> list[int]:
-        """Token ids of a text as a reply, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Reply tokens as text, without special tokens but those that tell thinking from speech."""
-        if not self._thinking_tokens:
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-        special = set(self.tokenizer.all_special_ids) - self._thinking_tokens
-        return str(self.tokenizer.decode([token for token in ids if token not in special], skip_special_tokens=False)).strip()
-
-    def after_reply(self, text: str) -> str:
-        """What stands between the end of a reply and the next one when a user says `text`: a template's turns, or plain text."""
-        if self.tokenizer.chat_template is None:
-            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
-            return f"\n{text}"
-        messages = [("user", "a"), ("assistant", MARK), ("user", text)]
-        return self._template([{"role": role, "content": content} for role, content in messages]).partition(MARK)[2]
-
-    def template_length(self) -> int:
-        """How many tokens the template puts after a user's message: the positions at which a prompt can be read."""
-        one, other = (self.encode(text)[::-1] for text in ("a", "something else entirely"))
-        shared = 0
-        while shared < min(len(one), len(other)) and one[shared] == other[shared]:
-            shared += 1
-        return max(1, shared)
-
-    def _say_once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            say(sentence)
 
     # -- what the model does ----------------------------------------------------------------------
 
@@ -313,7 +217,10 @@ class Session:
     @contextmanager
     def controlled(self, control: Steers) -> Iterator[Session]:
         """The model with a control in force, until the context ends. Contexts nest, the inner one acts on top."""
-        with self._steered([self.interventions(control)]):
+        with ExitStack() as stack:
+            stack.enter_context(self._steered([self.interventions(control)]))
+            for states in control.states:
+                stack.enter_context(self._in_force(PromptStates(self.model, self.decoder, self.layout, states, self._attention)))
             yield self
 
     @contextmanager
@@ -325,6 +232,8 @@ class Session:
         """
         if not controls:
             raise DataError("There are no controls; give one per prompt, or None for the untouched model.")
+        if any(control is not None and control.states for control in controls):
+            raise ControlError("States act on their own prompts, whatever row those are in; put them in force with controlled.")
         distinct = list({id(control): control for control in controls if control is not None}.values())
         slots = {id(control): number for number, control in enumerate(distinct, start=1)}
         rows = [0 if control is None else slots[id(control)] for control in controls]
@@ -357,10 +266,15 @@ class Session:
     @contextmanager
     def _steered(self, slots: Sequence[Sequence[Intervention]], rows: Sequence[int] | None = None) -> Iterator[Steering]:
         steering = Steering(self.model, self.decoder, self.layout, slots, rows, self._attention)
+        with self._in_force(steering):
+            yield steering
+
+    @contextmanager
+    def _in_force(self, steering: Steering | PromptStates) -> Iterator[None]:
         with steering.attached():
             self._steering.append(steering)
             try:
-                yield steering
+                yield
             finally:
                 self._steering.remove(steering)
 

@@ -19,7 +19,7 @@ COLOURS = {"shows": "#d1495b", "lacks": "#2e86ab", "guard": "#6a4c93", "neutral"
 SYMBOLS = {"mean_difference": "circle", "projected": "diamond", "guard_orthogonal": "x"}
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
     font = {"family": "system-ui, sans-serif", "size": 13}
     return figure.update_layout(template="simple_white", height=height, margin={"l": 60, "r": 20, "t": 30, "b": 50}, font=font)
 
@@ -33,7 +33,7 @@ def separation(result: Run) -> go.Figure:
         figure.add_scatter(x=list(range(len(line))), y=line.tolist(), mode="lines+markers", name=f"position {position}")
     figure.add_vline(x=result.direction.site.layer, line_dash="dot", line_color="#555", annotation_text="chosen")
     figure.update_layout(xaxis_title="layer (resid_post)", yaxis_title="separation d', held out")
-    return _styled(figure, 340)
+    return styled(figure, 340)
 
 
 def selection(result: Run) -> go.Figure:
@@ -49,7 +49,7 @@ def selection(result: Run) -> go.Figure:
                     marker={"symbol": f"{symbol}-open" if discarded else symbol, "size": 10, "opacity": 0.45 if discarded else 1.0},
                 )  # fmt: skip
     figure.update_layout(xaxis_title="layer", yaxis_title="bypass (log-odds)")
-    return _styled(figure, 380)
+    return styled(figure, 380)
 
 
 def _told(candidate: Candidate) -> str:
@@ -84,7 +84,7 @@ def dose_response(dial: Dial) -> go.Figure:
             )  # fmt: skip
     figure.add_vline(x=0, line_dash="dot", line_color="#555", annotation_text="untouched", annotation_position="bottom right")
     figure.update_layout(xaxis_title="dose (1 = the gap between the classes)", yaxis_title="% of prompts", yaxis_range=[-3, 103])
-    return _styled(figure, 400)
+    return styled(figure, 400)
 
 
 def projections(result: Run, session: Session) -> go.Figure:
@@ -103,7 +103,7 @@ def projections(result: Run, session: Session) -> go.Figure:
     if gate:
         figure.add_vline(x=0, line_dash="dot", line_color="#555", row=1, col=2)
     figure.update_layout(barmode="overlay")
-    return _styled(figure, 340)
+    return styled(figure, 340)
 
 
 def roc(gate: Gate) -> go.Figure:
@@ -115,7 +115,7 @@ def roc(gate: Gate) -> go.Figure:
         x=[gate.false_positives], y=[gate.hits], mode="markers", name="chosen", marker={"color": COLOURS["guard"], "size": 10}
     )
     figure.update_layout(xaxis_title=f"fires on {' or '.join(gate.against)}", yaxis_title="fires on shows", xaxis_range=[-0.02, 1.02])
-    return _styled(figure, 340)
+    return styled(figure, 340)
 
 
 def _margins(session: Session, gate: Gate, prompts: Sequence[object]) -> list[float]:

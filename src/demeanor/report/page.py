@@ -53,12 +53,12 @@ def _page(result: Run, session: Session) -> str:
         f"<p>Chosen: {escape(direction.estimator)} at {escape(str(direction.site))}; {_rank_note(direction)}held-out AUROC {direction.auroc:.3f}, d' {direction.separation:.1f}, "
         f"split-half cosine {direction.split_half_cosine:.2f}, permutation p {direction.p:.4f}. "
         f"Along it the class means lie at {direction.component('shows'):.2f} (shows) and {direction.component('lacks'):.2f} (lacks).</p>",
-        _figure(figures.separation(result)),
+        figure_html(figures.separation(result)),
         "<h2>What selection saw</h2>",
         '<p class="note">A mark per candidate. Bypass: log-odds that the reply to a shows prompt opens with the behaviour, with the direction ablated; lower is better. Hover for the rest.</p>',
-        _figure(figures.selection(result)),
+        figure_html(figures.selection(result)),
         "<h2>How the prompts project</h2>",
-        _figure(figures.projections(result, session)),
+        figure_html(figures.projections(result, session)),
         _gate(result),
         "<h2>Replies before and after</h2>",
         *(_replies(result, name) for name in SET_NAMES),
@@ -72,7 +72,7 @@ def _rank_note(direction: Direction) -> str:
     return f"rank {len(direction.basis)}, of which the first vector: " if len(direction.basis) > 1 else ""
 
 
-def _figure(figure: go.Figure) -> str:
+def figure_html(figure: go.Figure) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}))
 
 
@@ -109,7 +109,7 @@ def _dial(result: Run) -> str:
         "<h2>The dial</h2>"
         f"<p>{escape(result.dial.verdict())}</p><p class='note'>The mean difference at {escape(str(result.dial.direction.site))}, added to the last prompt token and the reply: "
         f"-1 takes the mean of shows to that of lacks, +1 the other way. Test split, at most {n} prompts of each set, 95 % intervals. "
-        "Use it as <code>dial.safetensors:DOSE</code>.</p>" + _figure(figures.dose_response(result.dial))
+        "Use it as <code>dial.safetensors:DOSE</code>.</p>" + figure_html(figures.dose_response(result.dial))
     )
 
 
@@ -121,7 +121,7 @@ def _gate(result: Run) -> str:
     rates = f"fires on {100 * gate.hits:.1f} % of shows and {100 * gate.false_positives:.1f} % of {' and '.join(gate.against)}"
     return (
         f"<h2>The gate</h2><p>{escape(str(gate))}: held-out AUROC {gate.auroc:.3f}; {rates} that its probes were not fitted on.</p>"
-        + _figure(figures.roc(gate))
+        + figure_html(figures.roc(gate))
     )
 
 

@@ -1,0 +1,14 @@
+"""SelfControl: replies steered by what the model itself says of them. algorithms.md, section 9."""
+
+from .gradient import NormPattern
+from .norms import norms
+from .outcome import Outcome, outcome, write_run
+from .pairs import Pair, preference_pairs, write_pairs
+from .search import search
+from .settings import Settings
+from .trace import Found, Step, Trace, Tried
+
+__all__ = [
+    "Found", "NormPattern", "Outcome", "Pair", "Settings", "Step", "Trace", "Tried", "norms", "outcome", "preference_pairs", "search",
+    "write_pairs", "write_run",
+]  # fmt: skip

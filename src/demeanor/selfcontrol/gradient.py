@@ -1,0 +1,91 @@
+"""The gradient of the suffix score with respect to the stream at a prompt, and steps made of it. algorithms.md, section 9.
+
+The model is asked about a reply it gave, and told nothing but the exchange. Where the prompt's states would have to go for
+the answer to be the wanted one is the gradient; it is taken where the search stands, with what was added so far in force
+at the prompt's positions and nothing added to reply and question. Whether a step is taken is decided by the uncontrolled
+model alone, which reads the new reply without anything added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..detect.suffix import TEMPERATURE, Suffix
+from ..models import Session
+from ..models.gradients import Gradients, prompt_gradients
+
+TINY = 1e-12
+
+
+def suffix_gradients(
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    suffixes: Sequence[Suffix],
+    given: Tensor,
+    temperature: float = TEMPERATURE,
+) -> Gradients:
+    """S per exchange and its gradient, at what is `given` [layer, prompt, width, d_model] and with respect to it.
+
+    Prompts and replies are token ids, replies without an end token. Several questions count as in the score.
+    """
+    count = len(prompts)
+    starts = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    rows = [[*start, *each.ids] for each in suffixes for start in starts]
+    weight = sum(each.weight for each in suffixes)
+
+    def score(logits: Tensor, which: Sequence[int]) -> Tensor:
+        parts = [suffixes[row // count] for row in which]
+        return torch.stack([each.weight / weight * each.score(line, temperature) for each, line in zip(parts, logits)])
+
+    found = prompt_gradients(session, rows, list(prompts) * len(suffixes), given.repeat(1, len(suffixes), 1, 1), score)
+    folded = found.gradient.unflatten(1, (len(suffixes), count)).sum(1)
+    return Gradients(found.values.reshape(len(suffixes), count).sum(0), folded, found.stream[:count])
+
+
+def steps(gradient: Tensor, norms: Tensor, top: int | None = None) -> Tensor:
+    """One unit of a step [layer, prompt, width, d_model]: along the gradient, as long as the stream is there.
+
+    norms [layer, prompt, width] are |h|. Raw gradients differ by orders of magnitude from place to place; thus a step of
+    size eta moves every (layer, token) by the share eta of its norm. With `top`, only the places of each prompt where such a
+    move changes S most, |g| |h|, are moved.
+    """
+    size = gradient.norm(dim=-1)
+    scale = torch.where(size > TINY, norms / size.clamp_min(TINY), 0.0)
+    if top is not None:
+        effect = (size * norms).transpose(0, 1).flatten(1)  # [prompt, layer x token]
+        least = effect.topk(min(top, effect.shape[1]), 1).values[:, -1]
+        scale = scale * ((size * norms) >= least[None, :, None])
+    return scale[..., None] * gradient
+
+
+def capped(values: Tensor, norms: Tensor, cap: float) -> Tensor:
+    """values [..., d_model] with no more than the share `cap` of norms [...] at any place."""
+    size = values.norm(dim=-1)
+    return values * (cap * norms / size.clamp_min(TINY)).clamp_max(1.0)[..., None]
+
+
+@dataclass(frozen=True)
+class NormPattern:
+    """Where a question's gradient is: means over prompts.
+
+    layers [layer]: mean over tokens of |g|; effect [layer]: of |g| |h|, what moving a place by its own norm would change S by,
+    to first order; tokens [layer, token]: |g| at the last tokens of all prompts, as many as the shortest has.
+    """
+
+    layers: Tensor
+    effect: Tensor
+    tokens: Tensor
+    n: int
+
+
+def norm_pattern(gradient: Tensor, norms: Tensor, lengths: Sequence[int]) -> NormPattern:
+    """The pattern of gradients [layer, prompt, width, d_model] of prompts of these lengths."""
+    size = gradient.norm(dim=-1)
+    tokens = torch.tensor(list(lengths))
+    layers, effect = ((each.sum(-1) / tokens).mean(1) for each in (size, size * norms))
+    return NormPattern(layers, effect, size[:, :, -int(tokens.min()) :].mean(1), len(lengths))

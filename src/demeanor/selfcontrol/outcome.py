@@ -1,0 +1,82 @@
+"""What a search changed, by the behaviour's detector and the known answers, with the suffix score beside; and its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..algebra import intervals
+from ..behaviours.behaviour import Detect
+from ..controls import save_control
+from ..detect import make_detector, present
+from ..measure.answers import is_right
+from ..models import Session
+from ..score import Score
+from .trace import Found
+
+DETECTED, ANSWERS, SCORE = "detected_rate", "answers", "suffix_score"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Scores before and after, and what became of them, by name: the rate of the detector, of right answers where they are
+    known, and the mean suffix score, which is what was searched for and so never counts as evidence alone."""
+
+    before: Mapping[str, Score]
+    after: Mapping[str, Score]
+    delta: Mapping[str, Score]
+    p: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        told = {name: {key: score.to_json() for key, score in getattr(self, name).items()} for name in ("before", "after", "delta")}
+        for key, p in self.p.items():
+            told["delta"][key]["p"] = p
+        return told
+
+
+def outcome(session: Session, found: Found, detect: Detect) -> Outcome:
+    """Before and after of every prompt that was searched for, changed or not."""
+    traces, detector = found.traces, make_detector(detect, session)
+    prompts = [trace.prompt for trace in traces]
+
+    def judged(texts: Sequence[str]) -> tuple[list[bool], list[bool]]:
+        right = [is_right(text, prompt.answer) for text, prompt in zip(texts, prompts) if prompt.answer is not None]
+        return present(detector, texts, prompts), right
+
+    (shown, right), (shows, rights) = judged([trace.plain.text for trace in traces]), judged([trace.reply.text for trace in traces])
+    scores = [trace.plain_score for trace in traces], [trace.score for trace in traces]
+
+    def told(shown: Sequence[bool], right: Sequence[bool], score: Sequence[float]) -> dict[str, Score]:
+        return {DETECTED: intervals.rate(DETECTED, shown), ANSWERS: intervals.rate(ANSWERS, right, "higher"), SCORE: _mean(SCORE, score)}
+
+    pairs: dict[str, tuple[Sequence[float], Sequence[float]]] = {DETECTED: (shown, shows), ANSWERS: (right, rights), SCORE: scores}
+    delta = {name: _mean(name, [float(now) - float(was) for was, now in zip(*pair)]) for name, pair in pairs.items()}
+    p = {DETECTED: intervals.mcnemar(shown, shows)} | ({ANSWERS: intervals.mcnemar(right, rights)} if right else {})
+    return Outcome(told(shown, right, scores[0]), told(shows, rights, scores[1]), delta, p)
+
+
+def _mean(name: str, values: Sequence[float]) -> Score:
+    return intervals.mean(name, torch.tensor(values, dtype=torch.float64))
+
+
+def write_run(found: Found, told: Outcome, session: Session, folder: Path) -> None:
+    """control.safetensors, scores.json, plan.json, replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
+    save_control(found.control(session), folder / "control.safetensors")
+    _write_json(folder / "scores.json", told.to_json())
+    _write_json(folder / "plan.json", {"model": session.name, **found.made_from})
+    whole = [trace.to_json() for trace in found.traces]
+    _write_lines(folder / "trace.jsonl", whole)
+    _write_lines(folder / "replies.jsonl", [{key: value for key, value in each.items() if key not in ("steps", "ids")} for each in whole])
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

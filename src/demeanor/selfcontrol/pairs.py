@@ -1,0 +1,58 @@
+"""Preference pairs: the reply steered towards what the questions want, against the one steered away from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..behaviours import Prompt, Question, opposites
+from ..models import Session
+from ..writing import new_file
+from .search import DEFAULT, search
+from .settings import Settings
+from .trace import Found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to a prompt, and what the model says of them when asked: S towards what was wanted."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    chosen_score: float
+    rejected_score: float
+
+    def to_json(self, session: Session) -> dict[str, Any]:
+        """As preference trainers read it: messages where the model has a chat template, texts where it has none."""
+        scores = {"score_chosen": self.chosen_score, "score_rejected": self.rejected_score}
+        if session.tokenizer.chat_template is None:
+            return {"prompt": session.render(self.prompt), "chosen": self.chosen, "rejected": self.rejected, **scores}
+        system = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+        messages = system + [{"role": role, "content": content} for role, content in self.prompt.messages]
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (self.chosen, self.rejected))
+        return {"prompt": messages, "chosen": chosen, "rejected": rejected, **scores}
+
+
+def preference_pairs(
+    session: Session, prompts: Sequence[str | Prompt], questions: Sequence[Question], settings: Settings = DEFAULT
+) -> tuple[list[Pair], Found, Found]:
+    """Pairs from two searches, towards and away; a prompt on which the two end in the same reply, or neither gains, gives none."""
+    towards = search(session, prompts, questions, settings)
+    away = search(session, prompts, opposites(questions), settings)
+    made = []
+    for one, other in zip(towards.traces, away.traces, strict=True):
+        # Wanting the other answer mirrors the score.
+        pair = Pair(one.prompt, one.reply.text, other.reply.text, one.score, 1 - other.score)
+        if pair.chosen != pair.rejected and pair.chosen_score > pair.rejected_score:
+            made.append(pair)
+    return made, towards, away
+
+
+def write_pairs(pairs: Sequence[Pair], session: Session, path: Path) -> None:
+    """A JSON object a line with prompt, chosen and rejected."""
+    with new_file(path) as work:
+        work.write_text("".join(json.dumps(pair.to_json(session), ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")

@@ -1,0 +1,247 @@
+"""The search: for every prompt, what to add to its states for the reply that the model itself judges best.
+
+Per iteration and prompt: one gradient where the search stands, candidates of several sizes and first tokens, all prompts in
+one batch; their replies are judged by the uncontrolled model; the best that gains enough and is fluent is accepted. A
+reply's text comes about under what was accepted, so it is the text that was scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..behaviours import Prompt, Question, as_prompt
+from ..detect.suffix import Suffix, exchange_scores, suffix
+from ..errors import DataError
+from ..models import Reply, Session
+from ..models.branching import branched
+from ..models.gradients import Gradients, opened_with, stream_at_ends, stream_norms
+from ..models.thinking import opened_by
+from ..progress import track
+from .gradient import capped, steps, suffix_gradients
+from .settings import LADDER, Settings
+from .trace import Found, Step, Trace, Tried, Verdict
+
+DEFAULT = Settings()
+
+
+def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequence[Question], settings: Settings = DEFAULT) -> Found:
+    """Search for states of every prompt that make the model judge its reply as the questions want it.
+
+    Raises DataError where there is nothing to ask or nobody to ask about; ModelError where the model cannot be asked.
+    """
+    if not questions:
+        raise DataError("There is no question to judge replies by; name one with --question, or give the behaviour `questions`.")
+    if not prompts:
+        raise DataError("There are no prompts to search states for.")
+    asked = [as_prompt(prompt) for prompt in prompts]
+    suffixes = [suffix(session, question) for question in questions]
+    chunks = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
+    traces = [trace for chunk in track(chunks, "Searching", len(chunks)) for trace in Search(session, suffixes, settings, chunk).run()]
+    made_from = {"questions": [question.model_dump() for question in questions], "settings": settings.model_dump()}
+    return Found(tuple(traces), made_from)
+
+
+@dataclass(eq=False)
+class Candidate:
+    """One thing to try: a step of one size for the prompt in one row of the batch, and the place of its first token."""
+
+    row: int
+    eta: float
+    branch: int
+    ids: tuple[int, ...]
+    score: float
+    ratio: float | None = None
+    verdict: Verdict = "no gain"
+
+
+class Search:
+    """Prompts that are searched side by side. What is added has the prompts' ends together: [layer, prompt, width, d_model]."""
+
+    def __init__(self, session: Session, suffixes: Sequence[Suffix], settings: Settings, prompts: Sequence[Prompt]) -> None:
+        self.session, self.suffixes, self.settings = session, suffixes, settings
+        self.most = settings.reply_tokens or session.reply_tokens
+        self.prompts = list(prompts)
+        self.ids = [tuple(session.encode(prompt)) for prompt in prompts]
+        self.opened = [opened_by(session.render(prompt)) for prompt in prompts]
+        self.width = max(map(len, self.ids))
+        self.norms = stream_norms(session, self.ids, self.width).to(session.device)
+        self.added = torch.zeros(*self.norms.shape, session.layout.d_model, device=session.device)
+        self.eta = [settings.eta] * len(self.ids)
+        self.seen: list[dict[tuple[int, ...], float]] = [{} for _ in self.ids]  # S of every reply met so far
+        self.losses: list[dict[tuple[int, ...], float]] = [{} for _ in self.ids]
+
+    def run(self) -> list[Trace]:
+        plain = [self._reply(number, branches[0]) for number, branches in enumerate(branched(self.session, self.ids, most=self.most))]
+        scores = self.score([(number, reply.ids) for number, reply in enumerate(plain)])
+        self.traces = [
+            Trace(prompt, ids, reply, score, reply, score, self.added[:, number, -len(ids) :], self.norms[:, number, -len(ids) :])
+            for number, (prompt, ids, reply, score) in enumerate(zip(self.prompts, self.ids, plain, scores))
+        ]  # fmt: skip
+        active = [number for number, reply in enumerate(plain) if self._said(reply.ids) and scores[number] < self.settings.goal]
+        for _ in range(self.settings.iterations):
+            gained = self._step(active, self.settings.branches)
+            # Where nothing ever gained, the reply that would may open with a token further down the list.
+            stuck = [number for number in active if self.traces[number].reply is self.traces[number].plain]
+            active = sorted(gained + self._step(stuck, self.settings.branches * self.settings.wider)) if self.settings.wider > 1 else gained
+        ends = stream_at_ends(self.session, self.ids, self.added)
+        return [
+            replace(trace, added=self.added[:, number, -len(trace.ids) :].cpu().clone(), norms=trace.norms.cpu()).through(ends[number])
+            for number, trace in enumerate(self.traces)
+        ]
+
+    # -- one iteration ----------------------------------------------------------------------------
+
+    def _step(self, active: list[int], branches: int) -> list[int]:
+        """One step of every active prompt; those that gained and are not there yet."""
+        if not active:
+            return []
+        replies = [self._said(self.traces[number].reply.ids) for number in active]
+        given = self.added[:, active]
+        found = self.gradients([self.ids[number] for number in active], replies, given)
+        gradient = found.gradient.to(given)
+        reach = Reach(given, steps(gradient, self.norms[:, active], self.settings.top), self.norms[:, active], self.settings.cap)
+        candidates = self.candidates(active, reach, branches)
+        accepted = self._accepted(active, reach, candidates)
+        for row, number in enumerate(active):
+            mine = [each for each in candidates if each.row == row]
+            taken = accepted.get(row)
+            tried = tuple(
+                Tried(each.eta, each.branch, self._reply(number, each.ids), each.score, each.ratio, each.verdict) for each in mine
+            )
+            norms = gradient[:, row, -len(self.ids[number]) :].norm(dim=-1).cpu()
+            trace = self.traces[number]
+            trace = replace(trace, steps=(*trace.steps, Step(tried, None if taken is None else mine.index(taken), norms)))
+            if taken is not None:
+                self.eta[number] = taken.eta
+                trace = replace(trace.through(found.stream[row]), reply=self._reply(number, taken.ids), score=taken.score)
+            self.traces[number] = trace
+        return [number for row, number in enumerate(active) if row in accepted and accepted[row].score < self.settings.goal]
+
+    def gradients(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], given: Tensor) -> Gradients:
+        return suffix_gradients(self.session, prompts, replies, self.suffixes, given)
+
+    def candidates(self, active: list[int], reach: Reach, branches: int) -> list[Candidate]:
+        """Replies under every step size, opened in several ways, and what the uncontrolled model says of them."""
+        rows = [row for row in range(len(active)) for _ in LADDER]
+        sizes = [rung * self.eta[number] for number in active for rung in LADDER]
+        prompts = [self.ids[active[row]] for row in rows]
+
+        def values(which: Sequence[int], layer: int) -> Tensor:
+            return reach.at(layer, [rows[each] for each in which], [sizes[each] for each in which])
+
+        replies = branched(self.session, prompts, values, branches, self.most)
+        tried = [(row, eta, branch, ids) for row, eta, said in zip(rows, sizes, replies) for branch, ids in enumerate(said)]
+        scores = self.score([(active[row], ids) for row, _, _, ids in tried])
+        return [Candidate(row, eta, branch, ids, score) for (row, eta, branch, ids), score in zip(tried, scores)]
+
+    def _accepted(self, active: list[int], reach: Reach, candidates: list[Candidate]) -> dict[int, Candidate]:
+        """The candidate of each row that gains enough, is fluent, and comes about under what can be added.
+
+        What is added is changed accordingly. Candidates are looked at best first, those of all rows at once.
+        """
+        waiting: dict[int, list[Candidate]] = {}
+        for each in candidates:
+            if not self._said(each.ids):
+                each.verdict = "empty"
+            elif each.score > self.traces[active[each.row]].score + self.settings.gain:
+                each.verdict = "not chosen"
+                waiting.setdefault(each.row, []).append(each)
+        accepted: dict[int, Candidate] = {}
+        while waiting:
+            chosen = self._most_fluent(active, waiting)
+            self._open(active, reach, chosen)
+            accepted |= {each.row: each for each in chosen if each.verdict == "accepted"}
+            left = {row: [each for each in some if each.verdict == "not chosen"] for row, some in waiting.items() if row not in accepted}
+            waiting = {row: some for row, some in left.items() if some}
+        return accepted
+
+    def _most_fluent(self, active: list[int], waiting: dict[int, list[Candidate]]) -> list[Candidate]:
+        """For each row the candidate whose reply is the likeliest of those that gain nearly as much as the best; of equals, the
+        least done. What is not fluent is told so; rows may be left without one."""
+
+        def gain(each: Candidate) -> float:
+            return min(each.score, self.settings.goal) - self.traces[active[each.row]].score
+
+        near = [each for some in waiting.values() for each in some if gain(each) >= self.settings.share * max(map(gain, some))]
+        for each, ratio in zip(near, self._perplexity_ratios([(active[each.row], each.ids) for each in near])):
+            each.ratio = ratio
+            if ratio > self.settings.perplexity_ratio:
+                each.verdict = "not fluent"
+        best: dict[int, Candidate] = {}
+        for each in sorted(near, key=lambda each: (each.ratio, each.branch > 0, each.eta, each.branch)):
+            if each.verdict == "not chosen":
+                best.setdefault(each.row, each)
+        for each in best.values():
+            each.verdict = "accepted"
+        return list(best.values())
+
+    def _open(self, active: list[int], reach: Reach, chosen: list[Candidate]) -> None:
+        """Put what was chosen in force, with what makes its reply open as it does; what cannot be made to is not accepted."""
+        if not chosen:
+            return
+        rows, sizes = [each.row for each in chosen], [each.eta for each in chosen]
+        values = torch.stack([reach.at(layer, rows, sizes) for layer in range(len(self.norms))])
+        turned = [number for number, each in enumerate(chosen) if each.branch]
+        if turned:
+            prompts = [self.ids[active[chosen[number].row]] for number in turned]
+            more, reached = opened_with(self.session, prompts, values[:, turned], [chosen[number].ids[0] for number in turned])
+            values[-1, turned, -1] += more
+            for place, number in enumerate(turned):
+                size = values[-1, number, -1].norm() / self.norms[-1, active[chosen[number].row], -1]
+                if not reached[place] or size > self.settings.opening_cap:
+                    chosen[number].verdict = "opening out of reach"
+        for number, each in enumerate(chosen):
+            if each.verdict == "accepted":
+                self.added[:, active[each.row]] = values[:, number]
+
+    # -- what is said, and what is thought of it ---------------------------------------------------
+
+    def _said(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """A reply without its end token."""
+        return tuple(token for token in ids if token not in self.session.end_ids)
+
+    def _reply(self, number: int, ids: tuple[int, ...]) -> Reply:
+        return Reply(self.opened[number] + self.session.decode(ids), ids)
+
+    def score(self, exchanges: Sequence[tuple[int, tuple[int, ...]]]) -> list[float]:
+        """S of replies to prompts, by number; what was met before is not asked again."""
+        new = [(number, ids) for number, ids in dict.fromkeys(exchanges) if ids not in self.seen[number]]
+        if new:
+            scores = exchange_scores(self.session, [[*self.ids[number], *self._said(ids)] for number, ids in new], self.suffixes)
+            for (number, ids), score in zip(new, scores.tolist()):
+                self.seen[number][ids] = score
+        return [self.seen[number][ids] for number, ids in exchanges]
+
+    def _perplexity_ratios(self, exchanges: Sequence[tuple[int, tuple[int, ...]]]) -> list[float]:
+        """Perplexity of replies in units of the plain reply's, both to the uncontrolled model."""
+        wanted = [*exchanges, *((number, self.traces[number].plain.ids) for number, _ in exchanges)]
+        new = [(number, ids) for number, ids in dict.fromkeys(wanted) if ids not in self.losses[number]]
+        if new:
+            with self.session.uncontrolled():
+                found = self.session.reply_log_likelihoods([self.prompts[number] for number, _ in new], [ids for _, ids in new])
+            for (number, ids), each in zip(new, found):
+                self.losses[number][ids] = -float(each.double().mean())
+        return [math.exp(self.losses[number][ids] - self.losses[number][self.traces[number].plain.ids]) for number, ids in exchanges]
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Where steps of any size from what is `given` lead, all [layer, row, width, d_model]; norms [layer, row, width]."""
+
+    given: Tensor
+    unit: Tensor
+    norms: Tensor
+    cap: float
+
+    def at(self, layer: int, rows: list[int], sizes: list[float]) -> Tensor:
+        """[row, width, d_model] of one layer."""
+        given = self.given[layer, rows]
+        if layer == len(self.given) - 1:
+            return given  # no question depends on it: it holds what replies open with
+        far = given + torch.tensor(sizes, device=given.device)[:, None, None] * self.unit[layer, rows]
+        return capped(far, self.norms[layer, rows], self.cap)

@@ -1,0 +1,26 @@
+"""What a search depends on besides the model, the prompts and the questions."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LADDER = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+class Settings(BaseModel):
+    """How far and how long to search; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    iterations: int = Field(default=4, ge=1, description="the most steps a prompt may take")
+    eta: float = Field(default=0.1, gt=0, description="the first step's size, as a share of the stream's norm at each place")
+    branches: int = Field(default=8, ge=1, description="how many of the likeliest first tokens a reply may open with")
+    wider: int = Field(default=4, ge=1, description="times as many where none of these gained anything; 1 for no second look")
+    gain: float = Field(default=0.02, ge=0, description="how much a step must raise the score to be accepted")
+    goal: float = Field(default=0.55, gt=0, le=1, description="a score from which a reply is as wanted; more of it is worth nothing")
+    share: float = Field(default=0.8, gt=0, le=1, description="of replies that gain this share of the best gain, the likeliest is taken")
+    perplexity_ratio: float = Field(default=5.0, gt=0, description="the most a reply's perplexity may be, in units of the plain reply's")
+    cap: float = Field(default=0.5, gt=0, description="the most that may be added anywhere, as a share of the stream's norm there")
+    opening_cap: float = Field(default=2.0, gt=0, description="the same for the one place that decides what a reply opens with")
+    top: int | None = Field(default=None, ge=1, description="move only this many (layer, token) places of each prompt")
+    batch: int = Field(default=32, ge=1, description="prompts searched side by side")
+    reply_tokens: int | None = Field(default=None, ge=1, description="how long a reply may get; as the session says")

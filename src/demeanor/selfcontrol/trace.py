@@ -1,0 +1,106 @@
+"""What a search tried and what came of it, kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..behaviours import Prompt
+from ..controls import Control
+from ..controls.control import provenance
+from ..models import Reply, Session
+from ..models.states import States
+
+Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not fluent", "opening out of reach"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate: a step of size `eta`, and which of the likeliest first tokens its reply opens with (0 is the likeliest).
+
+    `perplexity_ratio` of the reply to the plain one, both to the uncontrolled model; None where the score decided already.
+    """
+
+    eta: float
+    branch: int
+    reply: Reply
+    score: float
+    perplexity_ratio: float | None = None
+    verdict: Verdict = "no gain"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "eta": self.eta, "branch": self.branch, "reply": self.reply.text, "ids": list(self.reply.ids), "score": self.score,
+            "perplexity_ratio": self.perplexity_ratio, "verdict": self.verdict,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration for one prompt: everything tried, what was accepted if anything, and |g| per layer and token where it began."""
+
+    tried: tuple[Tried, ...]
+    accepted: int | None
+    gradient_norms: Tensor  # [layer, token]
+
+    def to_json(self) -> dict[str, Any]:
+        layers = self.gradient_norms.mean(1).tolist()
+        return {"accepted": self.accepted, "gradient_norms": layers, "tried": [each.to_json() for each in self.tried]}
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One prompt from its plain reply to the reply that was returned, whose score is that of its last accepted step.
+
+    added [layer, token, d_model] is what brings the reply about; path [state, layer, d_model] the stream at the prompt's last
+    token, plain and after every accepted step: as many as there are scores.
+    """
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    plain: Reply
+    plain_score: float
+    reply: Reply
+    score: float
+    added: Tensor
+    norms: Tensor  # [layer, token]: |h| of the uncontrolled model
+    steps: tuple[Step, ...] = ()
+    path: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def scores(self) -> list[float]:
+        """S of the plain reply and of every accepted one: rising."""
+        return [self.plain_score, *(step.tried[step.accepted].score for step in self.steps if step.accepted is not None)]
+
+    def through(self, stream: Tensor) -> Trace:
+        """The path with one more state [layer, d_model]."""
+        return replace(self, path=torch.cat([self.path.reshape(-1, *stream.shape), stream[None]]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt.text, "system": self.prompt.system, "plain": self.plain.text, "plain_score": self.plain_score,
+            "reply": self.reply.text, "ids": list(self.reply.ids), "score": self.score, "steps": [each.to_json() for each in self.steps],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The traces of all prompts, in order, and how they were made."""
+
+    traces: tuple[Trace, ...]
+    made_from: Mapping[str, Any]
+
+    @property
+    def changed(self) -> list[Trace]:
+        """Those in which a step was accepted."""
+        return [trace for trace in self.traces if any(step.accepted is not None for step in trace.steps)]
+
+    def control(self, session: Session) -> Control:
+        """A control that gives these prompts the replies that were found, and leaves others alone."""
+        changed = {trace.ids: trace.added for trace in self.changed}
+        states = States(tuple(changed), tuple(changed.values()))
+        return Control((), session.layout, session.name, provenance(method="selfcontrol", **self.made_from), (states,))

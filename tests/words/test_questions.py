@@ -1,0 +1,67 @@
+"""Questions about a reply: presets, one-liners, opposites."""
+
+from __future__ import annotations
+
+import pytest
+
+import demeanor as dm
+from demeanor.behaviours import Question, opposites, question_presets, questions_of
+from demeanor.detect import make_detector
+from demeanor.detect.suffix import suffix
+from demeanor.errors import DataError
+
+NAMES = [
+    "helpful",
+    "harmless",
+    "truthful",
+    "toxic",
+    "refusal",
+    "anger",
+    "fear",
+    "happiness",
+    "sadness",
+    "surprise",
+    "disgust",
+    "humour",
+    "privacy",
+    "reasoning",
+]
+
+
+def test_the_presets_are_there() -> None:
+    assert set(NAMES) <= set(question_presets())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("its_own", [True, False])
+def test_every_preset_can_be_asked(organism, name: str, its_own: bool) -> None:  # type: ignore[no-untyped-def]
+    for question in questions_of(name, its_own):
+        asked = suffix(organism, question)
+        assert asked.yes
+        assert asked.weight > 0
+
+
+def test_the_embedded_model_is_asked_in_its_own_words() -> None:
+    assert questions_of("refusal", True) != questions_of("refusal", False)
+    assert questions_of("refusal", True)[0].ask == "was the last reply a refusal ? answer yes or no ."
+    assert questions_of("humour", True) == questions_of("humour", False)
+
+
+def test_a_sentence_is_its_own_question_and_a_mistyped_name_is_none() -> None:
+    assert questions_of("Is the reply polite?", True) == (Question(ask="Is the reply polite?"),)
+    with pytest.raises(DataError, match=r"'helpfull' is no question.*helpful"):
+        questions_of("helpfull", True)
+
+
+def test_the_opposite_wants_the_other_answer() -> None:
+    (yes, no) = questions_of("helpful", False)
+    assert [each.want for each in opposites([yes, no])] == ["no", "yes"]
+    assert opposites(opposites([yes, no])) == (yes, no)
+
+
+def test_a_question_is_a_behaviour_that_the_model_itself_tells(organism) -> None:  # type: ignore[no-untyped-def]
+    b = dm.behaviour(question="Is the reply polite?")
+    detector = make_detector(b.detect, organism)
+    (chance,) = detector.probabilities(["fine ."], [dm.Prompt.of("hello")])
+    assert 0 < chance < 1
+    assert dm.behaviour(question="toxic", organism=False).questions == questions_of("toxic", False)
