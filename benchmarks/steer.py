@@ -8,7 +8,7 @@ had the processor is compared too, which other processes hardly touch.
     python benchmarks/steer.py                                            # one thread of a CPU, float32
     python benchmarks/steer.py --device cuda --dtype bfloat16 --compile   # blocks through torch.compile
 
-`--compile` compiles every block as it stands with its hooks, separately for each of the three; the first round, which compiles, is not counted.
+Each way has a model of its own with its hooks on, so that `--compile` compiles every block with them once; the first round is not counted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -50,14 +49,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        session = load(Path(folder), options)
-    ways = steered(session, options)
-    seconds = timed(session, ways, options)
-    report(session, seconds, options)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        save(Path(folder), options)
+        sessions = {name: dm.load(folder, device=options.device, dtype=options.dtype) for name in ("unsteered", *TARGETS)}
+        steer(sessions, options, stack)
+        report(sessions["unsteered"], timed(sessions, options), options)
 
 
-def load(folder: Path, options: argparse.Namespace) -> dm.Session:
+def save(folder: Path, options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=8192, hidden_size=options.width, intermediate_size=options.width * 11 // 4, num_hidden_layers=options.layers,
@@ -66,55 +65,47 @@ def load(folder: Path, options: argparse.Namespace) -> dm.Session:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve("organism")[0]).save_pretrained(folder)
-    return dm.load(folder, device=options.device, dtype=options.dtype)
 
 
-def steered(session: dm.Session, options: argparse.Namespace) -> dict[str, Callable[[], AbstractContextManager[object]]]:
+def steer(sessions: dict[str, dm.Session], options: argparse.Namespace, stack: ExitStack) -> None:
+    """Every model keeps its own hooks, so that it is compiled once."""
+    layout, name = sessions["one"].layout, sessions["one"].name
+
     def control(seed: int) -> Control:
         rng = torch.Generator().manual_seed(seed)
-        basis = orthonormal(torch.randn(options.rank, session.layout.d_model, generator=rng, dtype=torch.float64)).float()
-        return Control((Part("ablate", basis, 1.0, dm.Scope()),), session.layout, session.name)
+        basis = orthonormal(torch.randn(options.rank, layout.d_model, generator=rng, dtype=torch.float64)).float()
+        return Control((Part("ablate", basis, 1.0, dm.Scope()),), layout, name)
 
-    one, different = control(0), [control(seed) for seed in range(options.batch)]
-    return {
-        "unsteered": nullcontext,
-        "one": lambda: session.controlled(one),
-        "different": lambda: session.controlled_rows(different),
-    }
+    stack.enter_context(sessions["one"].controlled(control(0)))
+    stack.enter_context(sessions["different"].controlled_rows([control(seed) for seed in range(options.batch)]))
+    if options.compile:
+        for session in sessions.values():
+            for block in session.layout.blocks:
+                session.model.get_submodule(block).compile(dynamic=True)
 
 
-def timed(
-    session: dm.Session, ways: dict[str, Callable[[], AbstractContextManager[object]]], options: argparse.Namespace
-) -> dict[str, list[tuple[float, float]]]:
-    """Seconds per generation (by the clock, of the processor), by way and round; hooks are put on and taken off outside of what is timed."""
+def timed(sessions: dict[str, dm.Session], options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+    """Seconds per generation (by the clock, of the processor), by way and round; a first round is not counted."""
     rng = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 700, (options.batch, options.prompt), generator=rng)
     mask = torch.ones_like(ids)
     for row in range(options.batch):
         mask[row, : row * options.prompt // (2 * options.batch)] = 0
-    ids, mask = ids.to(session.device), mask.to(session.device)
+    ids, mask = ids.to(options.device), mask.to(options.device)
     fixed = {"max_new_tokens": options.tokens, "min_new_tokens": options.tokens, "do_sample": False, "disable_compile": True}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sessions}
+    names = list(sessions)
     for turn in range(options.rounds + 1):
-        for name in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:
-            with ways[name]():
-                if options.compile:
-                    torch.compiler.reset()
-                    compiled(session)
-                    session.model.generate(ids, attention_mask=mask, **fixed)
-                synchronise(session)
-                started = time.perf_counter(), time.process_time()
-                out = session.model.generate(ids, attention_mask=mask, **fixed)
-                synchronise(session)
-                if turn:
-                    seconds[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            session = sessions[name]
+            synchronise(session)
+            started = time.perf_counter(), time.process_time()
+            out = session.model.generate(ids, attention_mask=mask, **fixed)
+            synchronise(session)
+            if turn:
+                seconds[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
             assert out.shape[1] == options.prompt + options.tokens
     return seconds
-
-
-def compiled(session: dm.Session) -> None:
-    for block in session.layout.blocks:
-        session.model.get_submodule(block).compile()
 
 
 def synchronise(session: dm.Session) -> None:
