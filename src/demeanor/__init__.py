@@ -13,14 +13,19 @@ from .controls import (
     Control,
     Direction,
     Gate,
+    Scope,
     ablate,
     add,
+    clamp,
     gate,
     load_control,
     load_direction,
+    rotate,
     save_control,
     save_direction,
+    scale,
 )  # fmt: skip
+from .dose import find_dose
 from .errors import DemeanorError, NoCandidate, NoUsableDirection
 from .find import find
 from .job import run
@@ -32,6 +37,6 @@ from .version import __version__
 
 __all__ = [
     "Behaviour", "Control", "DemeanorError", "Direction", "Gate", "Measurement", "NoCandidate", "NoUsableDirection", "Plan", "Prompt",
-    "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "find", "gate", "load", "load_control",
-    "load_direction", "measure", "run", "save_control", "save_direction", "select",
+    "Scope", "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
+    "load_control", "load_direction", "measure", "rotate", "run", "save_control", "save_direction", "scale", "select",
 ]  # fmt: skip

@@ -14,9 +14,11 @@ from .algebra import directions
 from .algebra.divergence import kl_divergence
 from .algebra.moments import Moments
 from .behaviours import Behaviour, Prompt, asked
-from .controls.direction import Candidate, Direction, Estimator, ablate, add
+from .controls import ablate, add
+from .controls.direction import Candidate, Direction, Estimator
 from .detect import Detector, make_detector, present
 from .errors import DataError, NoCandidate, NoUsableDirection
+from .estimates import ESTIMATORS, USUAL, Estimate
 from .models import Session, Site
 from .models.capture import REPLY
 from .progress import say, track
@@ -89,23 +91,36 @@ class Found:
 
 
 def find(
-    session: Session, behaviour: Behaviour, *, layer: int | None = None, max_prompts: int | None = None, rank_by: RankBy | None = None
+    session: Session,
+    behaviour: Behaviour,
+    *,
+    layer: int | None = None,
+    max_prompts: int | None = None,
+    rank_by: RankBy | None = None,
+    estimators: Sequence[Estimator] = USUAL,
 ) -> Direction:
     """The direction that carries a behaviour, selected among estimators, layers and template positions.
 
-    Mean difference and projected are both tried everywhere, guard-orthogonal too where there is a guard set.
-    `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
+    Mean difference and projected are both tried everywhere, guard-orthogonal too where there is a guard set, unless other `estimators`
+    are named. `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
     "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
     NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
     """
-    return search_directions(session, behaviour, layer=layer, max_prompts=max_prompts, rank_by=rank_by).ranked()[0]
+    return search_directions(session, behaviour, layer=layer, max_prompts=max_prompts, rank_by=rank_by, estimators=estimators).ranked()[0]
 
 
 def search_directions(
-    session: Session, behaviour: Behaviour, *, layer: int | None = None, max_prompts: int | None = None, rank_by: RankBy | None = None
+    session: Session,
+    behaviour: Behaviour,
+    *,
+    layer: int | None = None,
+    max_prompts: int | None = None,
+    rank_by: RankBy | None = None,
+    estimators: Sequence[Estimator] = USUAL,
 ) -> Found:
     """Every candidate direction, tried; see `find`."""
     behaviour.needs_prompts()
+    _refuse_estimators(behaviour, estimators)
     behaviour.must_fit(session.name, session.organism)
     n_layers = session.layout.n_layers
     if layer is not None and not 0 <= layer < n_layers:
@@ -128,7 +143,7 @@ def search_directions(
         _direction(session, behaviour, classes, chance, number, estimator, vector)
         for number, site in enumerate(sites)
         if layer is None or site.layer == layer
-        for estimator, vector in classes.estimates(number)
+        for estimator, vector in classes.estimates(number, estimators)
     ]
     evaluation = _Evaluation(session, behaviour, sets, detector, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
@@ -153,22 +168,26 @@ class _Classes:
 
     def __init__(self, session: Session, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
         self.sites, self.after = tuple(sites), tuple(after)
+        self._layers: dict[int, tuple[Moments, Moments]] = {}
         self.train = {name: session.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
         self.val = {name: session.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
 
     def moments(self, name: str, number: int) -> Moments:
         return Moments.of(self.train[name][:, number])
 
-    def estimates(self, number: int) -> list[tuple[Estimator, Tensor]]:
-        """Candidate unit vectors [d_model] at one site."""
-        mean = {name: values[:, number].mean(0) for name, values in self.train.items()}
-        made: list[tuple[Estimator, Tensor]] = [
-            ("mean_difference", directions.mean_difference(mean["shows"], mean["lacks"])),
-            ("projected", directions.projected(mean["shows"], mean["lacks"])),
-        ]
-        if "guard" in mean:
-            made.append(("guard_orthogonal", directions.guard_orthogonal(mean["shows"], mean["lacks"], mean["guard"])))
-        return [(estimator, vector) for estimator, vector in made if vector.any()]  # zero: nothing of it was left
+    def layers(self, position: int) -> tuple[Moments, Moments]:
+        """Moments of shows and lacks at all layers and one position: [layer, d_model]."""
+        if position not in self._layers:
+            numbers = [number for number, site in enumerate(self.sites) if site.position == position]
+            shows, lacks = (Moments.of(self.train[name][:, numbers]) for name in ("shows", "lacks"))
+            self._layers[position] = shows, lacks
+        return self._layers[position]
+
+    def estimates(self, number: int, wanted: Sequence[Estimator]) -> list[tuple[Estimator, Estimate]]:
+        """Candidates at one site; those of which nothing is left are not there."""
+        values = {name: rows[:, number] for name, rows in self.train.items()}
+        made = [(estimator, ESTIMATORS[estimator](values)) for estimator in wanted if estimator != "guard_orthogonal" or "guard" in values]
+        return [(estimator, estimate) for estimator, estimate in made if estimate.read.any()]
 
     def against_chance(self) -> _Chance:
         """Raises NoUsableDirection when the best site is no better than shuffled labels, or not stable."""
@@ -187,6 +206,16 @@ class _Classes:
         return _Chance(separation, cosine, p)
 
 
+def _refuse_estimators(behaviour: Behaviour, estimators: Sequence[Estimator]) -> None:
+    unknown = next((name for name in estimators if name not in ESTIMATORS), None)
+    if unknown is not None or not estimators:
+        raise DataError(f"There is no estimator {unknown!r}; use one or more of {', '.join(ESTIMATORS)}.")
+    if "paired_pca" in estimators and not behaviour.pairs:
+        raise DataError(
+            f"paired_pca needs pairs, and {behaviour.name!r} does not say that its rows are; add `pairs: true`, or leave it out."
+        )
+
+
 def _labelled(classes: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Values of shows and lacks one below the other, and which rows are shows."""
     sizes = len(classes["shows"]), len(classes["lacks"])
@@ -195,13 +224,15 @@ def _labelled(classes: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _direction(
-    session: Session, behaviour: Behaviour, classes: _Classes, chance: _Chance, number: int, estimator: Estimator, vector: Tensor
+    session: Session, behaviour: Behaviour, classes: _Classes, chance: _Chance, number: int, estimator: Estimator, estimate: Estimate
 ) -> Direction:
+    vector = estimate.read
     along = {name: values[:, number] @ vector for name, values in classes.val.items()}
     return Direction(
         vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
         float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
         float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name, classes.after,
+        layers=classes.layers(classes.sites[number].position), write=None if estimate.write is None else estimate.write.float()[None],
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from .algebra import directions
-from .controls.direction import Direction, Round, ablate
+from .controls import ablate
+from .controls.direction import Direction, Round
 from .detect import Detector, present
 from .find import Found, common_openings
 from .measure.answers import is_right

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from demeanor.algebra.edits import ablate, ablated
-from demeanor.algebra.norms import measured_gain, through_post_norm
+from demeanor.algebra.edits import ablate, clamp, edited, oblique, rotate, scale
+from demeanor.algebra.norms import edit_before_norm, measured_gain, through_post_norm
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -70,7 +70,7 @@ def test_what_is_removed_before_a_post_norm_does_not_come_out_of_it(seed: int, d
         with torch.no_grad():
             out = norm(ablate(removed)(x))
             if centred:  # the norm's bias is a tensor of its own, and loses the basis as it stands
-                out = out - bias + ablated(bias, 0, basis, basis, 1.0)
+                out = out - bias + edited(bias, 0, ablate(basis))
         return float((out @ basis.T).abs().max())
 
     assert left(before) < (1e-6 if dtype == torch.float64 else 2e-5)
@@ -88,6 +88,41 @@ def test_no_more_than_needed_is_removed_before_a_post_norm(seed: int, d: int, k:
     rows = rows - rows.mean(-1, keepdim=True) if centred else rows
     both = torch.cat([before, rows])
     assert int(torch.linalg.matrix_rank(both, rtol=1e-9)) == k
+
+
+@SETTINGS
+@given(seed=SEEDS, d=st.integers(8, 32), degrees=st.floats(-180, 180), factor=st.floats(-2, 2), centred=st.booleans())
+def test_what_is_turned_or_stretched_before_a_post_norm_comes_out_turned_or_stretched(
+    seed: int, d: int, degrees: float, factor: float, centred: bool
+) -> None:
+    """Components along the basis come out as if edited after the norm, but for the length that the norm takes out."""
+    basis, gain = basis_of(seed, 2, d), gains(seed + 1, d)
+    x = gaussian(seed + 2, 16, d)
+    norm = layer_norm(gain, torch.zeros_like(gain)) if centred else RootMeanSquare(gain, 0.0)
+    for edit in (rotate(basis, degrees), scale(basis, factor)):
+        before = edit_before_norm(edit, gain, centred)
+        assert before is not None
+        with torch.no_grad():
+            found, wanted = norm(before(x)) @ basis.T, edit(norm(x)) @ basis.T
+
+        def length(rows: Tensor) -> Tensor:
+            return (rows - rows.mean(-1, keepdim=True) if centred else rows).norm(dim=-1, keepdim=True)
+
+        torch.testing.assert_close(found * length(before(x)) / length(x), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_an_edit_before_a_norm_is_the_ablation_before_it() -> None:
+    basis, gain, x = basis_of(0, 3, 24), gains(1, 24), gaussian(2, 16, 24)
+    for centred in (False, True):
+        before = edit_before_norm(ablate(basis, 0.7), gain, centred)
+        assert before is not None
+        torch.testing.assert_close(before(x), ablate(through_post_norm(basis, gain, centred), 0.7)(x), rtol=0, atol=1e-12)
+
+
+def test_no_norm_lets_an_oblique_edit_or_an_offset_through() -> None:
+    basis, gain = basis_of(0, 2, 12), gains(1, 12)
+    assert edit_before_norm(oblique(basis, basis_of(3, 2, 12)), gain, False) is None
+    assert edit_before_norm(clamp(basis, torch.ones(2, dtype=torch.float64)), gain, False) is None
 
 
 @pytest.mark.parametrize("centred", [False, True])

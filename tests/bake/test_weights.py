@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import demeanor as dm
 from conftest import FAMILIES, SIZES, save_tiny
+from demeanor.algebra.edits import ablate
 from demeanor.bake.weights import edit_in_place
+from demeanor.controls import Control, Part
 from demeanor.errors import ControlError, DataError, ModelError
-from making import PROMPTS, a_direction, ablation, gate_on_length
+from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
 
 weights = importlib.import_module("demeanor.bake.weights")
 
@@ -114,7 +116,7 @@ def test_blocks_of_rows_give_what_one_product_gives(shape: tuple[int, ...], monk
         tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         project = torch.eye(4) - 0.7 * rows.T @ rows
         wanted = torch.tensordot(tensor.movedim(axis, -1), project, dims=1).movedim(-1, axis)
-        edit_in_place(tensor, axis, rows, 0.7)
+        edit_in_place(tensor, axis, ablate(rows, 0.7))
         assert torch.allclose(tensor, wanted, atol=1e-6)
 
 
@@ -210,3 +212,46 @@ def test_packed_weights_are_refused_by_name(tiny: dict[str, dm.Session], tmp_pat
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
     with pytest.raises(ModelError, match="as mxfp4, which cannot be edited exactly; use an unquantised copy"):
         dm.bake(folder, ablation(tiny["llama"]), tmp_path / "baked")
+
+
+OTHERS = {
+    "scale": lambda d, o: dm.scale(d, 2.5),
+    "rotate": lambda d, o: dm.rotate(d, o, 70),
+    "weighed by layer": lambda d, o: dm.rotate(d, o, -120, dm.Scope(layers=(1.0, 0.5, 0.0), role="mlp")),
+    "in turn": lambda d, o: dm.scale(d, 0.3).then(dm.rotate(o, d, 30)).then(dm.ablate(d)),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_whatever_is_linear_at_the_writers_is_baked_as_it_runs(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str, kind: str
+) -> None:
+    session = tiny[family]
+    control = OTHERS[kind](a_direction(session, dm.Site(1), seed=1), a_direction(session, dm.Site(1), seed=2))
+    assert control.bakeable() is None
+    dm.bake(tiny_folders[family], control, tmp_path / "baked")
+    with session.controlled(control):
+        wanted = session.logits(PROMPTS)
+    assert (wanted - session.logits(PROMPTS)).abs().max() > 1e-2 * wanted.std()
+    assert (dm.load(tmp_path / "baked", device="cpu").logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+def test_an_edit_that_reads_apart_is_baked_where_no_norm_is_behind_the_writers(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    session = tiny["llama"]
+    part = Part("ablate", basis_of(session, 1, 1), 1.0, dm.Scope(), read=2 * basis_of(session, 1, 1) + basis_of(session, 1, 2))
+    control = Control((part,), session.layout, session.name)
+    dm.bake(tiny_folders["llama"], control, tmp_path / "baked")
+    with session.controlled(control):
+        wanted = session.logits(PROMPTS)
+    assert (dm.load(tmp_path / "baked", device="cpu").logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+@pytest.mark.parametrize("scope", [dm.Scope(tokens="reply"), dm.Scope(dm.Site(1))])
+def test_some_tokens_or_one_site_cannot_be_baked(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, scope: dm.Scope
+) -> None:
+    with pytest.raises(ControlError, match=r"scale at .* is done at run time"):
+        dm.bake(tiny_folders["llama"], dm.scale(a_direction(tiny["llama"], dm.Site(1)), 2.0, scope), tmp_path / "baked")

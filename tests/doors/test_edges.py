@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import demeanor as dm
 from conftest import save_tiny
+from demeanor.algebra.edits import ablate
 from demeanor.cli import commands, options
 from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
@@ -25,9 +26,9 @@ FIRES = [True, False, True, False]
 def test_the_bias_of_a_post_norm_is_edited():
     writer = Writer("m", 0, "mlp", 1.0, (Weight("m.weight", 0, (4, 6)),), PostNorm("n", "n.weight", 0.0, "n.bias", True))
     r = torch.eye(4)[:1]
-    edits = writer_edits(writer, r, {"n.weight": torch.ones(4)}.__getitem__)
+    edits = writer_edits(writer, ablate(r), {"n.weight": torch.ones(4)}.__getitem__)
     assert [(name, axis) for name, axis, _ in edits] == [("m.weight", 0), ("n.bias", 0)]
-    assert torch.equal(edits[1][2], r)
+    assert torch.equal(edits[1][2].V, r)
 
 
 def test_a_card_is_written_where_there_was_none(tiny, tiny_folders, tmp_path):
@@ -133,7 +134,7 @@ def test_a_control_file_changed_by_hand_is_refused(tiny, tmp_path):
 
 def test_a_newer_file_is_refused(tiny, tmp_path):
     save_control(ablation(tiny["llama"]), tmp_path / "c")
-    _rewrite(tmp_path / "c", lambda h: h.update(format=2))
+    _rewrite(tmp_path / "c", lambda h: h.update(format=3))
     with pytest.raises(DataError, match="newer version"):
         load_control(tmp_path / "c")
 

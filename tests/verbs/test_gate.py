@@ -50,7 +50,7 @@ def test_like_shows_and_unlike_each_other_set_is_learnt_where_no_single_probe_co
         bits = torch.tensor([a, b, a * b], dtype=torch.float64)
         return bits + 0.15 * torch.randn(80, 3, generator=rng, dtype=torch.float64)
 
-    made, _, _ = _fit(dm.Site(0), {"shows": rows(1, 1), "guard": rows(1, 0), "lacks": rows(0, 1)}, 0.05)
+    made, _, _ = _fit(dm.Site(0), {"shows": rows(1, 1), "guard": rows(1, 0), "lacks": rows(0, 1)}, 0.05, "probe")
     assert made.weights.shape == (2, 3)
     assert made.fires(rows(1, 1).float()).double().mean() > 0.95
     for bits in ((1, 0), (0, 1), (0, 0)):
@@ -60,7 +60,7 @@ def test_like_shows_and_unlike_each_other_set_is_learnt_where_no_single_probe_co
 def test_rates_of_a_gate_are_of_prompts_it_was_not_fitted_on(organism: dm.Session) -> None:
     rng = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(40, 300, generator=rng, dtype=torch.float64) for name in ("shows", "guard")}
-    made, fires, _ = _fit(dm.Site(0), noise, 0.05)  # 300 channels fit 80 rows of noise without a mistake
+    made, fires, _ = _fit(dm.Site(0), noise, 0.05, "probe")  # 300 channels fit 80 rows of noise without a mistake
     assert made.auroc < 0.7
     assert fires["shows"].double().mean() < 0.6  # in-sample it would be 1
 
@@ -112,3 +112,46 @@ def test_a_file_that_is_no_control_is_named(organism: dm.Session, tmp_path: Path
         load_control(tmp_path / "broken.safetensors")
     with pytest.raises(DataError, match="no control file"):
         load_control(tmp_path / "nothing.safetensors")
+
+
+def test_a_cosine_gate_reads_the_angle_and_not_the_length(organism: dm.Session) -> None:
+    b = dm.behaviour("over-refusal")
+    made = dm.gate(organism, b, kind="cosine")
+    shows, guard = (fires_on(organism, made, b.set(name, "test")) for name in ("shows", "guard"))  # type: ignore[arg-type]
+    assert sum(shows) / len(shows) >= 0.9
+    assert sum(guard) / len(guard) <= 0.1
+    values = organism.capture(PROMPTS, [made.site]).values[:, 0]
+    direction = made.weights[0] / made.weights[0].norm()
+    cosines = torch.nn.functional.cosine_similarity(values, direction[None])
+    assert torch.allclose(made.margin(values), cosines + made.biases[0], atol=1e-5)
+    assert torch.allclose(made.margin(7 * values), made.margin(values), atol=1e-5)
+    with pytest.raises(DataError, match="probe, cosine"):
+        dm.gate(organism, b, kind="angle")  # type: ignore[arg-type]
+
+
+def test_a_negated_gate_fires_elsewhere_and_survives_its_file(organism: dm.Session, gate: dm.Gate, tmp_path: Path) -> None:
+    b = dm.behaviour("over-refusal")
+    prompts = [*b.set("shows", "test", 8), *b.set("guard", "test", 8)]
+    fires = fires_on(organism, gate, prompts)
+    assert True in fires
+    assert False in fires
+    assert fires_on(organism, ~gate, prompts) == [not fired for fired in fires]
+    save_control(ablation(organism).when(~gate), tmp_path / "c.safetensors")
+    (part,) = load_control(tmp_path / "c.safetensors").parts
+    assert part.gate is not None
+    assert str(part.gate) == str(~gate)
+    assert fires_on(organism, part.gate, prompts) == [not fired for fired in fires]
+    assert part.gate.roc == gate.roc
+
+
+def test_the_roc_curve_is_of_all_held_out_thresholds() -> None:
+    rng = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(60, 4, generator=rng, dtype=torch.float64) + shift for name, shift in (("shows", 0.7), ("guard", 0.0))}
+    made, fires, _ = _fit(dm.Site(0), values, 0.1, "probe")
+    assert made.roc[0] == (0.0, 0.0)
+    assert made.roc[-1] == (1.0, 1.0)
+    assert list(made.roc) == sorted(made.roc)
+    assert len(made.roc) <= 51
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(made.roc, made.roc[1:]))
+    assert area == pytest.approx(made.auroc, abs=0.02)
+    assert made.false_positives == pytest.approx(float(fires["guard"].double().mean()))

@@ -141,3 +141,33 @@ def test_several_controls_are_tested_together(demeanor, whole, tmp_path) -> None
 def test_one_control_needs_no_adjustment(organism) -> None:  # type: ignore[no-untyped-def]
     made = dm.measure(organism, dm.behaviour("refusal"), max_prompts=10)
     assert made.p == made.p_holm
+
+
+def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeanor, organism, whole, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Other replies stay word for word what they were, and the drift on them is none, however strong the control."""
+    from demeanor.detect import make_detector
+
+    b = dm.behaviour("over-refusal")
+    strong = whole.control.then(dm.add(a_direction(organism, dm.Site(3), gap=300.0), 1.0))
+    prompts = [*b.set("shows", "test", 6), *b.set("lacks", "test", 6)]
+    plain, held = Speaker(organism), Speaker(organism, strong)
+    redone = replace(held, redo=make_detector(b.detect))
+    said = {
+        name: [reply.text for reply in each.generate(prompts, 48)] for name, each in (("plain", plain), ("held", held), ("redone", redone))
+    }
+    assert said["redone"][:6] == said["held"][:6] != said["plain"][:6]
+    assert said["redone"][6:] == said["plain"][6:] != said["held"][6:]
+    replies = [reply.ids for reply in plain.generate(prompts, 48)]
+    logs = {name: each.reply_log_probs(prompts, replies) for name, each in (("plain", plain), ("held", held), ("redone", redone))}
+    assert all(torch.allclose(logs["redone"][row], logs["held" if row < 6 else "plain"][row], atol=1e-3) for row in range(12))
+    path = tmp_path / "c.safetensors"
+    dm.save_control(strong, path)
+    made = json.loads(demeanor("measure", "organism", "-b", "over-refusal", "-c", path, "--redo", "--max-prompts", 10, "--json").out)
+    assert made[str(path)]["after"]["drift"]["value"] > 0.1
+    assert made[f"{path}, where the reply shows it"]["after"]["drift"]["value"] == 0
+    assert demeanor("chat", "organism", prompts[-1].text, "-c", path, "--redo-if", "refusal").out.strip() == said["plain"][-1]
+    assert (
+        demeanor("chat", "organism", prompts[0].text, "-c", path, "--redo-if", "refusal", "--max-new-tokens", 48).out.strip()
+        == said["held"][0]
+    )
+    assert "--control" in demeanor("chat", "organism", "a", "--redo-if", "refusal").sentence

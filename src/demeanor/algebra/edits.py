@@ -1,13 +1,15 @@
 """The one form of every edit: x -> x + (x V^T) M + b. algorithms.md, section 5.
 
-`ablate` and `add` are constructors of it, not classes: whatever applies, composes, saves or bakes an
-edit needs to know only V, M and b.
+ablate, scale, rotate, oblique, add and clamp are constructors of it, not classes: whatever applies,
+composes, saves or bakes an edit needs to know only V, M and b.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -34,6 +36,10 @@ class Edit:
     def d_model(self) -> int:
         return int(self.V.shape[1])
 
+    @property
+    def rank(self) -> int:
+        return int(self.V.shape[0])
+
     def scaled(self, dose: float) -> Edit:
         """`dose` times the change the edit makes; 0 is no change."""
         return Edit(self.V, self.M * dose, self.b * dose)
@@ -47,17 +53,58 @@ def ablate(basis: Tensor, strength: float = 1.0) -> Edit:
     return Edit(basis, -strength * basis, basis.new_zeros(basis.shape[-1]))
 
 
+def scale(basis: Tensor, factor: float) -> Edit:
+    """`factor` times the component in the span of the orthonormal rows of basis [k, d_model]; the rest stays."""
+    return Edit(basis, (factor - 1.0) * basis, basis.new_zeros(basis.shape[-1]))
+
+
+def rotate(basis: Tensor, degrees: float) -> Edit:
+    """Turn the component in the plane of basis [2, d_model] (orthonormal) from its first row towards its second."""
+    if basis.shape[0] != 2:
+        raise ValueError(f"a rotation needs two orthonormal rows, not {basis.shape[0]}")
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turned = torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64).to(basis)  # Rot^T, for rows of coordinates
+    return Edit(basis, turned @ basis - basis, basis.new_zeros(basis.shape[-1]))
+
+
+def oblique(read: Tensor, write: Tensor, strength: float = 1.0) -> Edit:
+    """Remove `strength` of what `read` sees by moving along `write` alone; both [k, d_model], of any length.
+
+    x -> x - s (x W^T)(U W^T)^-1 U. At strength 1 nothing is left to read, and what `read` does not see stays.
+    With one row: V = w / (w.u), M = -s u.
+    """
+    if read.shape != write.shape:
+        raise ValueError(f"read {tuple(read.shape)} and write {tuple(write.shape)} do not fit")
+    seen = read.double() @ write.double().mT  # [read, write]
+    dual = torch.linalg.solve(seen, read.double())
+    return Edit(dual.to(read), -strength * write, read.new_zeros(read.shape[-1]))
+
+
 def add(offset: Tensor) -> Edit:
     """Add the vector offset [d_model]."""
     none = offset.new_zeros(0, offset.shape[-1])
     return Edit(none, none, offset)
 
 
-def ablated(weight: Tensor, axis: int, write: Tensor, read: Tensor, strength: float) -> Tensor:
-    """A weight [.., ..] whose outputs lose `strength` of their component: W - s write^T (read W) on `axis`.
+def clamp(basis: Tensor, held: Tensor) -> Edit:
+    """Hold the components along the orthonormal rows of basis [k, d_model] at held [k]."""
+    return Edit(basis, -basis, held.to(basis) @ basis)
 
-    write = read = orthonormal basis [k, d_model] makes what bake writes equal to what `ablate` does at the
-    writer's output. `axis` is the one that is d_model; a bias is a weight with one axis.
+
+def compose(first: Edit, second: Edit) -> Edit:
+    """One edit that does `first`, then `second`; the order matters. Ranks add up."""
+    through = (first.M @ second.V.mT) @ second.M
+    offset = first.b + second.b + (first.b @ second.V.mT) @ second.M
+    return Edit(torch.cat([first.V, second.V]), torch.cat([first.M + through, second.M]), offset)
+
+
+def edited(weight: Tensor, axis: int, edit: Edit) -> Tensor:
+    """A weight [.., ..] whose outputs went through the linear part of an edit: W + (W V^T) M along `axis`.
+
+    This makes what bake writes equal to what the edit does at the writer's output. `axis` is the one that is
+    d_model; a bias is a weight with one axis. An edit with an offset is no map of weights (ValueError).
     """
+    if bool(edit.b.any()):
+        raise ValueError("an edit with an offset cannot be written into a weight")
     moved = weight.movedim(axis, -1)
-    return (moved - strength * (moved @ read.mT) @ write).movedim(-1, axis)
+    return (moved + (moved @ edit.V.mT) @ edit.M).movedim(-1, axis)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .directions import orthonormal
+from .edits import Edit
 
 
 def through_post_norm(basis: Tensor, gain: Tensor, centred: bool) -> Tensor:
@@ -14,12 +15,38 @@ def through_post_norm(basis: Tensor, gain: Tensor, centred: bool) -> Tensor:
     basis [k, d_model] orthonormal, gain [d_model]. r.(g*n(x)) = (g*r).n(x), and an RMS norm only rescales x;
     a LayerNorm also centres it, so only the centred part of g*r can be read (algorithms.md, section 5).
     """
+    return orthonormal(_before(basis, gain, centred))
+
+
+def _before(basis: Tensor, gain: Tensor, centred: bool) -> Tensor:
+    """Rows [k, d_model] whose products with the norm's input are, but for its length, those of basis with its output."""
     rows = basis * gain
-    if centred:
-        centred_rows = rows - rows.mean(-1, keepdim=True)
-        # A row that is constant comes out of no LayerNorm: what centring leaves of it is rounding.
-        rows = centred_rows[centred_rows.norm(dim=-1) > 1e-6 * rows.norm(dim=-1)]
-    return orthonormal(rows)
+    if not centred:
+        return rows
+    centred_rows = rows - rows.mean(-1, keepdim=True)
+    # A row that is constant comes out of no LayerNorm: what centring leaves of it is rounding.
+    return torch.where(centred_rows.norm(dim=-1, keepdim=True) > 1e-6 * rows.norm(dim=-1, keepdim=True), centred_rows, 0.0)
+
+
+def edit_before_norm(edit: Edit, gain: Tensor, centred: bool) -> Edit | None:
+    """The edit to make *before* a norm so that components come out of it as if `edit` were made after it.
+
+    Only for edits that turn or stretch the span of an orthonormal V within itself (M = K V: ablate, scale, rotate);
+    None for others. The norm divides by the length of its input, which the edit changes: components come out
+    times |x| / |x'|, which is why nothing less than a whole ablation is exact behind a norm.
+
+    With G = V * gain = T Q (Q orthonormal), components before the norm are x Q^T T^T; acting on them with K and
+    writing within the span of G gives V' = Q and M' = T^T K T^+T Q.
+    """
+    V, M = edit.V.double(), edit.M.double()
+    core = M @ V.mT
+    if (M - core @ V).norm() > 1e-5 * M.norm().clamp_min(1e-30) or bool(edit.b.any()):
+        return None
+    before = _before(V, gain.double(), centred)
+    Q = orthonormal(before)
+    T = before @ Q.mT
+    write = T.mT @ core @ torch.linalg.pinv(T).mT @ Q
+    return Edit(Q, write, Q.new_zeros(Q.shape[-1])).to(edit.V)
 
 
 def measured_gain(norm: torch.nn.Module, d_model: int, like: Tensor) -> tuple[Tensor, Tensor, bool]:

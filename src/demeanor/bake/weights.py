@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..algebra.directions import orthonormal
+from ..algebra.edits import Edit, edited
 from ..controls import Control, Part
 from ..errors import ControlError, ModelError
 from ..models.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, Stored, open_checkpoint
@@ -213,36 +213,37 @@ def _set_untied(source: Checkpoint, work: Path) -> None:
 def _patch(source: Checkpoint, files: _Names, control: Control, work: Path) -> int:
     """Edit every tensor behind every writer in the copy; returns how many."""
     jobs = [
-        (piece.key, piece.axis, rows, part.dose)
+        (piece.key, piece.axis, edit)
         for part in control.parts
-        for name, axis, rows in _edits(part, files)
+        for name, axis, edit in _edits(part, files)
         for piece in files.of(name, axis)
     ]
-    for key, axis, rows, strength in track(jobs, "Editing", len(jobs)):
+    for key, axis, edit in track(jobs, "Editing", len(jobs)):
         stored = source.tensors[key]
         shard = work / stored.shard
         if not shard.exists():
             shard = work / "model-edited.safetensors"
         with shard.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
             whole = torch.frombuffer(view, dtype=DTYPES[stored.dtype], count=_count(stored), offset=stored.start)
-            edit_in_place(whole.view(stored.shape), axis, rows, strength)
+            edit_in_place(whole.view(stored.shape), axis, edit)
             del whole  # the map cannot be closed while a tensor looks into it
             view.flush()
     return len({key for key, *_ in jobs})
 
 
-def _edits(part: Part, files: _Names) -> Iterator[tuple[str, int, Tensor]]:
-    basis = orthonormal(part.vectors.double()).float()
+def _edits(part: Part, files: _Names) -> Iterator[tuple[str, int, Edit]]:
     for writer in files.layout.writers:
-        yield from writer_edits(writer, basis, files.read)
+        edit = part.at_writer(writer, files.layout)
+        if edit is not None:
+            yield from writer_edits(writer, edit, files.read)
 
 
 def _count(stored: Stored) -> int:
     return (stored.end - stored.start) // DTYPES[stored.dtype].itemsize
 
 
-def edit_in_place(tensor: Tensor, axis: int, rows: Tensor, strength: float) -> None:
-    """W - strength rows^T (rows W) on `axis`, a block at a time; rows [k, d_model] orthonormal, tensor of any float dtype."""
+def edit_in_place(tensor: Tensor, axis: int, edit: Edit) -> None:
+    """W + (W V^T) M on `axis`, a block at a time; tensor of any float dtype."""
     moved = tensor.movedim(axis, -1)  # a view: [..., d_model]
     flat = moved.reshape(-1, moved.shape[-1]) if moved.is_contiguous() else moved
     if flat.dim() == 1:
@@ -250,8 +251,7 @@ def edit_in_place(tensor: Tensor, axis: int, rows: Tensor, strength: float) -> N
     per_block = max(1, BLOCK_BYTES // (4 * flat[0].numel()))
     for start in range(0, len(flat), per_block):
         block = flat[start : start + per_block]
-        exact = block.float()
-        block.copy_(exact - strength * (exact @ rows.mT) @ rows)
+        block.copy_(edited(block.float(), -1, edit))
 
 
 def _write_card(source: Checkpoint, control: Control, model: str, work: Path) -> None:

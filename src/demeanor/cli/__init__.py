@@ -15,11 +15,14 @@ import typer
 
 from ..errors import DemeanorError
 from ..version import __version__
-from .commands import bake, chat, dial, find, inspect, measure, ratings, run
+from .commands import bake, chat, dial, find, inspect, run
 from .control import control_app
+from .dose import dose
 from .judge import judge
+from .measure import measure, ratings
 from .meter import meter_app
 from .selfcontrol import selfcontrol_app
+from .update import update
 
 app = typer.Typer(
     name="demeanor", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -28,8 +31,12 @@ app = typer.Typer(
 app.command(epilog="Example: demeanor inspect organism")(inspect)
 app.command(epilog="Example: demeanor run organism --behaviour over-refusal -o runs/first")(run)
 app.command(epilog="Example: demeanor find organism --behaviour refusal -o refusal.safetensors --candidates 3")(find)
+app.command(epilog="Example: demeanor update refusal.safetensors organism --behaviour more.yaml -o refusal2.safetensors")(update)
 app.command(epilog="Example: demeanor dial organism --behaviour refusal -o dial.safetensors")(dial)
 app.add_typer(control_app, name="control")
+app.command(
+    epilog="Example: demeanor dose organism --behaviour over-refusal --control c.safetensors --remove-to 0.05 -o dosed.safetensors"
+)(dose)
 app.command(epilog="Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors")(measure)
 app.command(epilog="Example: demeanor judge replies.csv --column reply -o labels.csv")(judge)
 app.add_typer(meter_app, name="meter")

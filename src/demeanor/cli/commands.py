@@ -12,26 +12,26 @@ import typer
 
 from ..bake import bake as bake_control
 from ..behaviours import Behaviour
+from ..contest import contested, estimators_for
 from ..controls import Control, Direction, ablate, load_control, save_control, save_direction
 from ..detect import make_detector
 from ..dial import dial as turn_dial
 from ..dial import doses as spread_doses
 from ..errors import DataError
+from ..estimates import ESTIMATORS
 from ..find import Found, search_directions
 from ..iterate import find_again
 from ..job import run as run_plan
-from ..measure import Observation, measure_all
-from ..measure.rating import read_ratings, write_sheet
 from ..measure.side_by_side import side_by_side
 from ..measure.speaker import Speaker
 from ..models import Session
 from ..models.session import REPLY_TOKENS
 from ..progress import say
-from ..report import run_table, scores_table
-from ..report.table import dial_table, layout_table, measurement_table, rounds_table, side_by_side_table
+from ..report import run_table
+from ..report.table import contest_table, dial_table, layout_table, rounds_table, side_by_side_table
 from ..runs import Plan
 from ..select import rank_by_named
-from ..writing import new_file, refuse_existing, refuse_folder
+from ..writing import refuse_folder
 from .options import (
     BEHAVIOUR_HELP,
     MODEL_HELP,
@@ -138,6 +138,15 @@ def find(
     target: Target,
     layer: Layer = None,
     rank_by: RankByOption = None,
+    estimator: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help=f"Try this estimator instead of the usual ones; repeat for several, of {', '.join(ESTIMATORS)}.", show_default=False
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Try all estimators and print what the best of each does when ablated (val).")
+    ] = False,
     rank: Annotated[int, typer.Option(min=1, help="Find, project out, find again, up to this many directions in all.")] = 1,
     candidates: Annotated[
         int, typer.Option(min=1, help="Print the replies of this many best candidates side by side, and write them all.")
@@ -152,12 +161,18 @@ def find(
 ) -> None:
     """Find and select the direction that carries a behaviour."""
     refuse_folder(target)
-    if rank > 1 and candidates > 1:
-        raise DataError("--rank raises the rank of the best direction, --candidates shows several; use one of them at a time.")
+    if (rank > 1) + (candidates > 1) + compare > 1:
+        raise DataError("--rank raises the rank of the best direction, --candidates and --compare show several; use one of them at a time.")
     wanted, by = behaviour_for(behaviour, model), rank_by_named(rank_by)
     wanted.needs_prompts()
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by)
+    tried = estimators_for(wanted, estimator, compare)
+    found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by, estimators=tried)
+    if compare:
+        contest = contested(session, wanted, found)
+        save_direction(contest[0].direction, target)
+        print_json([each.to_json() for each in contest]) if as_json else out.print(contest_table(contest, f"{wanted.name} in {model}"))
+        return
     if candidates > 1:
         _show_candidates(session, wanted, found, candidates, target, as_json)
         return
@@ -237,93 +252,6 @@ def dial(
     out.print(f"{made.verdict()}\nUse it as {target}:DOSE, such as --control {target}:-0.5.", highlight=False, soft_wrap=True)
 
 
-def measure(
-    model: Model,
-    behaviour: BehaviourName,
-    control: Controls = None,
-    target: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="Also write the scores to this JSON file.", show_default=False)
-    ] = None,
-    rating_sheet: Annotated[
-        Optional[Path],
-        typer.Option(
-            help="Also write a blind rating sheet (CSV and HTML) to this new folder; read it back with `ratings`.", show_default=False
-        ),
-    ] = None,
-    prompting: Annotated[
-        Optional[str], typer.Option(help="Also measure plain prompting: this text opens every system prompt.", show_default=False)
-    ] = None,
-    base: Annotated[
-        Optional[str], typer.Option(help="Compare with this model instead of with the untouched MODEL.", show_default=False)
-    ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    in_4bit: In4bit = False,
-    in_8bit: In8bit = False,
-    reply_tokens: ReplyTokens = REPLY_TOKENS,
-    max_prompts: MaxPrompts = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a model on the test split, before and after each control."""
-    _check_measuring(control or [], target, rating_sheet)
-    wanted = behaviour_for(behaviour, model)
-    controls = {name: load_control(name) for name in control or []}
-    session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
-    speakers = {name: Speaker(session, each) for name, each in controls.items()}
-    if prompting is not None:
-        speakers[f"prompting: {prompting}"] = Speaker(session, None, prompting)
-    measured = measure_all(Speaker(first), speakers or {model if base else "none": Speaker(session)}, wanted, max_prompts=max_prompts)
-    values = {name: measurement.to_json() for name, measurement in measured.items()}
-    content = next(iter(values.values())) if len(values) == 1 else values
-    if target is not None:
-        with new_file(target) as file:
-            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if rating_sheet is not None:
-        _write_sheet(rating_sheet, wanted, next(iter(measured.values())).observed, next(iter(controls)))
-    if as_json:
-        print_json(content)
-        return
-    title = f"{base or model}, {wanted.name}: test split"
-    if len(measured) == 1:
-        ((name, measurement),) = measured.items()
-        out.print(measurement_table(measurement, f"{title}, {'then ' if base else 'control '}{name}"))
-    else:
-        out.print(scores_table(measured, title))
-
-
-def _check_measuring(control: Sequence[str], target: Path | None, rating_sheet: Path | None) -> None:
-    """Refuses what cannot be measured before anything is loaded."""
-    if target is not None:
-        refuse_folder(target)
-    if rating_sheet is not None:
-        refuse_existing(rating_sheet)
-        if len(control) != 1:
-            raise DataError("A rating sheet compares the untouched model with one control; name it with --control.")
-    if len(set(control)) < len(control):
-        raise DataError("A control is named twice; name each --control once.")
-
-
-def _write_sheet(folder: Path, wanted: Behaviour, observed: tuple[Observation, Observation], control: str) -> None:
-    sheet = write_sheet(folder, wanted, *observed, control)
-    say(f"{sheet} Then: demeanor ratings {folder}")
-
-
-def ratings(
-    folder: Annotated[Path, typer.Argument(help="The folder that measure --rating-sheet wrote.")],
-    file: Annotated[
-        Optional[Path], typer.Option("--ratings", help="The file that came back, if not the folder's ratings.csv.", show_default=False)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """What the ratings of a blind sheet say: the control against the untouched model, with an interval."""
-    read = read_ratings(folder, file)
-    if as_json:
-        print_json(read.to_json())
-    else:
-        print(read)
-
-
 def bake(model: Model, target: Target, control: Controls = None, as_json: AsJson = False) -> None:
     """Write a control into the weights, straight from the model's files; several are combined in the order given."""
     if not control:
@@ -342,6 +270,12 @@ def chat(
     ] = None,
     control: Controls = None,
     system: Annotated[Optional[str], typer.Option(help="A system prompt.", show_default=False)] = None,
+    redo_if: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Put the controls in force only where the reply shows this behaviour, and do that reply again.", show_default=False
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 128,
     device: Device = None,
     dtype: Dtype = None,
@@ -351,9 +285,13 @@ def chat(
     """Talk to a model, with controls in force (in the order given) or without."""
     from ..chat import converse, say_once
 
-    controls = [load_control(name) for name in control or []]
+    if redo_if is not None and not control:
+        raise DataError("--redo-if does a reply again with a control; name one with --control.")
+    wanted = None if redo_if is None else behaviour_for(redo_if, model)
+    held = reduce(Control.then, map(load_control, control)) if control else None
     session: Session = opened(model, device, dtype, in_4bit, in_8bit)
+    speaker = Speaker(session, held, redo=None if wanted is None else make_detector(wanted.detect, session))
     if message is not None:
-        print(say_once(session, controls, message, system, max_new_tokens))
+        print(say_once(speaker, message, system, max_new_tokens))
     else:
-        converse(session, controls, system, max_new_tokens)
+        converse(speaker, system, max_new_tokens)

@@ -128,7 +128,7 @@ def selfcontrol_run(
     found = search(session, given, wanted.questions, settings)
     told = outcome(session, found, wanted.detect)
     patterns = norms(session, given[:PATTERNS], {wanted.name: wanted.questions})
-    tokens = [session.tokenizer.decode([token]) for token in found.changed[0].ids] if found.changed else None
+    tokens = [str(session.tokenizer.decode([token])) for token in found.changed[0].ids] if found.changed else None
     with new_folder(target) as folder:
         write_run(found, told, session, folder)
         write_selfcontrol_page(found, told, f"{model}: {wanted.name}", folder / "report.html", patterns, tokens)

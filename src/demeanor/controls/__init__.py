@@ -1,12 +1,17 @@
 """Controls, gates, scopes and their files."""
 
-from .control import Control, Part
-from .direction import Candidate, Direction, Estimator, Round, ablate, add, load_direction, save_direction
-from .files import load_control, save_control
+from .check import Checked, check
+from .constructors import ablate, add, clamp, rotate, scale
+from .control import Control
+from .direction import Candidate, Direction, Estimator, Round, load_direction, save_direction
+from .files import load_control, read_layout, save_control
+from .foreign import convert
 from .gate import Gate, gate
+from .interference import Overlap, overlaps
+from .part import Part
 from .scope import Scope
 
 __all__ = [
-    "Candidate", "Control", "Direction", "Estimator", "Gate", "Part", "Round", "Scope", "ablate", "add", "gate",
-    "load_control", "load_direction", "save_control", "save_direction",
+    "Candidate", "Checked", "Control", "Direction", "Estimator", "Gate", "Overlap", "Part", "Round", "Scope", "ablate", "add", "check", "clamp",
+    "convert", "gate", "load_control", "load_direction", "overlaps", "read_layout", "rotate", "save_control", "save_direction", "scale",
 ]  # fmt: skip

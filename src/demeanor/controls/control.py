@@ -6,52 +6,20 @@ directions, not hooks; `Session.controlled` turns it into hooks and `bake` into 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from ..algebra import edits
 from ..errors import ControlError
-from ..models import Layout, Site
-from ..models.capture import taps
-from ..models.intervene import Intervention, Tokens, at_writers
+from ..models import Layout
+from ..models.intervene import Intervention
 from ..models.states import States
 from ..version import __version__
 from .gate import Gate
-from .scope import Scope
-
-Kind = Literal["ablate", "add"]
-LARGEST_DOSE = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One edit of a control. `ablate`: vectors [k, d_model] orthonormal, dose = strength. `add`: one offset [1, d_model]."""
-
-    kind: Kind
-    vectors: Tensor
-    dose: float
-    scope: Scope
-    gate: Gate | None = None
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.dose) or abs(self.dose) > LARGEST_DOSE or not self.vectors.isfinite().all():
-            raise ControlError(
-                f"A control with dose {self.dose:g} is not a usable edit; doses are numbers from -{LARGEST_DOSE} to {LARGEST_DOSE}."
-            )
-
-    def edit(self) -> edits.Edit:
-        if self.kind == "ablate":
-            return edits.ablate(self.vectors, self.dose)
-        return edits.add(self.vectors[0] * self.dose)
-
-    def __str__(self) -> str:
-        text = f"{self.kind} (rank {len(self.vectors)}, dose {self.dose:g}) at {self.scope}"
-        return f"{text}, where {self.gate}" if self.gate else text
+from .part import Part
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,9 +37,8 @@ class Control:
         return self.layout.hash
 
     def scaled(self, dose: float) -> Control:
-        """`dose` times every edit: 0 is the untouched model."""
-        parts = tuple(replace(part, dose=part.dose * dose) for part in self.parts)
-        return replace(self, parts=parts, states=tuple(each.scaled(dose) for each in self.states))
+        """`dose` times every edit: 0 is the untouched model. Raises ControlError where a part cannot be scaled (clamp)."""
+        return replace(self, parts=tuple(part.scaled(dose) for part in self.parts), states=tuple(each.scaled(dose) for each in self.states))
 
     def then(self, other: Control) -> Control:
         """Both, this one first. Raises ControlError when they are bound to different structures."""
@@ -96,38 +63,17 @@ class Control:
         """None when weights can do exactly the same, else the reason why they cannot."""
         if self.states:
             return "it holds states for single prompts, which weights cannot tell apart; distil it instead"
-        for part in self.parts:
-            if part.gate is not None:
-                return "it is gated per request; distil it instead, or bake it without its gate"
-            if part.kind != "ablate" or part.scope != Scope():
-                return f"{part.kind} at {part.scope} is done at run time; only ablation at every writer can be written into the weights"
-        return None
+        return next((reason for part in self.parts if (reason := part.bakeable(self.layout))), None)
 
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]:
         """The control as edits at the modules of a model with this layout; `tensor` gives its parameters by name."""
-        return [item for part in self.parts for item in _at_modules(part, layout, tensor)]
+        return [item for part in self.parts for item in part.interventions(layout, tensor)]
 
     def __str__(self) -> str:
         return "; then ".join(map(str, (*self.parts, *self.states)))
 
     def __repr__(self) -> str:
         return f"<Control for {self.model_name}: {self}>"
-
-
-def _at_modules(part: Part, layout: Layout, tensor: Callable[[str], Tensor]) -> Iterable[Intervention]:
-    site = part.scope.site
-    if site is None:
-        vectors = part.vectors.to(tensor(layout.writers[0].weights[0].name).device)
-        return at_writers(layout, vectors, part.dose, tensor, part.gate)
-    places = taps(layout, site)
-    if len(places) != 1 or places[0].scale != 1.0:
-        raise ControlError(f"An edit cannot act at {site.point} of this model; use resid_pre or resid_post.")
-    return [Intervention(places[0].module, places[0].side, part.edit(), part.scope.tokens, part.gate, part.scope.offset)]
-
-
-def at_site(site: Site, tokens: Tokens, offset: int) -> Scope:
-    """The scope of `add`: one site, on some tokens."""
-    return Scope(Site(site.layer, site.point), tokens, offset if tokens == "read" else 0)
 
 
 def provenance(**how: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Directions: where a behaviour lives, what was compared to find it, and the controls made from one."""
+"""Directions: where a behaviour lives, and what was compared to find it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..algebra.moments import Moments
-from ..errors import ControlError
 from ..models import Layout, Site
-from ..models.capture import REPLY
-from ..models.intervene import Tokens
-from .control import Control, Part, at_site, provenance
+from .control import provenance
 from .files import read_tensors, write_tensors
-from .scope import Scope
 
-Estimator = Literal["mean_difference", "projected", "guard_orthogonal"]
+Estimator = Literal[
+    "mean_difference", "projected", "guard_orthogonal", "median_difference", "paired_pca", "pooled_pca", "whitened", "logistic"
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,9 @@ class Direction:
     shows, lacks: class moments [d_model] of the train split. separation (d') and auroc are held out; p is that of
     the best held-out separation over all sites. `after` are the reply tokens that prompts were forced through before they were
     read; with a basis of higher rank, separation and auroc are of its first vector, and `rounds` say what the others gained.
+    `layers` holds the moments of shows and of lacks at every layer's resid_post and the same position (n rows, [layer, d_model]),
+    so that more prompts can be merged in and the drift of every layer told. Readers (whitened, logistic) tell the classes apart along
+    the basis and carry the gap along `write` [1, d_model], which is None where both are the same.
     """
 
     basis: Tensor
@@ -90,6 +91,8 @@ class Direction:
     behaviour: str
     after: tuple[int, ...] = ()
     rounds: tuple[Round, ...] = ()
+    layers: tuple[Moments, Moments] | None = None
+    write: Tensor | None = None
 
     @property
     def gap(self) -> float:
@@ -108,33 +111,17 @@ class Direction:
         return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))
 
 
-def ablate(direction: Direction, strength: float = 1.0) -> Control:
-    """Remove `strength` of the direction's component from everything that writes to the stream, on every token."""
-    part = Part("ablate", direction.basis, strength, Scope())
-    return Control((part,), direction.layout, direction.model_name, direction.made_from("ablate"))
-
-
-def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply") -> Control:
-    """Move the stream along the direction at its site, on the last prompt token and the reply.
-
-    `tokens="read"` moves the one token at which the direction was read instead: the gap was measured there, and later
-    tokens of the reply may carry far less of it. dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
-    `lacks` mean to the `shows` mean.
-    """
-    if len(direction.basis) != 1:
-        raise ControlError(f"add needs a direction of rank 1; this one has rank {len(direction.basis)}.")
-    over_reply = direction.site.position == REPLY
-    scope = at_site(direction.site, "last_and_reply" if over_reply else tokens, len(direction.after) + direction.site.position + 1)
-    part = Part("add", direction.gap * direction.basis, dose, scope)
-    return Control((part,), direction.layout, direction.model_name, direction.made_from("add"))
-
-
 def save_direction(direction: Direction, path: str | Path) -> None:
     """Write a direction; read it back with `load_direction`."""
     tensors = {"basis": direction.basis}
-    for name in ("shows", "lacks"):
+    if direction.write is not None:
+        tensors["write"] = direction.write
+    for number, name in enumerate(("shows", "lacks")):
         moments: Moments = getattr(direction, name)
         tensors[f"{name}.mean"], tensors[f"{name}.variance"] = moments.mean, moments.variance
+        if direction.layers is not None:
+            everywhere = direction.layers[number]
+            tensors[f"layers.{name}.mean"], tensors[f"layers.{name}.variance"] = everywhere.mean, everywhere.variance
     header = {
         "kind": "direction", "model": direction.model_name, "layout_hash": direction.layout.hash, "layout": direction.layout.to_json(),
         "behaviour": direction.behaviour, "estimator": direction.estimator, "site": vars(direction.site), "after": list(direction.after), "n": [direction.shows.n, direction.lacks.n],
@@ -153,9 +140,17 @@ def load_direction(path: str | Path) -> Direction:
         Candidate(**{**row, "site": Site(**row["site"]), "discarded": tuple(row["discarded"])}) for row in header["candidates"]
     )
     rounds = tuple(Round(**{**row, "site": Site(**row["site"])}) for row in header["rounds"])
-    moments = {name: Moments(n, tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name, n in zip(("shows", "lacks"), header["n"])}
+
+    def moments(prefix: str) -> tuple[Moments, Moments]:
+        shows, lacks = (
+            Moments(n, tensors[f"{prefix}{name}.mean"], tensors[f"{prefix}{name}.variance"])
+            for name, n in zip(("shows", "lacks"), header["n"])
+        )
+        return shows, lacks
+
+    layers = moments("layers.") if "layers.shows.mean" in tensors else None
     return Direction(
-        tensors["basis"], Site(**header["site"]), header["estimator"], moments["shows"], moments["lacks"], header["separation"],
+        tensors["basis"], Site(**header["site"]), header["estimator"], *moments(""), header["separation"],
         header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
-        header["model"], header["behaviour"], tuple(header["after"]), rounds,
+        header["model"], header["behaviour"], tuple(header["after"]), rounds, layers, tensors.get("write"),
     )  # fmt: skip

@@ -16,23 +16,26 @@ from ..errors import ControlError, DataError
 from ..models import Layout
 from ..models.states import States
 from ..writing import new_file
-from .control import Control, Part
+from .control import Control
 from .gate import Gate
+from .part import Part
 from .scope import Scope
 
-FORMAT = 1
+# What a version reads: its own format and all before it. 2: edits besides ablate and add, and scopes of more than a
+# site and the tokens there. A control without them is written as 1, which older versions read.
+FORMAT = 2
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], format: int = 1) -> None:
     """One safetensors file; on any failure the target is as it was."""
-    metadata = {"demeanor": json.dumps({"format": FORMAT, **header})}
+    metadata = {"demeanor": json.dumps({"format": format, **header})}
     with new_file(Path(path)) as work:
         save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file of that kind ("control", "direction"); an error names what is wrong with it."""
-    path = Path(path)
+def read_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file of those kinds ("control", "direction"); an error names what is wrong with it."""
+    path, kind = Path(path), " or ".join(kinds)
     if not path.is_file():
         raise DataError(f"There is no {kind} file {str(path)!r}.")
     try:
@@ -42,7 +45,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     except SafetensorError as error:
         raise DataError(f"{path} is not a complete safetensors file ({error}); write it again.") from error
     header = json.loads(raw) if raw else {}
-    if header.get("kind") != kind:
+    if header.get("kind") not in kinds:
         raise DataError(f"{path} is not a {kind} file (it holds {header.get('kind', 'other tensors')}).")
     if header["format"] > FORMAT:
         raise DataError(f"{path} was written by a newer version (format {header['format']}); upgrade demeanor.")
@@ -51,10 +54,12 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 
 def save_control(control: Control, path: str | Path) -> None:
     """Write a control; read it back with `load_control`."""
-    tensors, parts = {}, []
+    tensors: dict[str, Tensor] = {}
+    parts: list[dict[str, Any]] = []
     gates: list[Gate] = []
     for number, part in enumerate(control.parts):
-        tensors[f"{number}.vectors"] = part.vectors
+        own = {"vectors": part.vectors, "read": part.read, "held": part.held}
+        tensors |= {f"{number}.{name}": tensor for name, tensor in own.items() if tensor is not None}
         entry: dict[str, Any] = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gate": None}
         if part.gate is not None:
             if all(part.gate is not gate for gate in gates):
@@ -69,7 +74,18 @@ def save_control(control: Control, path: str | Path) -> None:
     if control.states:
         header["states"] = [{"prompts": each.keys(), "dose": each.dose} for each in control.states]
         tensors |= _states_tensors(control.states)
-    write_tensors(Path(path), tensors, header)
+    write_tensors(Path(path), tensors, header, _oldest(control))
+
+
+def _oldest(control: Control) -> int:
+    """The oldest format that can say what this control does."""
+    for part in control.parts:
+        scope = part.scope
+        if part.kind not in ("ablate", "add") or part.read is not None or Scope(scope.site, scope.tokens, scope.offset) != scope:
+            return 2
+        if scope.tokens in ("prompt", "reply"):
+            return 2
+    return 2 if control.states else 1
 
 
 def load_control(path: str | Path) -> Control:
@@ -83,7 +99,7 @@ def load_control(path: str | Path) -> Control:
     parts = [
         Part(
             entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]),
-            None if entry["gate"] is None else gates[entry["gate"]],
+            None if entry["gate"] is None else gates[entry["gate"]], tensors.get(f"{number}.read"), tensors.get(f"{number}.held"),
         )
         for number, entry in enumerate(header["parts"])
     ]  # fmt: skip
@@ -108,6 +124,18 @@ def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:
 def _states(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> States:
     names = [f"states {number}.{key}" for key in entry["prompts"]]
     return States(tuple(tuple(tensors[f"{name}.ids"].tolist()) for name in names), tuple(tensors[name] for name in names), entry["dose"])
+
+
+def read_layout(path: str | Path) -> tuple[Layout, str]:
+    """The structure that a control or direction file was made for, and the model's name; or that in the JSON of `inspect`."""
+    path = Path(path)
+    if path.suffix == ".json":
+        try:
+            return Layout.from_json(json.loads(path.read_text(encoding="utf-8"))), path.stem
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} describes no structure; write it with demeanor inspect MODEL --json.") from error
+    _, header = read_tensors(path, "control", "direction")
+    return Layout.from_json(header["layout"]), header["model"]
 
 
 def _is_number(text: str) -> bool:

@@ -1,15 +1,19 @@
-"""Gates: which rows of a batch a control acts on, decided by probes at the end of the prompt."""
+"""Gates: which rows of a batch a control acts on, decided at the end of the prompt.
+
+A gate is a probe (logistic, on the stream as it is) or a cosine (of the stream with the difference of means) for every set
+it must not fire on. `~gate` fires where the gate does not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..algebra.directions import auroc, logistic, separation
+from ..algebra.directions import auroc, logistic, mean_difference, separation, unit
 from ..behaviours import Behaviour, Prompt, SetName
 from ..errors import CheckFailed, DataError
 from ..models import Session, Site
@@ -19,6 +23,9 @@ from ..progress import track
 FOLDS = 5
 LAYERS = 12  # looked at, at most, spread evenly over the model
 APART = 0.7  # AUROC that a probe must reach
+CURVE = 50  # points of a ROC curve that are kept, at most
+
+Kind = Literal["probe", "cosine"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +34,8 @@ class Gate:
 
     One probe a set, because "like shows and unlike each of the others" is not linear. `auroc` is that of the
     worst probe; `hits` and `false_positives` are the shares of `shows` and of all the others on which
-    the gate fires. All are of prompts that the probes judging them were not fitted on.
+    the gate fires; `roc` are (false positives, hits) as all thresholds move together. All are of prompts that the probes
+    judging them were not fitted on.
     """
 
     site: Site
@@ -37,27 +45,41 @@ class Gate:
     hits: float
     false_positives: float
     against: tuple[str, ...]
+    kind: Kind = "probe"
+    negated: bool = False
+    roc: tuple[tuple[float, float], ...] = ()
+
+    def __invert__(self) -> Gate:
+        """The gate that fires where this one does not; what it was measured by stays that of this one."""
+        return replace(self, negated=not self.negated)
 
     def margin(self, values: Tensor) -> Tensor:
         """How far above the nearest threshold, values [row, d_model] -> [row]."""
+        values = unit(values.float()) if self.kind == "cosine" else values
         scores = values.float() @ self.weights.T.to(values.device) + self.biases.to(values.device)
         return scores.amin(-1)
 
     def fires(self, values: Tensor) -> Tensor:
         """values [row, d_model] -> bool [row]."""
-        return self.margin(values) > 0
+        return (self.margin(values) > 0) ^ self.negated
 
     def __str__(self) -> str:
-        return f"shows against {' and '.join(self.against)}, {self.site}"
+        told = f"shows against {' and '.join(self.against)}, {self.kind} at {self.site}"
+        return f"not ({told})" if self.negated else told
 
     def to_json(self) -> dict[str, Any]:
         rest = {key: getattr(self, key) for key in ("auroc", "hits", "false_positives")}
-        return {"site": vars(self.site), "biases": self.biases.tolist(), "against": list(self.against), **rest}
+        return {
+            "site": vars(self.site), "biases": self.biases.tolist(), "against": list(self.against), "kind": self.kind, "negated": self.negated,
+            "roc": [list(point) for point in self.roc], **rest,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], weights: Tensor) -> Gate:
         rest = {key: values[key] for key in ("auroc", "hits", "false_positives")}
-        return cls(Site(**values["site"]), weights, torch.tensor(values["biases"]), against=tuple(values["against"]), **rest)
+        rest |= {key: values[key] for key in ("kind", "negated") if key in values}
+        roc = tuple((point[0], point[1]) for point in values.get("roc", ()))
+        return cls(Site(**values["site"]), weights, torch.tensor(values["biases"]), against=tuple(values["against"]), roc=roc, **rest)
 
 
 def gate(
@@ -66,18 +88,25 @@ def gate(
     *,
     false_positives: float = 0.05,
     against: Sequence[SetName] = ("guard",),
+    kind: Kind = "probe",
     max_prompts: int | None = None,
 ) -> Gate:
-    """Probes that fire on `shows` and not on the sets in `against`, at the layer where they tell them apart best; see `fit_gate`."""
-    return fit_gate(session, behaviour, false_positives=false_positives, against=against, max_prompts=max_prompts)[0]
+    """A gate that fires on `shows` and not on the sets in `against`, at the layer where it tells them apart best; see `fit_gate`."""
+    return fit_gate(session, behaviour, false_positives=false_positives, against=against, kind=kind, max_prompts=max_prompts)[0]
 
 
 def fit_gate(
-    session: Session, behaviour: Behaviour, *, false_positives: float, against: Sequence[SetName], max_prompts: int | None = None
+    session: Session,
+    behaviour: Behaviour,
+    *,
+    false_positives: float,
+    against: Sequence[SetName],
+    kind: Kind = "probe",
+    max_prompts: int | None = None,
 ) -> tuple[Gate, dict[SetName, list[bool]]]:
     """A gate, and whether it fires on each train and val prompt (in that order) by probes fitted without that prompt's fold.
 
-    Logistic probes on the train and val prompts; layer and thresholds are judged by five-fold cross-fitting. A
+    Probes (or cosines) on the train and val prompts; layer and thresholds are judged by five-fold cross-fitting. A
     threshold lets at most the share `false_positives` of its set through, and no more than gains hits.
     Raises DataError for a missing set, CheckFailed when no layer separates the sets (AUROC < 0.7).
     """
@@ -86,6 +115,8 @@ def fit_gate(
         raise DataError(f"The share of false positives must lie between 0 and 1, not be {false_positives:g}.")
     if not against or not set(against) <= {"lacks", "guard", "neutral"}:
         raise DataError(f"A gate is made against one or more of guard, lacks and neutral, not {list(against)}.")
+    if kind not in get_args(Kind):
+        raise DataError(f"There is no gate of the kind {kind!r}; use {', '.join(get_args(Kind))}.")
     sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
     values: dict[SetName, Tensor] = {}
     for name in ("shows", *against):
@@ -97,7 +128,7 @@ def fit_gate(
         values[name] = session.capture(prompts, sites).values.double()
     with session.threads():
         fitted = [
-            _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives)
+            _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives, kind)
             for number, site in enumerate(track(sites, "Fitting gates", len(sites)))
         ]
     # Many layers may make no mistake here; the widest gap is the likeliest to hold on other prompts.
@@ -109,14 +140,16 @@ def fit_gate(
     return best, {name: fired.tolist() for name, fired in fires.items()}
 
 
-def _fit(site: Site, values: Mapping[SetName, Tensor], target: float) -> tuple[Gate, dict[SetName, Tensor], float]:
+def _fit(site: Site, values: Mapping[SetName, Tensor], target: float, kind: Kind) -> tuple[Gate, dict[SetName, Tensor], float]:
     """A gate at one site, its held-out decisions [row] by set, and how far apart (d') it holds the sets, at least."""
     others = [name for name in values if name != "shows"]
-    scores = _cross_fitted(values, others)
+    values = {name: unit(rows) if kind == "cosine" else rows for name, rows in values.items()}
+    scores = _cross_fitted(values, others, kind)
     columns = [(scores["shows"][:, number], scores[name][:, number]) for number, name in enumerate(others)]
     thresholds = torch.tensor([_threshold(positive, negative, target) for positive, negative in columns], dtype=torch.float64)
     fires = {name: (score > thresholds).all(1) for name, score in scores.items()}
-    probes = [_probe(values["shows"], values[name]) for name in others]
+    probes = [_probe(values["shows"], values[name], kind) for name in others]
+    margins = {name: (score - thresholds).amin(1) for name, score in scores.items()}
     made = Gate(
         site,
         torch.stack([weight for weight, _ in probes]).float(),
@@ -125,25 +158,37 @@ def _fit(site: Site, values: Mapping[SetName, Tensor], target: float) -> tuple[G
         float(fires["shows"].double().mean()),
         float(torch.cat([fires[name] for name in others]).double().mean()),
         tuple(others),
+        kind,
+        roc=_roc(margins["shows"], torch.cat([margins[name] for name in others])),
     )
     return made, fires, min(float(separation(positive, negative)) for positive, negative in columns)
 
 
-def _probe(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+def _probe(positive: Tensor, negative: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    if kind == "cosine":
+        return mean_difference(positive.mean(0), negative.mean(0)), torch.zeros((), dtype=positive.dtype)
     labels = torch.tensor([True] * len(positive) + [False] * len(negative))
     return logistic(torch.cat([positive, negative]), labels)
 
 
-def _cross_fitted(values: Mapping[SetName, Tensor], others: Sequence[SetName]) -> dict[SetName, Tensor]:
+def _cross_fitted(values: Mapping[SetName, Tensor], others: Sequence[SetName], kind: Kind) -> dict[SetName, Tensor]:
     """Scores [row, probe] of every prompt by probes fitted without its fold; a column per set in `others`."""
     scores = {name: torch.zeros(len(rows), len(others), dtype=torch.float64) for name, rows in values.items()}
     for fold in range(FOLDS):
         kept = {name: rows[torch.arange(len(rows)) % FOLDS != fold] for name, rows in values.items()}
         for number, other in enumerate(others):
-            weight, bias = _probe(kept["shows"], kept[other])
+            weight, bias = _probe(kept["shows"], kept[other], kind)
             for name, rows in values.items():
                 scores[name][fold::FOLDS, number] = rows[fold::FOLDS] @ weight + bias
     return scores
+
+
+def _roc(positive: Tensor, negative: Tensor) -> tuple[tuple[float, float], ...]:
+    """(false positives, hits) from the strictest cut to the loosest, the corners left in where there are too many."""
+    cuts = torch.cat([positive, negative]).unique().flip(0)
+    points = [(0.0, 0.0), *((float((negative >= cut).double().mean()), float((positive >= cut).double().mean())) for cut in cuts)]
+    every = max(1, -(-len(points) // CURVE))
+    return tuple(dict.fromkeys([*points[::every], points[-1]]))
 
 
 def _threshold(positive: Tensor, negative: Tensor, target: float) -> float:

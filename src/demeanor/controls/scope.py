@@ -1,33 +1,82 @@
-"""Where and when an edit acts: at which writers or site, on which tokens."""
+"""Where and when an edit acts: at which writers or site, how strongly in each layer, on which tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from ..models import Site
-from ..models.intervene import Tokens
+from ..errors import ControlError
+from ..models import Layout, Site
+from ..models.intervene import Reach, RowGate, Tokens
+from ..models.layout import Writer
 
 
 @dataclass(frozen=True)
 class Scope:
-    """At every residual writer (`site` None), or at one site; on all tokens, on the last prompt token and the reply, or
-    only on the token where a direction was read: `offset` reply tokens after the prompt's last."""
+    """At every residual writer (`site` None), or at one site; on which tokens.
+
+    tokens: "all"; "prompt"; "reply"; "last_and_reply", the prompt's last and the reply; "positions", those in `positions`
+    (-1 is the prompt's last); "read", the one where a direction was read: `offset` reply tokens after the prompt's last.
+    layers: a weight per layer that multiplies the dose at its writers (see `algebra.schedule.triangular`); the
+    embedding has that of the first. role: only the writers of attention, or of the MLPs.
+    """
 
     site: Site | None = None
     tokens: Tokens = "all"
     offset: int = 0
+    positions: tuple[int, ...] = ()
+    layers: tuple[float, ...] | None = None
+    role: Literal["attn", "mlp"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens not in get_args(Tokens):
+            raise ControlError(f"{self.tokens!r} names no tokens; use one of {', '.join(get_args(Tokens))}.")
+        if (self.tokens == "positions") != bool(self.positions) or any(position >= 0 for position in self.positions):
+            raise ControlError('Positions go with tokens="positions" and count from the end of the prompt: -1 is its last token.')
+        if self.site is not None and (self.layers is not None or self.role is not None):
+            raise ControlError("A weight per layer and a role choose among writers; they say nothing at one site.")
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it acts on every token at writers, as weights do."""
+        return self.site is None and self.tokens == "all"
+
+    def weight(self, writer: Writer, layout: Layout) -> float:
+        """What the dose is multiplied with at a writer; 0 where it does not act."""
+        if self.role is not None and writer.role != self.role:
+            return 0.0
+        if self.layers is None:
+            return 1.0
+        if len(self.layers) != layout.n_layers:
+            raise ControlError(f"The scope weighs {len(self.layers)} layers, and the model has {layout.n_layers}; give a weight per layer.")
+        return self.layers[max(0, writer.layer)]
+
+    def reach(self, gate: RowGate | None) -> Reach:
+        """The tokens by their places, of the rows a gate lets through."""
+        places = (self.offset,) if self.tokens == "read" else tuple(position + 1 for position in self.positions)
+        return Reach(self.tokens, places, gate)
 
     def __str__(self) -> str:
-        where = "every writer" if self.site is None else f"layer {self.site.layer} {self.site.point}"
+        where = f"layer {self.site.layer} {self.site.point}" if self.site else f"every writer{f' ({self.role})' if self.role else ''}"
+        if self.layers is not None:
+            where += f" weighed by layer {min(self.layers):g} to {max(self.layers):g}"
         read = "last prompt token" if self.offset == 0 else f"reply token {self.offset}"
-        return f"{where}, {({'all': 'all tokens', 'last_and_reply': 'last prompt token and reply', 'read': read})[self.tokens]}"
+        tokens = {
+            "all": "all tokens", "prompt": "prompt", "reply": "reply", "last_and_reply": "last prompt token and reply", "read": read,
+            "positions": f"prompt tokens {', '.join(map(str, self.positions))}",
+        }  # fmt: skip
+        return f"{where}, {tokens[self.tokens]}"
 
     def to_json(self) -> dict[str, Any]:
         site = self.site and {"layer": self.site.layer, "point": self.site.point}
-        return {"site": site, "tokens": self.tokens, "offset": self.offset}
+        rest = {"positions": list(self.positions), "layers": self.layers and list(self.layers), "role": self.role}
+        return {"site": site, "tokens": self.tokens, "offset": self.offset, **{key: value for key, value in rest.items() if value}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Scope:
-        return cls(Site(**values["site"]) if values["site"] else None, values["tokens"], values.get("offset", 0))
+        layers = values.get("layers")
+        return cls(
+            Site(**values["site"]) if values["site"] else None, values["tokens"], values.get("offset", 0),
+            tuple(values.get("positions", ())), None if layers is None else tuple(layers), values.get("role"),
+        )  # fmt: skip

@@ -1,25 +1,34 @@
-"""Who is measured: a model, with a control in force or a system prompt put before every conversation, or neither."""
+"""Who is measured: a model, with a control in force, always or on second thoughts, or a system prompt put before every
+conversation, or neither."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from torch import Tensor
 
 from ..behaviours import Prompt
 from ..controls import Control
+from ..detect import Detector, present
 from ..models import Reply, Session
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A session, what acts on it, and a text that opens every system prompt (plain prompting, to compare controls with)."""
+    """A session, what acts on it, and a text that opens every system prompt (plain prompting, to compare controls with).
+
+    With `redo` the control is in force only where the reply without it shows the behaviour: such a reply is done again.
+    """
 
     session: Session
     control: Control | None = None
     prompting: str | None = None
+    redo: Detector | None = None
 
     @property
     def untouched(self) -> bool:
@@ -39,9 +48,34 @@ class Speaker:
             yield self.session
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
-        with self.acting() as session:
-            return session.generate(self.asked(prompts), max_new_tokens)
+        if self.redo is None:
+            with self.acting() as session:
+                return session.generate(self.asked(prompts), max_new_tokens)
+        first = replace(self, control=None, redo=None).generate(prompts, max_new_tokens)
+        again = self._again([reply.text for reply in first], prompts)
+        return _filled(first, again, lambda rows: replace(self, redo=None).generate([prompts[row] for row in rows], max_new_tokens))
 
     def reply_log_probs(self, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
-        with self.acting() as session:
-            return session.reply_log_probs(self.asked(prompts), replies)
+        """Of replies without the control: where `redo` would do one again, as the control sees it."""
+        if self.redo is None:
+            with self.acting() as session:
+                return session.reply_log_probs(self.asked(prompts), replies)
+        again = self._again([self.session.decode(reply) for reply in replies], prompts)
+        plain, held = replace(self, control=None, redo=None), replace(self, redo=None)
+        return _filled(
+            plain.reply_log_probs(prompts, replies),
+            again,
+            lambda rows: held.reply_log_probs([prompts[r] for r in rows], [replies[r] for r in rows]),
+        )
+
+    def _again(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
+        assert self.redo is not None
+        return [row for row, shown in enumerate(present(self.redo, texts, prompts)) if shown]
+
+
+def _filled(first: Sequence[T], rows: Sequence[int], make: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
+    """`first`, with some rows made anew."""
+    made = list(first)
+    for row, value in zip(rows, make(rows) if rows else [], strict=True):
+        made[row] = value
+    return made

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
 from ..progress import track
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 
 T = TypeVar("T")
 TOKEN_BUDGET = 8192  # padded tokens in one forward pass
@@ -103,6 +106,20 @@ def trimmed(ids: Sequence[int], end: frozenset[int]) -> tuple[int, ...]:
         if token in end:
             break
     return tuple(kept)
+
+
+def said_one_of(until: Sequence[str], tokenizer: PreTrainedTokenizerBase, read: int) -> StoppingCriteriaList:
+    """Ends each row once one of the texts stands in what was generated after its `read` tokens."""
+    from transformers import StoppingCriteriaList
+
+    # No token is shorter than a byte, but for those that show nothing: a text that just ended is within so many tokens.
+    tail = max(len(text.encode()) for text in until) + 8
+
+    def ended(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, max(read, ids.shape[1] - tail) :], skip_special_tokens=True)
+        return torch.tensor([any(stop in text for stop in until) for text in texts], device=ids.device)
+
+    return StoppingCriteriaList([ended])
 
 
 def each(values: Tensor) -> Iterator[Tensor]:

@@ -15,7 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..algebra.norms import through_post_norm
+from ..algebra.edits import Edit
+from ..algebra.norms import edit_before_norm
+from ..errors import ControlError
 
 Role = Literal["embed", "attn", "mlp"]
 
@@ -99,22 +101,26 @@ class Layout:
         return next((w for w in self.writers if w.layer == layer and w.role == role), None)
 
 
-def writer_basis(writer: Writer, basis: Tensor, tensor: Callable[[str], Tensor]) -> Tensor:
-    """What to remove from a writer's raw output so that its contribution has nothing in the span of basis [k, d_model].
+def writer_edit(writer: Writer, edit: Edit, tensor: Callable[[str], Tensor]) -> Edit:
+    """The edit of a writer's raw output that makes `edit` happen to its contribution, as far as a norm between lets it.
 
-    `tensor` gives a parameter by name, from a model or from its files.
+    `tensor` gives a parameter by name, from a model or from its files. Raises ControlError for an edit that no
+    norm lets through: one that reads and writes along different vectors.
     """
     norm = writer.post_norm
     if norm is None:
-        return basis
-    gain = tensor(norm.weight).to(basis) + norm.offset if norm.weight else torch.full_like(basis[0], norm.offset)
-    return through_post_norm(basis, gain, norm.centred)
+        return edit
+    gain = tensor(norm.weight).to(edit.V) + norm.offset if norm.weight else torch.full_like(edit.b, norm.offset)
+    before = edit_before_norm(edit, gain, norm.centred)
+    if before is None:
+        raise ControlError(f"An edit that reads and writes apart does not pass the norm behind {writer.module}; use it at one site.")
+    return before
 
 
-def writer_edits(writer: Writer, basis: Tensor, tensor: Callable[[str], Tensor]) -> list[tuple[str, int, Tensor]]:
-    """(weight name, d_model axis, rows to remove) for every tensor behind a writer, its post-norm's bias included."""
-    before = writer_basis(writer, basis, tensor)
-    edits = [(weight.name, weight.axis, before) for weight in writer.weights]
+def writer_edits(writer: Writer, edit: Edit, tensor: Callable[[str], Tensor]) -> list[tuple[str, int, Edit]]:
+    """(weight name, d_model axis, edit along it) for every tensor behind a writer, its post-norm's bias included."""
+    before = writer_edit(writer, edit, tensor)
+    made = [(weight.name, weight.axis, before) for weight in writer.weights]
     if writer.post_norm and writer.post_norm.bias:
-        edits.append((writer.post_norm.bias, 0, basis))
-    return edits
+        made.append((writer.post_norm.bias, 0, edit))
+    return made

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..algebra.directions import unit
-from ..algebra.edits import ablated
+from ..algebra.edits import ablate, edited
 from ..algebra.norms import measured_gain
 from ..errors import AccountingError
 from ..progress import track
@@ -348,9 +348,9 @@ def _check_by_ablation(replay: _Replay, writers: list[Writer]) -> None:
     d_model = replay.args[0].shape[-1]
     r = unit(torch.randn(1, d_model, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).to(replay.args[0])
     for writer in writers:
-        for name, axis, rows in writer_edits(writer, r, replay.block.get_parameter):
+        for name, axis, edit in writer_edits(writer, ablate(r), replay.block.get_parameter):
             parameter = replay.block.get_parameter(name)
-            parameter.copy_(ablated(parameter, axis, rows, rows, 1.0))
+            parameter.copy_(edited(parameter, axis, edit))
     _, calls = replay.run()
     for writer in writers:
         out = calls[writer.contribution].out

@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from ..algebra.directions import unit
+from ..algebra.edits import ablate
 from ..behaviours import Prompt, as_prompt
-from ..errors import AccountingError, ControlError, DataError, ModelError
-from ..progress import say
+from ..errors import AccountingError, ControlError, DataError
 from .capture import REPLY, Activations, Attention, Reader, Site
-from .generate import Batch, Reply, each, in_batches, trimmed
-from .intervene import Intervention, Steering, at_writers
-from .layout import Layout
+from .generate import Batch, Reply, each, in_batches, said_one_of, trimmed
+from .intervene import Intervention, at_writers
 from .proof import prove
-from .states import PromptStates, States
-from .thinking import kept_tokens, opened_by, unfinished
+from .rows import Rows, Steers, in_rows
+from .states import PromptStates
+from .steering import Steering
+from .texts import Texts
+from .thinking import opened_by, unfinished
+from .watch import Watched, watching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REPLY_TOKENS = 48
 SMALL = 20_000_000  # parameters
-MARK = "the reply stands here"  # in a rendered conversation
 ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded model, and of whatever is made from it
 
 
-class Steers(Protocol):
-    """What `Session.controlled` needs of a control."""
-
-    @property
-    def layout_hash(self) -> str: ...
-
-    @property
-    def model_name(self) -> str: ...
-
-    @property
-    def states(self) -> tuple[States, ...]: ...
-
-    def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
-
-
-class Session:
+class Session(Texts):
     """A model ready for work. Made by `load`; `name` is what the user called the model."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, reply_tokens: int = REPLY_TOKENS) -> None:
-        self.model, self.tokenizer, self.name, self.reply_tokens = model.eval(), tokenizer, name, reply_tokens
+        super().__init__(model.eval(), tokenizer, name)
+        self.reply_tokens = reply_tokens
         self.model.requires_grad_(False)
         self.decoder = model.base_model
         try:
@@ -59,13 +46,8 @@ class Session:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
         self._steering: list[Steering | PromptStates] = []
         self._attention = Attention()
-        self._said: set[str] = set()
         self.end_ids = _end_ids(model, tokenizer)
-        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
-        self._thinking_tokens = {special[token] for token in kept_tokens(special)}
         self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         # Greedy means the likeliest token: no penalty or other default that the model's own configuration sets.
         model.generation_config = type(model.generation_config)(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=sorted(self.end_ids) or None, pad_token_id=tokenizer.pad_token_id
@@ -92,90 +74,6 @@ class Session:
         """How many tokens the output head scores."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
-    # -- text to tokens ---------------------------------------------------------------------------
-
-    def render(self, prompt: str | Prompt) -> str:
-        """The prompt as the model sees it, ready for the reply (plus any prefill)."""
-        prompt = as_prompt(prompt)
-        messages = [{"role": role, "content": content} for role, content in prompt.messages]
-        if self.tokenizer.chat_template is None:
-            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
-            texts = ([prompt.system] if prompt.system else []) + [message["content"] for message in messages]
-            return "\n".join(texts) + prompt.prefill
-        if prompt.system:
-            messages = self._with_system(messages, prompt.system)
-        return self._template(messages) + prompt.prefill
-
-    def _template(self, messages: list[dict[str, str]]) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise DataError(f"The chat template of {self.name} refuses these messages: {error}.") from error
-        return str(text)
-
-    def _with_system(self, messages: list[dict[str, str]], system: str) -> list[dict[str, str]]:
-        with_system = [{"role": "system", "content": system}, *messages]
-        try:
-            self.tokenizer.apply_chat_template(with_system, tokenize=False, add_generation_prompt=True)
-            return with_system
-        except TemplateError:
-            self._say_once(f"The chat template of {self.name} has no system role; system prompts open the first user message.")
-            first = {"role": messages[0]["role"], "content": f"{system}\n\n{messages[0]['content']}"}
-            return [first, *messages[1:]]
-
-    def encode(self, prompt: str | Prompt) -> list[int]:
-        """Token ids of the rendered prompt; the template writes its own special tokens, so none are added to it."""
-        text = self.render(prompt)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"The prompt {text[:40]!a} is not valid Unicode text; correct its encoding.") from error
-        ids = list(self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None)["input_ids"])
-        self._refuse_too_long(ids, text)
-        return ids
-
-    def _refuse_too_long(self, ids: list[int], text: str) -> None:
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if longest is not None and len(ids) >= longest:
-            raise DataError(f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {longest}; shorten it.")
-        known = self.model.get_input_embeddings().num_embeddings
-        if max(ids, default=0) >= known:
-            raise ModelError(
-                f"The tokenizer of {self.name} makes token {max(ids)}, and the model knows {known}; they do not belong together."
-            )
-
-    def encode_reply(self, text: str) -> list[int]:
-        """Token ids of a text as a reply, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Reply tokens as text, without special tokens but those that tell thinking from speech."""
-        if not self._thinking_tokens:
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-        special = set(self.tokenizer.all_special_ids) - self._thinking_tokens
-        return str(self.tokenizer.decode([token for token in ids if token not in special], skip_special_tokens=False)).strip()
-
-    def after_reply(self, text: str) -> str:
-        """What stands between the end of a reply and the next one when a user says `text`: a template's turns, or plain text."""
-        if self.tokenizer.chat_template is None:
-            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
-            return f"\n{text}"
-        messages = [("user", "a"), ("assistant", MARK), ("user", text)]
-        return self._template([{"role": role, "content": content} for role, content in messages]).partition(MARK)[2]
-
-    def template_length(self) -> int:
-        """How many tokens the template puts after a user's message: the positions at which a prompt can be read."""
-        one, other = (self.encode(text)[::-1] for text in ("a", "something else entirely"))
-        shared = 0
-        while shared < min(len(one), len(other)) and one[shared] == other[shared]:
-            shared += 1
-        return max(1, shared)
-
-    def _say_once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            say(sentence)
-
     # -- what the model does ----------------------------------------------------------------------
 
     def chat(self, prompt: str | Prompt, max_new_tokens: int = 128) -> str:
@@ -188,22 +86,30 @@ class Session:
         most = max_new_tokens or self.reply_tokens
         if isinstance(prompts, str):
             raise DataError("generate takes a list of prompts; use chat for a single one.")
-
         # A block of thoughts that the template opens is part of what the model says.
         opened = [opened_by(self.render(prompt)) for prompt in prompts]
-
-        def run(batch: Batch) -> list[Reply]:
-            out = self.model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=most, do_sample=False)
-            replies = (trimmed(row, self.end_ids) for row in out[:, batch.input_ids.shape[1] :].tolist())
-            return [Reply(opened[row] + self.decode(ids), ids) for row, ids in zip(batch.rows, replies)]
-
-        replies = self._over(prompts, run, "Generating", most)
+        said = self.continue_from([self.encode(prompt) for prompt in prompts], most)
+        replies = [Reply(start + self.decode(ids), ids) for start, ids in zip(opened, said)]
         cut = sum(unfinished(reply.text) for reply in replies)
         if cut:
             self._say_once(
                 f"{cut} of {len(replies)} replies end while {self.name} still thinks, so they say nothing; raise --reply-tokens."
             )
         return replies
+
+    @torch.no_grad()
+    def continue_from(self, starts: Sequence[Sequence[int]], max_new_tokens: int, until: Sequence[str] = ()) -> list[tuple[int, ...]]:
+        """What follows token ids, greedily: up to an end token, or soon after one of the texts `until` was said."""
+
+        def run(batch: Batch) -> list[tuple[int, ...]]:
+            read = batch.input_ids.shape[1]
+            stop = {"stopping_criteria": said_one_of(until, self.tokenizer, read)} if until else {}
+            out = self.model.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, do_sample=False, **stop
+            )
+            return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
+
+        return self._batched(starts, run, "Generating", max_new_tokens)
 
     @torch.no_grad()
     def logits(self, prompts: Sequence[str | Prompt], after: Sequence[int] = ()) -> Tensor:
@@ -229,27 +135,43 @@ class Session:
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
-        return self._teacher_forced(prompts, replies, lambda log_probs, reply: log_probs)
+        return self._teacher_forced([self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs)
 
     def reply_log_likelihoods(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probability of each reply's own tokens, teacher-forced: [reply token] per prompt, float32, CPU."""
-        return self._teacher_forced(prompts, replies, lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0])
+        return self._teacher_forced(
+            [self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0]
+        )
+
+    def continuation_log_likelihoods(
+        self, starts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of token ids after other token ids, and whether they are what greedy decoding says.
+
+        Both together may be one longer than the model takes: the last token is predicted, not read.
+        """
+
+        def kept(log_probs: Tensor, own: Tensor) -> Tensor:
+            return torch.stack([log_probs.gather(1, own[:, None]).double().sum(), (log_probs.argmax(-1) == own).all().double()])
+
+        return [(float(total), bool(greedy)) for total, greedy in self._teacher_forced(starts, continuations, kept)]
 
     @torch.no_grad()
     def _teacher_forced(
-        self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]], kept: Callable[[Tensor, Tensor], Tensor]
+        self, starts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], kept: Callable[[Tensor, Tensor], Tensor]
     ) -> list[Tensor]:
         # Token ids are joined, never text: a reply tokenised again could shift by one.
-        joined = [[*self.encode(prompt), *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+        joined = [[*start, *reply[:-1]] for start, reply in zip(starts, replies, strict=True)]
 
         def run(batch: Batch) -> list[Tensor]:
-            lengths = torch.tensor([len(replies[row]) for row in batch.rows])
-            with self._replies(lengths):
-                out = self.model(**batch.inputs(), logits_to_keep=int(lengths.max()) + 1)
+            lengths = [len(replies[row]) for row in batch.rows]
+            with self._replies(torch.tensor([max(length - 1, 0) for length in lengths])):
+                logits = self.model(**batch.inputs(), logits_to_keep=max(1, *lengths)).logits
             results = []
-            for row, length in enumerate(lengths.tolist()):
-                log_probs = out.logits[row, -1 - length : -1].float().log_softmax(-1)  # the token at t is predicted at t - 1
-                results.append(kept(log_probs, batch.input_ids[row, -length:]).cpu())
+            for place, (row, length) in enumerate(zip(batch.rows, lengths)):
+                # Each token is predicted by the one before it.
+                log_probs = logits[place, logits.shape[1] - length :].float().log_softmax(-1)
+                results.append(kept(log_probs, torch.tensor(replies[row], dtype=torch.long, device=log_probs.device)).cpu())
             return results
 
         return self._batched(joined, run, "Scoring replies")
@@ -295,17 +217,42 @@ class Session:
     @contextmanager
     def controlled(self, control: Steers) -> Iterator[Session]:
         """The model with a control in force, until the context ends. Contexts nest, the inner one acts on top."""
+        with ExitStack() as stack:
+            stack.enter_context(self._steered([self.interventions(control)]))
+            for states in control.states:
+                stack.enter_context(self._in_force(PromptStates(self.model, self.decoder, self.layout, states, self._attention)))
+            yield self
+
+    @contextmanager
+    def controlled_rows(self, controls: Sequence[Steers | None]) -> Iterator[Rows]:
+        """The model with a control for each prompt, until the context ends; None is the untouched model.
+
+        Whatever is asked inside must be asked of as many prompts as there are controls: the first prompt has the first
+        control, however prompts are batched. `session.model.generate` has them in the order of its rows, beams and samples included.
+        """
+        if not controls:
+            raise DataError("There are no controls; give one per prompt, or None for the untouched model.")
+        if any(control is not None and control.states for control in controls):
+            raise ControlError("States act on their own prompts, whatever row those are in; put them in force with controlled.")
+        distinct = list({id(control): control for control in controls if control is not None}.values())
+        slots = {id(control): number for number, control in enumerate(distinct, start=1)}
+        rows = [0 if control is None else slots[id(control)] for control in controls]
+        with self._steered([self.interventions(control) for control in distinct], rows) as steering:
+            yield Rows(steering, distinct, self.interventions)
+
+    def watched(self, steered: AbstractContextManager[Any]) -> AbstractContextManager[Watched]:
+        """`steered` (from `controlled` or `controlled_rows`) in force, and what it really changes counted."""
+        return watching(self.model, self.decoder, self.layout, self._attention, steered)
+
+    def interventions(self, control: Steers) -> list[Intervention]:
+        """A control as edits at this model's modules. Raises ControlError when it was made for another structure."""
         if control.layout_hash != self.layout.hash:
             raise ControlError(
                 f"The control was made for structure {control.layout_hash} ({control.model_name}), and {self.name} has {self.layout.hash}; make it anew for this model."
             )
         if control.model_name != self.name:
             self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, other weights.")
-        with ExitStack() as stack:
-            stack.enter_context(self._steered(control.interventions(self.layout, self.model.get_parameter)))
-            for states in control.states:
-                stack.enter_context(self._in_force(PromptStates(self.model, self.decoder, self.layout, states, self._attention)))
-            yield self
+        return control.interventions(self.layout, self.model.get_parameter)
 
     @contextmanager
     def uncontrolled(self) -> Iterator[Session]:
@@ -317,9 +264,10 @@ class Session:
             self._attention.quiet = before
 
     @contextmanager
-    def _steered(self, interventions: Sequence[Intervention]) -> Iterator[None]:
-        with self._in_force(Steering(self.model, self.decoder, self.layout, interventions, self._attention)):
-            yield
+    def _steered(self, slots: Sequence[Sequence[Intervention]], rows: Sequence[int] | None = None) -> Iterator[Steering]:
+        steering = Steering(self.model, self.decoder, self.layout, slots, rows, self._attention)
+        with self._in_force(steering):
+            yield steering
 
     @contextmanager
     def _in_force(self, steering: Steering | PromptStates) -> Iterator[None]:
@@ -341,12 +289,11 @@ class Session:
             for steering in self._steering:
                 steering.reply_lengths = None
 
-    def _over(self, prompts: Sequence[str | Prompt], run: Any, what: str, extra: int = 0) -> list[Any]:
-        return self._batched([self.encode(prompt) for prompt in prompts], run, what, extra)
-
     def _batched(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
+        # Who asks the model as it is may ask about any number of prompts.
+        by_row = [] if self._attention.quiet else [steering for steering in self._steering if steering.rows is not None]
         with self.threads():
-            return in_batches(ids, self._pad, self.device, run, what, extra)
+            return in_batches(ids, self._pad, self.device, in_rows(by_row, len(ids), run), what, extra)
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -379,7 +326,7 @@ class Session:
             return reader.read(lambda: self.decoder(input_ids=ids, use_cache=False), torch.tensor([8], device=self.device))[0]
 
         r = unit(stream()[-1:])
-        with self._steered(at_writers(self.layout, r, 1.0, self.model.get_parameter)):
+        with self._steered([at_writers(self.layout, lambda writer: ablate(r), self.model.get_parameter)]):
             values = stream()
         left = ((values @ r[0]).abs() / values.norm(dim=-1)).max()
         bound = max(1e-5, 16 * torch.finfo(self.model.dtype).eps)

@@ -106,6 +106,18 @@ def projections(result: Run, session: Session) -> go.Figure:
     return styled(figure, 340)
 
 
+def roc(gate: Gate) -> go.Figure:
+    """What the gate fires on as its thresholds move together, on prompts that its probes were not fitted on."""
+    figure = go.Figure()
+    false, hits = zip(*gate.roc)
+    figure.add_scatter(x=false, y=hits, mode="lines", name=f"{gate.kind}s, held out", line={"color": COLOURS["shows"]})
+    figure.add_scatter(
+        x=[gate.false_positives], y=[gate.hits], mode="markers", name="chosen", marker={"color": COLOURS["guard"], "size": 10}
+    )
+    figure.update_layout(xaxis_title=f"fires on {' or '.join(gate.against)}", yaxis_title="fires on shows", xaxis_range=[-0.02, 1.02])
+    return styled(figure, 340)
+
+
 def _margins(session: Session, gate: Gate, prompts: Sequence[object]) -> list[float]:
     values: torch.Tensor = gate.margin(session.capture(prompts, [gate.site]).values[:, 0])  # type: ignore[arg-type]
     return [float(value) for value in values]

@@ -59,6 +59,7 @@ def _page(result: Run, session: Session) -> str:
         figure_html(figures.selection(result)),
         "<h2>How the prompts project</h2>",
         figure_html(figures.projections(result, session)),
+        _gate(result),
         "<h2>Replies before and after</h2>",
         *(_replies(result, name) for name in SET_NAMES),
         _facts(result),
@@ -109,6 +110,18 @@ def _dial(result: Run) -> str:
         f"<p>{escape(result.dial.verdict())}</p><p class='note'>The mean difference at {escape(str(result.dial.direction.site))}, added to the last prompt token and the reply: "
         f"-1 takes the mean of shows to that of lacks, +1 the other way. Test split, at most {n} prompts of each set, 95 % intervals. "
         "Use it as <code>dial.safetensors:DOSE</code>.</p>" + figure_html(figures.dose_response(result.dial))
+    )
+
+
+def _gate(result: Run) -> str:
+    """How well the chosen control's gate tells its sets apart, held out."""
+    gate = result.decision.chosen.gate
+    if gate is None:
+        return ""
+    rates = f"fires on {100 * gate.hits:.1f} % of shows and {100 * gate.false_positives:.1f} % of {' and '.join(gate.against)}"
+    return (
+        f"<h2>The gate</h2><p>{escape(str(gate))}: held-out AUROC {gate.auroc:.3f}; {rates} that its probes were not fitted on.</p>"
+        + figure_html(figures.roc(gate))
     )
 
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from ..contest import Contender
 from ..controls import Round
 from ..dial import Dial
 from ..measure import Measurement
 from ..measure.side_by_side import SideBySide
+from ..measure.suites import Change, Suite, TaskScore, headlines
 from ..models import Layout
 from ..runs import Run
 from ..score import Score
@@ -108,6 +110,26 @@ def _cell(score: Score, p: float | None = None) -> str:
     return f"{number(score.name, score.value)}{star}\n{interval(score)}" if score.n else "none"
 
 
+def suites_table(suite: Suite, columns: Mapping[str, Sequence[Change]], title: str) -> Table:
+    """Capability before and after each control, numbered; p is McNemar's, of questions answered yes or no."""
+    legend = "\n".join(f"{index}: {name}" for index, name in enumerate(columns, start=1))
+    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
+    for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=bool(heading))
+    for changes in zip(*(headlines(suite, made) for made in columns.values())):
+        was = changes[0].before
+        shots = "" if was.shots is None else f", {was.shots} shots"
+        after = (_task_cell(change.after) + ("" if change.p is None else f"\np {change.p:.2g}") for change in changes)
+        table.add_row(f"{was.name}{shots} {ARROW[was.better]}", _task_cell(was), *after, str(was.score.n))
+    return table
+
+
+def _task_cell(score: TaskScore) -> str:
+    s = score.score
+    value, low, high = (f"{100 * x:.1f}%" if score.share else f"{x:.4g}" for x in (s.value, s.low, s.high))
+    return f"{value}\n[{low}, {high}]"
+
+
 def dial_table(dial: Dial, title: str) -> Table:
     """A row per dose: every rate that was measured, with its interval."""
     names = [name for name in MEANING if dial.steps[0].scores[name].n]
@@ -118,6 +140,27 @@ def dial_table(dial: Dial, title: str) -> Table:
         cells = (_cell(step.scores[name], step.p.get(name)) for name in names)
         table.add_row(f"{step.dose:+g}" if step.dose else "0", *cells)
     return table
+
+
+def contest_table(contest: Sequence[Contender], title: str) -> Table:
+    """A row per estimator: what ablating its best direction leaves, on val, beside how far apart it holds the classes."""
+    shown = {"shows_rate": "shows it", "guard_rate": "guard does", "answers_shows": "right there", "answers_neutral": "right, neutral"}
+    names = [name for name in shown if contest[0].scores[name].n]
+    caption = "layer @ position; what it does to prompts of val, 95 % intervals below"
+    table = Table(
+        title=f"{title}: the best direction of each estimator, ablated", title_justify="left", caption=caption, caption_justify="left"
+    )
+    for heading in ("estimator", "site", "d'", *(shown[name] for name in names)):
+        table.add_column(heading, justify="left" if heading == "estimator" else "right", no_wrap=heading in ("estimator", "site", "d'"))
+    for each in contest:
+        c = each.candidate
+        cells = (f"{number(name, each.scores[name].value)}\n{_short_interval(each.scores[name])}" for name in names)
+        table.add_row(c.estimator, f"{c.site.layer} @ {c.site.position}", f"{c.separation:.1f}", *cells)
+    return table
+
+
+def _short_interval(score: Score) -> str:
+    return f"{100 * score.low:.0f}-{100 * score.high:.0f}"
 
 
 def rounds_table(rounds: Sequence[Round]) -> Table:

@@ -1,0 +1,109 @@
+"""Richer estimators of directions than the difference of means. algorithms.md, section 3.
+
+Pure functions of class values [n, d_model], float64 inside. Those of this page that need pairs take row i of one class with
+row i of the other; the sign of every direction points from `lacks` to `shows`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .directions import orthonormal, unit
+
+
+def paired_pca(shows: Tensor, lacks: Tensor, rank: int = 1) -> Tensor:
+    """Right singular vectors of the pair differences, not centred: [rank, d].
+
+    Centring would take the mean difference away, which is what the pairs have in common (Zou et al. 2023 use random signs instead).
+    Raises ValueError when there are not as many rows of one class as of the other.
+    """
+    if len(shows) != len(lacks):
+        raise ValueError(f"{len(shows)} and {len(lacks)} rows are no pairs")
+    return _oriented(_right_singular(shows.double() - lacks.double(), rank), shows, lacks)
+
+
+def pooled_pca(shows: Tensor, lacks: Tensor, rank: int = 1) -> Tensor:
+    """Principal components of both classes together, centred at the mean of the class means: [rank, d]."""
+    shows, lacks = shows.double(), lacks.double()
+    # Each class weighs the same however many rows it has.
+    centre = (shows.mean(0) + lacks.mean(0)) / 2
+    rows = torch.cat([(shows - centre) / len(shows) ** 0.5, (lacks - centre) / len(lacks) ** 0.5])
+    return _oriented(_right_singular(rows, rank), shows, lacks)
+
+
+def median_difference(shows: Tensor, lacks: Tensor) -> Tensor:
+    """unit of the difference of geometric medians, which a few outlying prompts do not move: [d]."""
+    return unit(geometric_median(shows) - geometric_median(lacks))
+
+
+def geometric_median(values: Tensor, tolerance: float = 1e-10, repeats: int = 1000) -> Tensor:
+    """The point with the least sum of distances to values [n, d] (Weiszfeld; Vardi and Zhang 2000 where it meets a row)."""
+    values = values.double()
+    point = values.mean(0)
+    scale = (values - point).norm(dim=1).mean().clamp_min(torch.finfo(torch.float64).tiny)
+    for _ in range(repeats):
+        apart = values - point
+        distance = apart.norm(dim=1)
+        here = distance <= 1e-14 * scale
+        weights = torch.where(here, 0.0, 1 / distance.clamp_min(torch.finfo(torch.float64).tiny))
+        if not weights.any():
+            return point
+        step = (weights[:, None] * apart).sum(0) / weights.sum()
+        # At a row of the data the pull of the others must exceed the weight of the row itself.
+        pull = (weights[:, None] * apart).sum(0).norm()
+        step = step * (1 - here.sum() / pull).clamp_min(0) if here.any() else step
+        point = point + step
+        if step.norm() <= tolerance * scale:
+            break
+    return point
+
+
+def whitened(shows: Tensor, lacks: Tensor) -> tuple[Tensor, Tensor]:
+    """The reader of linear discriminant analysis, with shrinkage, and what it is to be written back along: (read, write) [d].
+
+    read = unit(C^-1 (m+ - m-)) of the pooled within-class covariance, shrunk as Ledoit and Wolf (2004) do; write = m+ - m-.
+    The oblique map along both takes the gap of the means away, which a projection along the reader would not.
+    """
+    shows, lacks = shows.double(), lacks.double()
+    gap = shows.mean(0) - lacks.mean(0)
+    within = torch.cat([shows - shows.mean(0), lacks - lacks.mean(0)])
+    return unit(_solve_shrunk(within, gap)), gap
+
+
+def shrinkage(rows: Tensor) -> tuple[float, float]:
+    """(share, scale) of Ledoit and Wolf: C = (1 - share) X^T X / n + share * scale * I of centred rows X [n, d]."""
+    rows = rows.double()
+    n, d = rows.shape
+    squares = rows.square().sum(1)
+    scale = squares.sum() / n / d
+    # |S|^2 and the spread of the rows' own outer products come from n x n products: d x d ones are never formed.
+    gram = rows @ rows.T
+    of_covariance = gram.square().sum() / n**2
+    distance = of_covariance - d * scale**2
+    noise = (squares.square().sum() / n - of_covariance) / n
+    share = float((noise.clamp_min(0) / distance).clamp(max=1)) if distance > 0 else 1.0
+    return share, float(scale)
+
+
+def _solve_shrunk(rows: Tensor, gap: Tensor) -> Tensor:
+    """C^-1 gap of the shrunk covariance of centred rows, through their singular vectors."""
+    share, scale = shrinkage(rows)
+    _, values, basis = torch.linalg.svd(rows, full_matrices=False)
+    ridge = max(share * scale, 1e-12 * max(scale, torch.finfo(torch.float64).tiny))
+    along = basis @ gap
+    inside = along / ((1 - share) * values.square() / len(rows) + ridge)
+    solved: Tensor = basis.T @ inside + (gap - basis.T @ along) / ridge
+    return solved
+
+
+def _right_singular(rows: Tensor, rank: int) -> Tensor:
+    if not 1 <= rank <= min(rows.shape):
+        raise ValueError(f"rank {rank} is not between 1 and {min(rows.shape)}")
+    vectors: Tensor = torch.linalg.svd(rows, full_matrices=False).Vh[:rank]
+    return vectors
+
+
+def _oriented(basis: Tensor, shows: Tensor, lacks: Tensor) -> Tensor:
+    along = basis @ (shows.double().mean(0) - lacks.double().mean(0))
+    return orthonormal(torch.where(along < 0, -1.0, 1.0)[:, None] * basis)

@@ -1,0 +1,156 @@
+"""`demeanor measure` and `demeanor ratings`: what controls do, by detectors and by people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..behaviours import Behaviour
+from ..controls import Control, load_control
+from ..detect import make_detector
+from ..errors import DataError
+from ..measure import Measurement, Observation, measure_all
+from ..measure.rating import read_ratings, write_sheet
+from ..measure.speaker import Speaker
+from ..models import Session
+from ..models.session import REPLY_TOKENS
+from ..progress import say
+from ..report import scores_table
+from ..report.table import measurement_table
+from ..writing import new_file, refuse_existing, refuse_folder
+from .options import (
+    AsJson,
+    BehaviourName,
+    Controls,
+    Device,
+    Dtype,
+    In4bit,
+    In8bit,
+    MaxPrompts,
+    Model,
+    ReplyTokens,
+    behaviour_for,
+    opened,
+    out,
+    print_json,
+)
+from .suites import SuiteChat, SuiteFolder, SuiteLimit, SuiteNames, suites_asked, to_json
+
+
+def measure(
+    context: typer.Context,
+    model: Model,
+    behaviour: BehaviourName,
+    control: Controls = None,
+    target: Annotated[
+        Optional[Path], typer.Option("-o", "--out", help="Also write the scores to this JSON file.", show_default=False)
+    ] = None,
+    rating_sheet: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Also write a blind rating sheet (CSV and HTML) to this new folder; read it back with `ratings`.", show_default=False
+        ),
+    ] = None,
+    prompting: Annotated[
+        Optional[str], typer.Option(help="Also measure plain prompting: this text opens every system prompt.", show_default=False)
+    ] = None,
+    base: Annotated[
+        Optional[str], typer.Option(help="Compare with this model instead of with the untouched MODEL.", show_default=False)
+    ] = None,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Also measure each control on second thoughts: in force only where the reply without it shows the behaviour.")
+    ] = False,
+    suite: SuiteNames = None,
+    suite_limit: SuiteLimit = None,
+    suite_folder: SuiteFolder = None,
+    suite_chat: SuiteChat = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    in_4bit: In4bit = False,
+    in_8bit: In8bit = False,
+    reply_tokens: ReplyTokens = REPLY_TOKENS,
+    max_prompts: MaxPrompts = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Measure a model on the test split, before and after each control."""
+    _check_measuring(control or [], target, rating_sheet, redo)
+    wanted = behaviour_for(behaviour, model)
+    controls = {name: load_control(name) for name in control or []}
+    suites = suites_asked(context, suite, suite_limit, suite_folder, suite_chat)
+    session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
+    speakers = _speakers(session, wanted, controls, redo, prompting) or {model if base else "none": Speaker(session)}
+    measured = measure_all(Speaker(first), speakers, wanted, max_prompts=max_prompts)
+    changes = suites.compare(Speaker(first), speakers) if suites else {}
+    values = {name: each.to_json() | ({"suites": to_json(changes[name])} if name in changes else {}) for name, each in measured.items()}
+    content = next(iter(values.values())) if len(values) == 1 else values
+    if target is not None:
+        with new_file(target) as file:
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if rating_sheet is not None:
+        _write_sheet(rating_sheet, wanted, next(iter(measured.values())).observed, next(iter(controls)))
+    if as_json:
+        print_json(content)
+        return
+    _show_measured(measured, f"{base or model}, {wanted.name}: test split", "then" if base else "control")
+    if suites:
+        suites.show(changes, base or model)
+
+
+def _show_measured(measured: Mapping[str, Measurement], title: str, kind: str) -> None:
+    if len(measured) == 1:
+        ((name, measurement),) = measured.items()
+        out.print(measurement_table(measurement, f"{title}, {kind} {name}"))
+    else:
+        out.print(scores_table(measured, title))
+
+
+def _speakers(
+    session: Session, wanted: Behaviour, controls: Mapping[str, Control], redo: bool, prompting: str | None
+) -> dict[str, Speaker]:
+    """Everyone who is measured beside the untouched model, by what the table calls them."""
+    speakers = {name: Speaker(session, each) for name, each in controls.items()}
+    if redo:
+        detector = make_detector(wanted.detect, session)
+        speakers |= {f"{name}, where the reply shows it": Speaker(session, each, redo=detector) for name, each in controls.items()}
+    if prompting is not None:
+        speakers[f"prompting: {prompting}"] = Speaker(session, None, prompting)
+    return speakers
+
+
+def _check_measuring(control: Sequence[str], target: Path | None, rating_sheet: Path | None, redo: bool) -> None:
+    """Refuses what cannot be measured before anything is loaded."""
+    if redo and not control:
+        raise DataError("--redo does a reply again with a control; name one with --control.")
+    if target is not None:
+        refuse_folder(target)
+    if rating_sheet is not None:
+        refuse_existing(rating_sheet)
+        if len(control) != 1:
+            raise DataError("A rating sheet compares the untouched model with one control; name it with --control.")
+    if len(set(control)) < len(control):
+        raise DataError("A control is named twice; name each --control once.")
+
+
+def _write_sheet(folder: Path, wanted: Behaviour, observed: tuple[Observation, Observation], control: str) -> None:
+    sheet = write_sheet(folder, wanted, *observed, control)
+    say(f"{sheet} Then: demeanor ratings {folder}")
+
+
+def ratings(
+    folder: Annotated[Path, typer.Argument(help="The folder that measure --rating-sheet wrote.")],
+    file: Annotated[
+        Optional[Path], typer.Option("--ratings", help="The file that came back, if not the folder's ratings.csv.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the ratings of a blind sheet say: the control against the untouched model, with an interval."""
+    read = read_ratings(folder, file)
+    if as_json:
+        print_json(read.to_json())
+    else:
+        print(read)

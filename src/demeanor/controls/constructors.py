@@ -1,0 +1,108 @@
+"""Controls made from directions: ablate, scale and rotate at the writers or at a site, add and clamp at a site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from ..algebra.directions import orthonormal
+from ..errors import ControlError
+from ..models import Site
+from ..models.capture import REPLY
+from ..models.intervene import Tokens
+from .control import Control
+from .direction import Direction
+from .part import Part
+from .scope import Scope
+
+EVERYWHERE = Scope()
+
+
+def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = None) -> Control:
+    """Remove `strength` of the direction's component: from everything that writes to the stream, on every token, unless `scope` says otherwise.
+
+    What a reader reads is removed along what carries the gap, so that nothing of the gap is left; at its own site, on the last
+    prompt token and the reply, because what it reads elsewhere is another thing.
+    """
+    if direction.write is not None:
+        at = scope or _at_own_site(direction, "last_and_reply", ())
+        return _control(direction, Part("ablate", direction.write, strength, at, read=direction.basis))
+    scope = scope or EVERYWHERE
+    return _control(direction, Part("ablate", direction.basis, strength, scope))
+
+
+def scale(direction: Direction, factor: float, scope: Scope = EVERYWHERE) -> Control:
+    """Make the direction's component `factor` times what it is: 0 removes it, 1 leaves it, 2 doubles it, -1 mirrors it."""
+    return _control(direction, Part("scale", direction.basis, factor, scope))
+
+
+def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scope = EVERYWHERE) -> Control:
+    """Turn what lies along the direction towards another one, in the plane of the two; 90 puts it where the other is not yet.
+
+    Raises ControlError where one of them has another rank than 1, where they are made for different structures, or lie in one line.
+    """
+    _refuse_rank(direction, "rotate")
+    _refuse_rank(towards, "rotate")
+    if towards.layout.hash != direction.layout.hash:
+        raise ControlError(
+            f"The directions were found in different structures ({direction.layout.hash} and {towards.layout.hash}) and span no plane."
+        )
+    plane = orthonormal(torch.cat([direction.basis, towards.basis]), tolerance=1e-3)
+    if len(plane) < 2:
+        raise ControlError("The two directions lie in one line, so there is no plane to rotate in; use scale with factor -1 to mirror.")
+    return _control(direction, Part("rotate", plane, degrees, scope))
+
+
+def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", positions: Sequence[int] = ()) -> Control:
+    """Move the stream along the direction at its site, on the last prompt token and the reply.
+
+    `tokens="read"` moves the one token at which the direction was read instead: the gap was measured there, and later
+    tokens of the reply may carry far less of it. dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
+    `lacks` mean to the `shows` mean.
+    """
+    _refuse_rank(direction, "add")
+    moved = direction.gap * direction.basis if direction.write is None else direction.write
+    return _control(direction, Part("add", moved, dose, _at_own_site(direction, tokens, positions)))
+
+
+def clamp(
+    direction: Direction, to: Literal["lacks", "shows"] | float = "lacks", tokens: Tokens = "last_and_reply", positions: Sequence[int] = ()
+) -> Control:
+    """Hold the component along the direction at its site where the mean of a class lies, or at a number (in units of the stream).
+
+    On the last prompt token and the reply: the means were measured there, and holding every token at them destroys answers.
+    Raises ControlError for a number where the direction has another rank than 1.
+    """
+    if isinstance(to, str):
+        if to not in ("lacks", "shows"):
+            raise ControlError(f"A component is held at lacks, at shows or at a number, not at {to!r}.")
+        held = (direction.lacks if to == "lacks" else direction.shows).mean.double() @ direction.basis.double().T
+    else:
+        _refuse_rank(direction, "clamp to a number")
+        held = torch.tensor([to], dtype=torch.float64)
+    part = Part("clamp", direction.basis, 1.0, _at_own_site(direction, tokens, positions), held=held.to(direction.basis))
+    return _control(direction, part)
+
+
+def _control(direction: Direction, part: Part) -> Control:
+    return Control((part,), direction.layout, direction.model_name, direction.made_from(part.kind))
+
+
+def _refuse_rank(direction: Direction, what: str) -> None:
+    if direction.write is not None and what != "add":
+        raise ControlError(
+            f"{what} needs a direction that is read and written alike; {direction.estimator} is a reader, so use ablate or add."
+        )
+    if len(direction.basis) != 1:
+        raise ControlError(f"{what} needs a direction of rank 1; this one has rank {len(direction.basis)}.")
+
+
+def _at_own_site(direction: Direction, tokens: Tokens, positions: Sequence[int]) -> Scope:
+    """Where a direction was read; one that was read over replies has no single token there."""
+    site = Site(direction.site.layer, direction.site.point)
+    if tokens == "read" and direction.site.position == REPLY:
+        return Scope(site, "last_and_reply")
+    offset = len(direction.after) + direction.site.position + 1 if tokens == "read" else 0
+    return Scope(site, tokens, offset, tuple(positions))

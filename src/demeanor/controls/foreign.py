@@ -1,0 +1,56 @@
+"""Directions made by other tools: a mean difference in a .pt file becomes a control."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..algebra.directions import unit
+from ..errors import ControlError, DataError
+from ..models import Layout
+from .control import Control, provenance
+from .part import Part
+from .scope import Scope
+
+
+def read_foreign(path: str | Path) -> Tensor:
+    """The vector [d_model] in a .pt file, float64. Nothing in the file is executed. Raises DataError for anything but one vector."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"There is no file {str(path)!r}.")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path} is no .pt file of plain tensors, so it is not opened; save the direction alone, with torch.save."
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is not a complete .pt file ({' '.join(str(error).split())[:80]}); save it again.") from error
+    if not isinstance(found, Tensor):
+        raise DataError(f"{path} holds a {type(found).__name__}, not one tensor; save the direction of one layer alone.")
+    vector = found.squeeze()
+    if vector.dim() != 1 or not vector.is_floating_point():
+        raise DataError(
+            f"{path} holds a tensor {list(found.shape)} of {found.dtype}, not one direction [d_model]; save that of one layer alone."
+        )
+    if not vector.isfinite().all() or not vector.any():
+        raise DataError(f"The direction in {path} is zero or holds what is no number; make it anew.")
+    return vector.double()
+
+
+def convert(path: str | Path, layout: Layout, model_name: str, strength: float = 1.0) -> Control:
+    """The ablation of a foreign direction at every writer of a model with this layout.
+
+    Raises DataError for a file without one direction, ControlError for one of another size.
+    """
+    vector = read_foreign(path)
+    if len(vector) != layout.d_model:
+        raise ControlError(
+            f"The direction in {path} has {len(vector)} channels, and {model_name} has {layout.d_model}; it was made for another model."
+        )
+    part = Part("ablate", unit(vector).float()[None], strength, Scope())
+    made_from = provenance(method="ablate", behaviour=f"the direction of {Path(path).name}", length=float(vector.norm()))
+    return Control((part,), layout, model_name, made_from)

@@ -1,0 +1,124 @@
+"""One part of a control: which edit, with what vectors and dose, where, and behind which gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from ..algebra import edits
+from ..errors import ControlError
+from ..models import Layout
+from ..models.capture import taps
+from ..models.intervene import Intervention, at_writers
+from ..models.layout import Writer
+from .gate import Gate
+from .scope import Scope
+
+Kind = Literal["ablate", "scale", "rotate", "add", "clamp"]
+LARGEST_DOSE = 100
+LARGEST_ANGLE = 360
+UNIT = {"ablate": "dose", "scale": "factor", "rotate": "degrees", "add": "dose", "clamp": "dose"}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One edit of a control, `dose` of it.
+
+    ablate: vectors [k, d_model] orthonormal, dose = strength; with `read` [k, d_model], what those read is removed along
+    `vectors`, which then need not be orthonormal. scale: the same vectors, dose = factor. rotate: two orthonormal vectors,
+    dose = degrees from the first towards the second. add: one offset [1, d_model]. clamp: orthonormal vectors,
+    their components held at `held` [k]; dose 1, or 0 for nothing.
+    """
+
+    kind: Kind
+    vectors: Tensor
+    dose: float
+    scope: Scope
+    gate: Gate | None = None
+    read: Tensor | None = None
+    held: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ControlError(f"{self.kind!r} is no kind of edit; use one of {', '.join(get_args(Kind))}.")
+        largest = LARGEST_ANGLE if self.kind == "rotate" else LARGEST_DOSE
+        numbers = [tensor for tensor in (self.vectors, self.read, self.held) if tensor is not None]
+        if not math.isfinite(self.dose) or abs(self.dose) > largest or not all(bool(tensor.isfinite().all()) for tensor in numbers):
+            raise ControlError(
+                f"A control with {UNIT[self.kind]} {self.dose:g} is not a usable edit; {self.kind} takes numbers from -{largest} to {largest}."
+            )
+        if self.kind in ("add", "clamp") and self.scope.site is None:
+            raise ControlError(f"{self.kind} acts at one site: at every writer its offset would come in again and again.")
+        if (self.kind == "clamp") != (self.held is not None) or (self.read is not None and self.kind != "ablate"):
+            raise ControlError("Components are held by clamp alone, and read along other vectors by ablate alone.")
+
+    def scaled(self, dose: float) -> Part:
+        """`dose` times the edit: ablate, add and rotate by so much more or less, scale by a factor so much further from 1.
+
+        Raises ControlError for clamp, which holds a component or does not, unless dose is 0 or 1.
+        """
+        if self.kind == "clamp" and dose not in (0, 1):
+            raise ControlError("clamp holds a component or does not, so it cannot be scaled; use dose 0 or 1, or clamp to another value.")
+        if self.kind == "scale":
+            return replace(self, dose=1 + dose * (self.dose - 1))
+        return replace(self, dose=self.dose * dose)
+
+    def edit(self) -> edits.Edit:
+        if self.kind == "add":
+            return edits.add(self.vectors[0] * self.dose)
+        if self.kind == "scale":
+            return edits.scale(self.vectors, self.dose)
+        if self.kind == "rotate":
+            return edits.rotate(self.vectors, self.dose)
+        if self.held is not None:
+            return edits.clamp(self.vectors, self.held).scaled(self.dose)
+        if self.read is not None:
+            return edits.oblique(self.read, self.vectors, self.dose)
+        return edits.ablate(self.vectors, self.dose)
+
+    def at_writer(self, writer: Writer, layout: Layout) -> edits.Edit | None:
+        """The edit of one writer's contribution, None where the scope leaves it alone."""
+        weight = self.scope.weight(writer, layout)
+        return self.scaled(weight).edit() if weight else None
+
+    def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]:
+        """The part as edits at the modules of a model with this layout; `tensor` gives its parameters by name."""
+        site, reach = self.scope.site, self.scope.reach(self.gate)
+        if site is None:
+            like = tensor(layout.writers[0].weights[0].name)
+            moved = self.to(like)
+            return at_writers(layout, lambda writer: moved.at_writer(writer, layout), tensor, reach)
+        places = taps(layout, site)
+        if len(places) != 1 or places[0].scale != 1.0:
+            raise ControlError(f"An edit cannot act at {site.point} of this model; use resid_pre or resid_post.")
+        return [Intervention(places[0].module, places[0].side, self.edit(), reach)]
+
+    def to(self, like: Tensor) -> Part:
+        """The same with its tensors where `like` is."""
+        vectors, read, held = (tensor if tensor is None else tensor.to(like.device) for tensor in (self.vectors, self.read, self.held))
+        assert vectors is not None
+        return replace(self, vectors=vectors, read=read, held=held)
+
+    def bakeable(self, layout: Layout) -> str | None:
+        """None when weights can do exactly the same, else the reason why they cannot."""
+        if self.gate is not None:
+            return "it is gated per request; distil it instead, or bake it without its gate"
+        if self.kind in ("add", "clamp") or not self.scope.everywhere:
+            return f"{self.kind} at {self.scope} is done at run time; only what acts on every token at the writers can be written into the weights"
+        if self.read is not None and any(writer.post_norm for writer in layout.writers):
+            return "it reads and writes along different vectors, which does not pass the norms behind this model's writers"
+        return None
+
+    def __str__(self) -> str:
+        rank = "" if self.kind == "rotate" else f"rank {len(self.vectors)}, "
+        dose = f"{UNIT[self.kind]} {self.dose:g}"
+        if self.held is not None:
+            held = ", ".join(f"{value:.4g}" for value in self.held.tolist())
+            dose = f"held at {held}" if self.dose else "off"
+        text = f"{self.kind} ({rank}{dose}) at {self.scope}"
+        text += ", read along other vectors" if self.read is not None else ""
+        return f"{text}, where {self.gate}" if self.gate else text

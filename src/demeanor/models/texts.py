@@ -1,0 +1,120 @@
+"""Prompts and replies as a model's tokenizer and chat template make them: text to tokens, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from ..behaviours import Prompt, as_prompt
+from ..errors import DataError, ModelError
+from ..progress import say
+from .thinking import kept_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MARK = "the reply stands here"  # in a rendered conversation
+
+
+class Texts:
+    """The half of a session that knows words and tokens; `name` is what the user called the model."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.model: Any = model  # of transformers, whose classes do not say what their modules are
+        self.tokenizer, self.name = tokenizer, name
+        self._said: set[str] = set()
+        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
+        self._thinking_tokens = {special[token] for token in kept_tokens(special)}
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+    @property
+    def longest(self) -> int | None:
+        """How many tokens the model takes, prompt and reply together; None where its configuration names no end."""
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if longest is None else int(longest)
+
+    def render(self, prompt: str | Prompt) -> str:
+        """The prompt as the model sees it, ready for the reply (plus any prefill)."""
+        prompt = as_prompt(prompt)
+        messages = [{"role": role, "content": content} for role, content in prompt.messages]
+        if self.tokenizer.chat_template is None:
+            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
+            texts = ([prompt.system] if prompt.system else []) + [message["content"] for message in messages]
+            return "\n".join(texts) + prompt.prefill
+        if prompt.system:
+            messages = self._with_system(messages, prompt.system)
+        return self._template(messages) + prompt.prefill
+
+    def _template(self, messages: list[dict[str, str]]) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise DataError(f"The chat template of {self.name} refuses these messages: {error}.") from error
+        return str(text)
+
+    def _with_system(self, messages: list[dict[str, str]], system: str) -> list[dict[str, str]]:
+        with_system = [{"role": "system", "content": system}, *messages]
+        try:
+            self.tokenizer.apply_chat_template(with_system, tokenize=False, add_generation_prompt=True)
+            return with_system
+        except TemplateError:
+            self._say_once(f"The chat template of {self.name} has no system role; system prompts open the first user message.")
+            first = {"role": messages[0]["role"], "content": f"{system}\n\n{messages[0]['content']}"}
+            return [first, *messages[1:]]
+
+    def encode(self, prompt: str | Prompt) -> list[int]:
+        """Token ids of the rendered prompt; the template writes its own special tokens, so none are added to it."""
+        text = self.render(prompt)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"The prompt {text[:40]!a} is not valid Unicode text; correct its encoding.") from error
+        ids = list(self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None)["input_ids"])
+        self._refuse_too_long(ids, text)
+        return ids
+
+    def _refuse_too_long(self, ids: list[int], text: str) -> None:
+        if self.longest is not None and len(ids) >= self.longest:
+            raise DataError(
+                f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."
+            )
+        known = self.model.get_input_embeddings().num_embeddings
+        if max(ids, default=0) >= known:
+            raise ModelError(
+                f"The tokenizer of {self.name} makes token {max(ids)}, and the model knows {known}; they do not belong together."
+            )
+
+    def encode_reply(self, text: str) -> list[int]:
+        """Token ids of a text as a reply, without special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Reply tokens as text, without special tokens but those that tell thinking from speech."""
+        if not self._thinking_tokens:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        special = set(self.tokenizer.all_special_ids) - self._thinking_tokens
+        return str(self.tokenizer.decode([token for token in ids if token not in special], skip_special_tokens=False)).strip()
+
+    def after_reply(self, text: str) -> str:
+        """What stands between the end of a reply and the next one when a user says `text`: a template's turns, or plain text."""
+        if self.tokenizer.chat_template is None:
+            self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
+            return f"\n{text}"
+        messages = [("user", "a"), ("assistant", MARK), ("user", text)]
+        return self._template([{"role": role, "content": content} for role, content in messages]).partition(MARK)[2]
+
+    def template_length(self) -> int:
+        """How many tokens the template puts after a user's message: the positions at which a prompt can be read."""
+        one, other = (self.encode(text)[::-1] for text in ("a", "something else entirely"))
+        shared = 0
+        while shared < min(len(one), len(other)) and one[shared] == other[shared]:
+            shared += 1
+        return max(1, shared)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            say(sentence)

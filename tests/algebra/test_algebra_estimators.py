@@ -1,0 +1,132 @@
+"""Estimators against slow references and what each of them is for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from demeanor.algebra import directions, edits, estimators
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
+SHAPES = {"n": st.integers(3, 30), "m": st.integers(3, 30), "d": st.integers(2, 24), "seed": st.integers(0, 10**6)}
+
+
+def classes(seed: int, n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=rng, dtype=torch.float64)
+    gap = 2 * torch.randn(d, generator=rng, dtype=torch.float64)
+    shows, lacks = (torch.randn(rows, d, generator=rng, dtype=torch.float64) @ mix for rows in (n, m))
+    return shows + gap, lacks
+
+
+@SETTINGS
+@given(**SHAPES, rank=st.integers(1, 3))
+def test_paired_pca_is_the_eigenbasis_of_uncentred_differences(n: int, m: int, d: int, seed: int, rank: int) -> None:
+    shows, lacks = classes(seed, n, n, d)
+    rank = min(rank, n, d)
+    basis = estimators.paired_pca(shows, lacks, rank)
+    total = sum(torch.outer(a - b, a - b) for a, b in zip(shows, lacks))
+    assert torch.allclose(basis @ basis.T, torch.eye(rank, dtype=torch.float64), atol=1e-9)
+    best = torch.linalg.eigvalsh(total)[-rank:].sum()
+    assert torch.allclose(torch.trace(basis @ total @ basis.T), best, rtol=1e-9)
+    assert bool((basis @ (shows.mean(0) - lacks.mean(0)) >= -1e-9).all())
+
+
+def test_paired_pca_sees_through_what_pairs_share() -> None:
+    """Topics differ far more than the behaviour: pairs cancel them, pooled components do not."""
+    rng = torch.Generator().manual_seed(1)
+    behaviour = directions.unit(torch.randn(32, generator=rng, dtype=torch.float64))
+    topics = 10 * torch.randn(60, 32, generator=rng, dtype=torch.float64)
+    noise = 0.1 * torch.randn(2, 60, 32, generator=rng, dtype=torch.float64)
+    shows, lacks = topics + behaviour + noise[0], topics - behaviour + noise[1]
+    assert float(estimators.paired_pca(shows, lacks)[0] @ behaviour) > 0.99
+    assert abs(float(estimators.pooled_pca(shows, lacks)[0] @ behaviour)) < 0.5
+
+
+@SETTINGS
+@given(**SHAPES, rank=st.integers(1, 3))
+def test_pooled_pca_is_the_eigenbasis_of_the_mean_class_scatter(n: int, m: int, d: int, seed: int, rank: int) -> None:
+    shows, lacks = classes(seed, n, m, d)
+    rank = min(rank, d)
+    basis = estimators.pooled_pca(shows, lacks, rank)
+    centre = (shows.mean(0) + lacks.mean(0)) / 2
+    total = sum(torch.stack([torch.outer(x - centre, x - centre) for x in rows]).mean(0) for rows in (shows, lacks))
+    assert torch.allclose(torch.trace(basis @ total @ basis.T), torch.linalg.eigvalsh(total)[-rank:].sum(), rtol=1e-9)
+
+
+def test_pairs_and_ranks_must_fit() -> None:
+    shows, lacks = classes(0, 4, 5, 3)
+    with pytest.raises(ValueError, match="no pairs"):
+        estimators.paired_pca(shows, lacks)
+    with pytest.raises(ValueError, match="rank 4"):
+        estimators.pooled_pca(shows, lacks, 4)
+
+
+@SETTINGS
+@given(n=st.integers(1, 12), d=st.integers(1, 6), seed=st.integers(0, 10**6), repeated=st.booleans())
+def test_no_point_nearby_is_closer_to_all_than_the_geometric_median(n: int, d: int, seed: int, repeated: bool) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.randn(n, d, generator=rng, dtype=torch.float64)
+    if repeated:  # more than half of the rows in one place: the median is there
+        values[: n // 2 + 1] = values[0].clone()
+    median = estimators.geometric_median(values)
+
+    def total(point: Tensor) -> float:
+        return float((values - point).norm(dim=1).sum())
+
+    best = total(median)
+    for step in (1e-2, 1e-1, 1.0):
+        around = median + step * directions.unit(torch.randn(40, d, generator=rng, dtype=torch.float64))
+        assert min(map(total, around)) >= best - 1e-7
+    if repeated:
+        assert torch.allclose(median, values[0], atol=1e-6)
+
+
+def test_the_median_difference_is_not_moved_by_a_few_outliers() -> None:
+    shows, lacks = classes(3, 100, 100, 16)
+    clean = directions.mean_difference(shows.mean(0), lacks.mean(0))
+    shows[:5] += 1000 * directions.unit(torch.randn(16, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+    assert float(estimators.median_difference(shows, lacks) @ clean) > 0.95
+    assert float(directions.mean_difference(shows.mean(0), lacks.mean(0)) @ clean) < 0.6
+
+
+def slow_shrinkage(rows: Tensor) -> tuple[float, float]:
+    """Ledoit and Wolf (2004), lemma 3.2 to 3.4, by their own sums of outer products."""
+    n, d = rows.shape
+    outer = [torch.outer(row, row) for row in rows]
+    covariance = torch.stack(outer).mean(0)
+    scale = torch.trace(covariance) / d
+    distance = (covariance - scale * torch.eye(d, dtype=torch.float64)).square().sum() / d
+    noise = sum((each - covariance).square().sum() / d for each in outer) / n**2
+    return float(min(noise, distance) / distance), float(scale)
+
+
+@SETTINGS
+@given(**SHAPES)
+def test_the_whitened_reader_solves_the_shrunk_covariance(n: int, m: int, d: int, seed: int) -> None:
+    shows, lacks = classes(seed, n, m, d)
+    within = torch.cat([shows - shows.mean(0), lacks - lacks.mean(0)])
+    share, scale = slow_shrinkage(within)
+    assert estimators.shrinkage(within) == pytest.approx((share, scale), rel=1e-7, abs=1e-9)
+    covariance = (1 - share) * within.T @ within / len(within) + share * scale * torch.eye(d, dtype=torch.float64)
+    expected = directions.unit(torch.linalg.solve(covariance, shows.mean(0) - lacks.mean(0)))
+    read, _ = estimators.whitened(shows, lacks)
+    assert torch.allclose(read, expected, atol=1e-6)
+
+
+def test_readers_need_an_oblique_map_to_take_the_gap_away() -> None:
+    """Projecting along the reader leaves most of the mean difference; writing back along the gap leaves none."""
+    rng = torch.Generator().manual_seed(2)
+    d = 48
+    mix = torch.diag(torch.logspace(-1.5, 1, d, dtype=torch.float64))
+    shows, lacks = (torch.randn(400, d, generator=rng, dtype=torch.float64) @ mix for _ in range(2))
+    shows = shows + 1.0
+    read, write = estimators.whitened(shows, lacks)
+    gap = shows.mean(0) - lacks.mean(0)
+    projected = edits.ablate(read[None])
+    assert float((projected(shows).mean(0) - projected(lacks).mean(0)).norm() / gap.norm()) > 0.5
+    oblique = edits.Edit((read / (read @ write))[None], -write[None], torch.zeros(d, dtype=torch.float64))
+    assert float((oblique(shows).mean(0) - oblique(lacks).mean(0)).norm() / gap.norm()) < 1e-12
