@@ -16,7 +16,7 @@ class Settings(BaseModel):
     branches: int = Field(default=8, ge=1, description="how many of the likeliest first tokens a reply may open with")
     wider: int = Field(default=4, ge=1, description="times as many where none of these gained anything; 1 for no second look")
     gain: float = Field(default=0.02, ge=0, description="how much a step must raise the score to be accepted")
-    goal: float = Field(default=0.55, gt=0, le=1, description="a score from which a reply is as wanted; more of it is worth nothing")
+    goal: float = Field(default=0.55, ge=0, le=1, description="a score from which a reply is as wanted; more of it is worth nothing")
     share: float = Field(default=0.8, gt=0, le=1, description="of replies that gain this share of the best gain, the likeliest is taken")
     perplexity_ratio: float = Field(default=5.0, gt=0, description="the most a reply's perplexity may be, in units of the plain reply's")
     cap: float = Field(default=0.5, gt=0, description="the most that may be added anywhere, as a share of the stream's norm there")
