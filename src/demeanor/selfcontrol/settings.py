@@ -18,7 +18,7 @@ class Settings(BaseModel):
     gain: float = Field(default=0.02, ge=0, description="how much a step must raise the score to be accepted")
     goal: float = Field(default=0.55, ge=0, le=1, description="a score from which a reply is as wanted; more of it is worth nothing")
     share: float = Field(default=0.8, gt=0, le=1, description="of replies that gain this share of the best gain, the likeliest is taken")
-    perplexity_ratio: float = Field(default=5.0, gt=0, description="the most a reply's perplexity may be, in units of the plain reply's")
+    perplexity_ratio: float = Field(default=3.0, gt=0, description="the most a reply's perplexity may be, in units of the plain reply's")
     cap: float = Field(default=0.5, gt=0, description="the most that may be added anywhere, as a share of the stream's norm there")
     opening_cap: float = Field(default=2.0, gt=0, description="the same for the one place that decides what a reply opens with")
     top: int | None = Field(default=None, ge=1, description="move only this many (layer, token) places of each prompt")
