@@ -53,6 +53,7 @@ SplitOption = Annotated[str, typer.Option("--split", help="Which split of them: 
 Most = Annotated[Optional[int], typer.Option("--max-prompts", min=1, help="Use at most this many prompts.", show_default=False)]
 Iterations = Annotated[int, typer.Option(min=1, help=_help("iterations"))]
 Eta = Annotated[float, typer.Option(min=1e-6, help=_help("eta"))]
+Goal = Annotated[float, typer.Option(min=0.0, max=1.0, help=_help("goal"))]
 Branches = Annotated[int, typer.Option(min=1, help=_help("branches"))]
 Top = Annotated[Optional[int], typer.Option(min=1, help=_help("top"), show_default=False)]
 
@@ -110,6 +111,7 @@ def selfcontrol_run(
     iterations: Iterations = DEFAULTS.iterations,
     eta: Eta = DEFAULTS.eta,
     branches: Branches = DEFAULTS.branches,
+    goal: Goal = DEFAULTS.goal,
     top: Top = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -121,7 +123,7 @@ def selfcontrol_run(
     """Search the states of every prompt; write them as a control for these prompts, with all that was tried and a report."""
     refuse_existing(target)
     wanted = _wanted(model, behaviour, question, less)
-    settings = Settings(iterations=iterations, eta=eta, branches=branches, top=top)
+    settings = Settings(iterations=iterations, eta=eta, branches=branches, goal=goal, top=top)
     given = _prompts(wanted, prompts, column, of, split, max_prompts)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
     wanted.must_fit(session.name, session.organism)
@@ -164,6 +166,7 @@ def selfcontrol_pairs(
     iterations: Iterations = DEFAULTS.iterations,
     eta: Eta = DEFAULTS.eta,
     branches: Branches = DEFAULTS.branches,
+    goal: Goal = DEFAULTS.goal,
     device: Device = None,
     dtype: Dtype = None,
     in_4bit: In4bit = False,
@@ -176,7 +179,7 @@ def selfcontrol_pairs(
     wanted = _wanted(model, behaviour, question, less)
     given = _prompts(wanted, prompts, column, of, split, max_prompts)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    made, _, _ = preference_pairs(session, given, wanted.questions, Settings(iterations=iterations, eta=eta, branches=branches))
+    made, _, _ = preference_pairs(session, given, wanted.questions, Settings(iterations=iterations, eta=eta, branches=branches, goal=goal))
     if not made:
         raise CheckFailed(f"None of {len(given)} prompts gave a pair: steered towards and away, each ended in the same reply.")
     write_pairs(made, session, target)
