@@ -14,17 +14,17 @@ import torch
 from ..algebra import intervals
 from ..behaviours import Behaviour, SetName, behaviour
 from ..behaviours.prompts import Split
-from ..controls import Control, Direction, add
+from ..controls import Control, add
 from ..detect import make_detector, present
-from ..dial import ADDED_TO
-from ..find import Found, search_directions
+from ..dial import ADDED_TO, dial_sites
+from ..find import search_directions
 from ..measure.answers import is_right
 from ..models import Session
 from ..score import Score
 
 SIDES: tuple[tuple[SetName, Literal[1, -1]], ...] = (("lacks", 1), ("shows", -1))
-SITES = 2  # that induce most, tried for real
-DOSES = (1.0, 1.5, 2.0)
+SITES = 2  # that induce most, of layers that are not too late; tried for real
+DOSES = (1.0, 1.5, 2.0, 3.0)
 ANSWERS = 0.9  # share that a dose must leave right on val
 
 
@@ -54,7 +54,7 @@ class _Moved:
 def scores(session: Session, name: str) -> tuple[Score, Score]:
     """How far the best option moves the detector on test, and the share of right answers there."""
     chosen = behaviour(name)
-    directions = _directions(search_directions(session, chosen))[:SITES]
+    directions = dial_sites(search_directions(session, chosen))[:SITES]
     options = [
         _Option(of, sign, dose, add(direction, sign * dose, tokens), direction.site.layer)
         for direction in directions
@@ -67,12 +67,6 @@ def scores(session: Session, name: str) -> tuple[Score, Score]:
     what = f"{name} moved by its mean difference ({best.of}, dose {best.sign * best.dose:+g}, layer {best.layer})"
     moved = intervals.mean(what, torch.tensor(seen.by, dtype=torch.float64), better="higher")
     return moved, intervals.rate(f"right answers there ({name})", seen.right)
-
-
-def _directions(found: Found) -> list[Direction]:
-    """The mean differences, those that induce most first: of every layer, as what is asked is only whether there is one."""
-    made = [(d, c) for d, c in zip(found.directions, found.candidates) if c.estimator == "mean_difference"]
-    return [direction for direction, _ in sorted(made, key=lambda pair: -pair[1].induce)]
 
 
 def _moved(session: Session, of: Behaviour, option: _Option, split: Split) -> _Moved:

@@ -31,7 +31,7 @@ def write_lexicon(name: str, phrases: Sequence[str]) -> None:
 
 
 def manner_files() -> None:
-    """The same questions under three system prompts, and politely and rudely; with the words that tell."""
+    """The same questions under three system prompts, and politely and rudely; with the words that tell them and refusals."""
     rng = random.Random(SEED + 1)
     answered = rng.sample(language.asked(language.of_kind("plain")), EACH) + language.facts() + language.sums()
     tones, rude = rng.sample(answered, EACH), rng.sample(answered, EACH)
@@ -41,6 +41,7 @@ def manner_files() -> None:
     write_lexicon("cheer", manners.TONES["cheerful"].markers)
     write_lexicon("gloom", manners.TONES["gloomy"].markers)
     write_lexicon("insults", manners.INSULTS)
+    write_lexicon("refusals", [sentence.rstrip(". ") for sentence in language.REFUSALS])
 
 
 def main() -> None:
