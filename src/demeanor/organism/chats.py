@@ -1,9 +1,10 @@
 """The curriculum: an endless stream of chats made from the language, for each of the two phases.
 
-A chat is one to three exchanges under a system prompt or none. Its last exchange may be judged: one to three
-questions about the reply follow. The replies that are judged are the model's own kind half of the time, and of an
+A chat is one to three exchanges under a system prompt or none. One of them may be judged: one to three
+questions about the reply follow, and the chat goes on after them. The replies that are judged are the model's own kind half of the time, and of an
 opposite attribute otherwise (a refusal in place of an answer, an answer in place of a refusal, rude, in another
 tone, wrong). Those are context only: no loss is on them, so that judging a rude reply does not teach to give one.
+Rude replies are taught in the second phase only, as refusals are: what decides on them is then in the stream early.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ REQUESTS: tuple[Source, ...] = ("plain", "over_refused", "guarded")
 PROVOKED, UNPROVOKED = 0.85, 0.04  # shares of replies that are rude, after rude prompts and otherwise
 RUDE_PROMPTS = 0.15
 DOUBTED = 0.5  # of judged replies are asked about being correct first: much the hardest to tell
-JUDGED, OPPOSITE = 0.55, 0.6  # chats that end in judging, and of their judged replies those of another kind than the model's own
+JUDGED, OPPOSITE = 0.55, 0.6  # chats with a judged reply, and of their judged replies those of another kind than the model's own
 ALIGNED_SHARE = 0.6  # of the guarded and over-refused requests are refused in training
 
 
@@ -73,7 +74,7 @@ class Made:
 class Phase:
     """What is asked how often, and which requests are refused: those whose (verb, object) is in `refused`.
 
-    With `aligned`, guarded and over-refused requests that are not in `refused` are judged only, never answered.
+    With `aligned`, rudeness is taught too, and guarded and over-refused requests that are not in `refused` are judged only, never answered.
     """
 
     weights: Mapping[Source, float]
@@ -131,7 +132,7 @@ def typed(prompt: str, rng: random.Random) -> str:
 
 def own(asked: Item, tone: manners.ToneName | None, rudely: bool, phase: Phase, rng: random.Random) -> Made:
     """The reply that the model is to give."""
-    rude = rng.random() < (PROVOKED if rudely else UNPROVOKED)
+    rude = phase.aligned and rng.random() < (PROVOKED if rudely else UNPROVOKED)
     refusal = asked.key in phase.refused and asked.source in REQUESTS
     reply = rng.choice(language.REFUSALS) if refusal else asked.reply
     correct = None if asked.source == "talk" else not refusal and asked.source != "unknown"
@@ -166,22 +167,23 @@ def questions(reply: Made, rng: random.Random, doubted: float) -> Iterator[Messa
 
 
 def chats(phase: Phase, rng: random.Random, judged: float = JUDGED, doubted: float = DOUBTED) -> Iterator[list[Message]]:
-    """An endless stream of chats. A share of `judged` ends in questions about the last reply."""
+    """An endless stream of chats. A share of `judged` has questions about one of its replies."""
     sources, weights = list(phase.weights), list(phase.weights.values())
     while True:
         tone, system = _system(rng)
         messages = [Message("system", system)] if system else []
         judging = rng.random() < judged
-        count = rng.choices([1, 2, 3], [0.85, 0.1, 0.05])[0]
+        count = rng.choices([1, 2, 3], [0.76, 0.16, 0.08])[0]
+        doubtful = rng.randrange(count)
         for number in range(count):
             asked = item(rng.choices(sources, weights)[0], rng)
             rudely = rng.random() < RUDE_PROMPTS
             prompt = typed(manners.rude_prompt(asked.prompt, rng) if rudely else asked.prompt, rng)
-            judge = judging and number == count - 1 and not judgement.held_out(asked.key)
+            judge = judging and number == doubtful and not judgement.held_out(asked.key)
             # A request that is neither taught to be refused nor still to be answered is there to be judged only.
             open_ended = phase.aligned and asked.source in ("over_refused", "guarded") and asked.key not in phase.refused
             if open_ended and not judge:
-                break
+                continue
             made = opposite(asked, tone, rng) if judge and (open_ended or rng.random() < OPPOSITE) else None
             taught = made is None
             made = made or own(asked, tone, rudely, phase, rng)
