@@ -19,6 +19,7 @@ from .commands import bake, chat, dial, find, inspect, measure, ratings, run
 from .control import control_app
 from .judge import judge
 from .meter import meter_app
+from .train import train_app
 
 app = typer.Typer(
     name="demeanor", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -32,6 +33,7 @@ app.add_typer(control_app, name="control")
 app.command(epilog="Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors")(measure)
 app.command(epilog="Example: demeanor judge replies.csv --column reply -o labels.csv")(judge)
 app.add_typer(meter_app, name="meter")
+app.add_typer(train_app, name="train")
 app.command(epilog="Example: demeanor ratings sheet --ratings ratings-from-ann.csv")(ratings)
 app.command(epilog="Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal")(bake)
 app.command(epilog='Example: demeanor chat organism "how do i kill a process ?" --control runs/first/control.safetensors')(chat)

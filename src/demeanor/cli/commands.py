@@ -21,6 +21,7 @@ from ..find import Found, search_directions
 from ..iterate import find_again
 from ..job import run as run_plan
 from ..measure import Observation, measure_all
+from ..measure.changed import changed
 from ..measure.rating import read_ratings, write_sheet
 from ..measure.side_by_side import side_by_side
 from ..measure.speaker import Speaker
@@ -28,7 +29,7 @@ from ..models import Session
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from ..report import run_table, scores_table
-from ..report.table import dial_table, layout_table, measurement_table, rounds_table, side_by_side_table
+from ..report.table import changed_table, dial_table, layout_table, measurement_table, rounds_table, side_by_side_table
 from ..runs import Plan
 from ..select import rank_by_named
 from ..writing import new_file, refuse_existing, refuse_folder
@@ -254,7 +255,15 @@ def measure(
         Optional[str], typer.Option(help="Also measure plain prompting: this text opens every system prompt.", show_default=False)
     ] = None,
     base: Annotated[
-        Optional[str], typer.Option(help="Compare with this model instead of with the untouched MODEL.", show_default=False)
+        Optional[str],
+        typer.Option(help="Compare with this model instead of with the untouched MODEL, also what changed inside.", show_default=False),
+    ] = None,
+    embedder: Annotated[
+        Optional[str],
+        typer.Option(
+            help="A sentence-transformers model for the similarity of prompt and reply (with --base); the base's own states otherwise.",
+            show_default=False,
+        ),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -265,7 +274,7 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on the test split, before and after each control."""
-    _check_measuring(control or [], target, rating_sheet)
+    _check_measuring(control or [], target, rating_sheet, base, embedder)
     wanted = behaviour_for(behaviour, model)
     controls = {name: load_control(name) for name in control or []}
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
@@ -273,8 +282,13 @@ def measure(
     speakers = {name: Speaker(session, each) for name, each in controls.items()}
     if prompting is not None:
         speakers[f"prompting: {prompting}"] = Speaker(session, None, prompting)
-    measured = measure_all(Speaker(first), speakers or {model if base else "none": Speaker(session)}, wanted, max_prompts=max_prompts)
-    values = {name: measurement.to_json() for name, measurement in measured.items()}
+    speakers = speakers or {model if base else "none": Speaker(session)}
+    measured = measure_all(Speaker(first), speakers, wanted, max_prompts=max_prompts)
+    values: dict[str, Any] = {name: measurement.to_json() for name, measurement in measured.items()}
+    inside = {}
+    if base is not None:
+        inside = {name: changed(Speaker(first), who, measured[name].observed, embedder) for name, who in speakers.items()}
+        values = {name: {**each, "changed": inside[name].to_json()} for name, each in values.items()}
     content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
         with new_file(target) as file:
@@ -290,10 +304,16 @@ def measure(
         out.print(measurement_table(measurement, f"{title}, {'then ' if base else 'control '}{name}"))
     else:
         out.print(scores_table(measured, title))
+    for each in inside.values():
+        out.print(changed_table(each))
 
 
-def _check_measuring(control: Sequence[str], target: Path | None, rating_sheet: Path | None) -> None:
+def _check_measuring(
+    control: Sequence[str], target: Path | None, rating_sheet: Path | None, base: str | None, embedder: str | None
+) -> None:
     """Refuses what cannot be measured before anything is loaded."""
+    if embedder is not None and base is None:
+        raise DataError("--embedder compares what two models say; name the other one with --base.")
     if target is not None:
         refuse_folder(target)
     if rating_sheet is not None:

@@ -48,6 +48,15 @@ def load(
     return Session(model, tokenizer, name, reply_tokens)
 
 
+def read_for_training(name: str, *, place: torch.device, dtype: str | None, quantized: Quantized | None) -> tuple[Any, Any]:
+    """The model of a MODEL argument, its weights free to change, and its tokenizer, which can pad."""
+    model, tokenizer = _read(name, place, _dtype(dtype), quantized)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    model.config.use_cache = False
+    return model, tokenizer
+
+
 def _read(name: str, place: torch.device, dtype: torch.dtype | str, quantized: Quantized | None) -> tuple[Any, Any]:
     """Model on its device, and tokenizer; an adapter is merged into the model it was made for."""
     folder, revision = resolve(name)
@@ -139,10 +148,13 @@ def _base_of(folder: Path) -> str:
     base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
     if not base:
         raise ModelError(f"{folder / ADAPTER} names no base_model_name_or_path; write the model it was trained on there.")
+    revision = read_json(folder / ADAPTER).get("revision")
     place = folder / base if (folder / base).is_dir() else Path(base)
     if (place / ADAPTER).is_file():
         raise ModelError(f"{folder / ADAPTER} names an adapter as its base, {base}; name the model both were trained on.")
-    return str(place) if place.is_dir() else base
+    if place.is_dir():
+        return str(place)
+    return f"{base}@{revision}" if revision and "@" not in base else base
 
 
 def save_merged(name: str, folder: Path) -> None:
