@@ -130,6 +130,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they would tell is checked below
         adapted = fetched(name, lambda: PeftModel.from_pretrained(model, str(folder)))
+    adapted.peft_config["default"].base_model_name_or_path = resolve(base)[0]  # PEFT would look for our names on the Hub
     if not hasattr(adapted.base_model, "merge_and_unload"):
         raise ModelError(f"{name} is an adapter that cannot be merged into weights; use one of the LoRA kind.")
     differing = sorted(held ^ set(get_peft_model_state_dict(adapted)))

@@ -181,9 +181,15 @@ class Session:
         return self.generate([prompt], max_new_tokens)[0].text
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str | Prompt], max_new_tokens: int | None = None) -> list[Reply]:
-        """Greedy replies, one per prompt, in order; of at most `reply_tokens` tokens unless told."""
+    def generate(
+        self, prompts: Sequence[str | Prompt], max_new_tokens: int | None = None, temperature: float | None = None
+    ) -> list[Reply]:
+        """Greedy replies, or sampled from the whole vocabulary at a temperature; one per prompt, in order; of at most
+        `reply_tokens` tokens unless told."""
         most = max_new_tokens or self.reply_tokens
+        how: dict[str, Any] = {"do_sample": False}
+        if temperature is not None:
+            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if isinstance(prompts, str):
             raise DataError("generate takes a list of prompts; use chat for a single one.")
 
@@ -191,7 +197,7 @@ class Session:
         opened = [opened_by(self.render(prompt)) for prompt in prompts]
 
         def run(batch: Batch) -> list[Reply]:
-            out = self.model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=most, do_sample=False)
+            out = self.model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=most, **how)
             replies = (trimmed(row, self.end_ids) for row in out[:, batch.input_ids.shape[1] :].tolist())
             return [Reply(opened[row] + self.decode(ids), ids) for row, ids in zip(batch.rows, replies)]
 

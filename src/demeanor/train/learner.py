@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from ..errors import DataError, ModelError
 from ..models.loading import ADAPTER, ORGANISM, device_named, is_adapter, read_for_training, resolve, save_merged
 from .plans import Training
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it tells of kernels that are optional
 NEEDED = ("trl", "peft", "accelerate")
 
 

@@ -45,7 +45,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     random.Random(plan.seed).shuffle(prompts)
     parts = terms(plan.reward, recipe.behaviour, recipe.session)
     before = recipe.observe(recipe.session)
-    wires = Tripwires(recipe.session, prompts, Bounds(plan.shift, plan.off_topic, plan.length))
+    wires = Tripwires(recipe.session, prompts, Bounds(plan.shift, plan.off_topic, plan.length), plan.temperature, plan.seed)
     recipe.fit(lambda: _trainer(recipe, plan, prompts, Watched(recipe.session, prompts, parts, wires)))
     data = {"prompts": len(prompts), "reward": [f"{part.name}:{part.sign * part.weight:g}" for part in parts]}
     if wires.tripped is not None:

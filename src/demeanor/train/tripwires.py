@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from ..behaviours import Prompt
 from ..measure.degeneration import non_latin
 from ..measure.on_topic import on_topic
@@ -60,10 +62,13 @@ class Bounds:
 class Tripwires:
     """Watches the replies of a training; `tripped` says in one sentence what went wrong, None while nothing has."""
 
-    def __init__(self, session: Session, prompts: Sequence[Prompt], bounds: Bounds) -> None:
+    def __init__(self, session: Session, prompts: Sequence[Prompt], bounds: Bounds, temperature: float, seed: int = 0) -> None:
+        """`prompts` are what is trained on; replies to the first of them are sampled as they will be in the training."""
         self.session, self.prompts, self.bounds = session, prompts, bounds
         asked = prompts[:BASELINE]
-        replies = session.generate(asked)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            replies = session.generate(asked, temperature=temperature)
         self.before = Shares.of(self.signs(asked, [reply.ids for reply in replies], [reply.text for reply in replies]))
         self.latest: deque[Sign] = deque(maxlen=WINDOW)
         self.tripped: str | None = None
