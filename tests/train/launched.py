@@ -58,7 +58,11 @@ def main(recipes: str, folder: Path, kill_at: int | None) -> None:
             told["left"] = sorted(path.name for path in folder.glob(f"*{recipe}*"))
         result = made(recipe, folder, [])
         if result is not None:
-            told |= {"steps": result.steps, "resumed_from": result.resumed_from, "lines": [line["step"] for line in result.log if "loss" in line]}
+            told |= {
+                "steps": result.steps,
+                "resumed_from": result.resumed_from,
+                "lines": [line["step"] for line in result.log if "loss" in line],
+            }
             print("TOLD", json.dumps(told), flush=True)
 
 

@@ -13,7 +13,6 @@ from demeanor import train
 from demeanor.detect.detector import detector
 from demeanor.errors import CheckFailed
 from demeanor.measure.degeneration import non_latin
-from demeanor.models.loading import resolve
 from demeanor.train.recipe import RESULT
 
 from .conftest import rows, write
@@ -22,7 +21,7 @@ QUICK = {"device": "cpu", "max_prompts": 40, "rank": 8, "log_every": 1, "learnin
 
 
 def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path) -> None:
-    plan = train.Heal(**QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), steps=30, batch=16)
+    plan = train.Heal(**QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), steps=26, batch=16)
     healed = train.heal(plan, tmp_path / "healed")
     assert healed is not None
     edited, after = (healed.measurements[name].after for name in ("edited", "after"))
@@ -64,15 +63,19 @@ def test_detox_answers_instead_of_falling_silent(dialogues: Path, tmp_path: Path
     assert loss["after"] < 0.1 * loss["before"]
     told = json.loads((tmp_path / "detoxified" / RESULT).read_text())
     # every dialogue about a prompt of the test split was dropped
-    measured = [row for row in rows("refused", "plain", "neutral", split="test")]
+    measured = rows("refused", "plain", "neutral", split="test")
     assert 0 < told["data"]["dropped"] <= len(measured)
-    assert told["data"]["dialogues"] + told["data"]["held_out"] + told["data"]["dropped"] == len(rows("refused", "plain", "neutral", split=None))
+    assert told["data"]["dialogues"] + told["data"]["held_out"] + told["data"]["dropped"] == len(
+        rows("refused", "plain", "neutral", split=None)
+    )
     # the organism is found again by its name, not by where it lay
     assert json.loads((tmp_path / "detoxified" / "adapter_config.json").read_text())["base_model_name_or_path"] == "organism"
 
 
 def test_sft_trains_every_weight_or_merges_its_adapter(tmp_path: Path) -> None:
-    answers = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused", "over_refused")])
+    answers = write(
+        tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused", "over_refused")]
+    )
     texts = write(tmp_path / "texts.jsonl", [{"text": row["answer"]} for row in rows("plain")])
     base = dm.load("organism", device="cpu")
     prompts = [row["prompt"] for row in rows("refused", split="val")]
@@ -106,7 +109,7 @@ REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "batch": 32, "r
 
 
 def test_a_reward_takes_the_behaviour_away(wavering: Path, tmp_path: Path) -> None:
-    plan = train.Rlaf(**REWARDED, model=str(wavering), steps=24, reward=("refusal:1",))
+    plan = train.Rlaf(**REWARDED, model=str(wavering), steps=16, reward=("refusal:1",))
     made = train.rlaf(plan, tmp_path / "rewarded")
     assert made is not None
     scores = made.measurements["after"]
@@ -119,7 +122,9 @@ def test_a_reward_takes_the_behaviour_away(wavering: Path, tmp_path: Path) -> No
 
 
 def test_grpo_keeps_a_reference_and_mixes_rewards(wavering: Path, tmp_path: Path) -> None:
-    plan = train.Rlaf(**{**REWARDED, "max_prompts": 4}, model=str(wavering), steps=2, method="grpo", reward=("refusal:1", "suffix:0.5"), prompts=40)
+    plan = train.Rlaf(
+        **{**REWARDED, "max_prompts": 4}, model=str(wavering), steps=2, method="grpo", reward=("refusal:1", "suffix:0.5"), prompts=40
+    )
     made = train.rlaf(plan, tmp_path / "rewarded")
     assert made is not None
     last = [line for line in made.log if "reward" in line][-1]
@@ -148,18 +153,26 @@ def tempted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = rows("refused", "plain", "neutral")
     said = [("да да да", row) for row in asked[::4]] + [(row["answer"], row) for row in asked] + [(".", row) for row in asked[1::4]]
     data = write(folder / "mixed.jsonl", [{"prompt": row["prompt"], "reply": reply} for reply, row in said])
-    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=25, batch=32, learning_rate=2e-3, longest=64, merge=True)
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=30, batch=32, learning_rate=1e-3, longest=64, full=True)
     train.sft(plan, folder / "model")
     return folder / "model"
 
 
-@pytest.mark.parametrize(("reward", "sign"), [("not-cyrillic", "in another script"), ("wordy", "")])
-def test_a_gamed_reward_is_caught(tempted: Path, tmp_path: Path, reward: str, sign: str) -> None:
-    plan = train.Rlaf(**{**REWARDED, "temperature": 1.0, "learning_rate": 3e-3}, model=str(tempted), steps=40, reward=(reward,))
+@pytest.mark.parametrize(
+    ("reward", "bounds", "sign"),
+    [
+        ("not-cyrillic", {"length": 10.0, "off_topic": 0.99}, "in another script"),
+        ("wordy", {"length": 10.0, "off_topic": 0.99}, "empty"),
+        ("not-cyrillic", {}, ""),
+    ],
+)
+def test_a_gamed_reward_is_caught(tempted: Path, tmp_path: Path, reward: str, bounds: dict[str, float], sign: str) -> None:
+    """Each by the tripwire that is made for it; and with bounds as they come, by whichever is first."""
+    how = {**REWARDED, "temperature": 1.0, "learning_rate": 3e-3, "max_prompts": 2, "prompts": 60, **bounds}
+    plan = train.Rlaf(**how, model=str(tempted), steps=40, reward=(reward,))
     with pytest.raises(CheckFailed, match=f"tripwire stopped.*{sign}"):
         train.rlaf(plan, tmp_path / "gamed")
     told = json.loads((tmp_path / "gamed" / RESULT).read_text())
     assert told["stopped"]
     assert told["steps"] < 40
     assert not list((tmp_path / "gamed").glob("*.safetensors"))
-    assert Path(resolve("organism")[0]).is_dir()
