@@ -119,7 +119,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     """The model that an adapter was made for, with the adapter in its weights; its tokenizer, or the adapter's own."""
     if find_spec("peft") is None:
         raise ModelError(f"{name} is an adapter, which takes the extra `train`: pip install 'demeanor[train]'.")
-    base = _base_of(folder)
+    base = base_of(folder)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again.")
     held = set(read_header(folder / ADAPTER_WEIGHTS))
@@ -144,7 +144,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     return model, tokenizer
 
 
-def _base_of(folder: Path) -> str:
+def base_of(folder: Path) -> str:
     """The MODEL that an adapter names as its base: as written, or relative to the adapter's folder."""
     base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
     if not base:
@@ -213,7 +213,7 @@ def is_adapter(name: str) -> bool:
 def is_organism(name: str) -> bool:
     """Whether MODEL is the embedded model or was made from it, as its configuration tells; nothing is loaded."""
     if is_adapter(name):
-        return is_organism(_base_of(Path(name)))
+        return is_organism(base_of(Path(name)))
     folder = Path(resolve(name)[0])
     return folder.is_dir() and ORGANISM_MARK in read_json(folder / "config.json")
 

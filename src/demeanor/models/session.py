@@ -181,9 +181,7 @@ class Session:
         return self.generate([prompt], max_new_tokens)[0].text
 
     @torch.no_grad()
-    def generate(
-        self, prompts: Sequence[str | Prompt], max_new_tokens: int | None = None, temperature: float | None = None
-    ) -> list[Reply]:
+    def generate(self, prompts: Sequence[str | Prompt], max_new_tokens: int | None = None, temperature: float | None = None) -> list[Reply]:
         """Greedy replies, or sampled from the whole vocabulary at a temperature; one per prompt, in order; of at most
         `reply_tokens` tokens unless told."""
         most = max_new_tokens or self.reply_tokens
