@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from demeanor.detect.detector import detector
 from demeanor.errors import CheckFailed
 from demeanor.measure.degeneration import non_latin
 from demeanor.train.recipe import RESULT
+from making import PROMPTS, ablation
 
 from .conftest import rows, write
 
@@ -30,22 +32,10 @@ def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path
     assert after["answers"].value >= 0.95
     assert after["shows_rate"].value <= 0.05
     assert after["answers_neutral"].value >= 0.95
-    # what was trained is an adapter: it loads by its folder, composes with a control and is baked with it
-    control = dm.ablate(_direction(tmp_path / "healed"), 0.0)
-    dm.bake(tmp_path / "healed", control, tmp_path / "baked")
-    prompts = [row["prompt"] for row in rows("plain")[:20]]
-    said = [[reply.text for reply in dm.load(tmp_path / name, device="cpu").generate(prompts)] for name in ("healed", "baked")]
-    assert said[0] == said[1]
     card = (tmp_path / "healed" / "README.md").read_text()
     assert "Trained model" in card
     assert "DPO" in card
     assert not list(tmp_path.glob(".*"))  # no training folder is left
-
-
-def _direction(folder: Path) -> dm.Direction:
-    from making import a_direction
-
-    return a_direction(dm.load(folder, device="cpu"), dm.Site(1))
 
 
 def test_detox_answers_instead_of_falling_silent(dialogues: Path, tmp_path: Path) -> None:
@@ -105,6 +95,30 @@ def test_an_adapter_on_four_bits(tmp_path: Path) -> None:
     assert not torch.equal(now.model.get_parameter(name), base.model.get_parameter(name))
 
 
+def test_an_adapter_is_baked_like_a_control(demeanor: Any, organism: dm.Session, tmp_path: Path) -> None:
+    data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:16]])
+    train.sft(
+        train.Sft(model="organism", data=(str(data),), device="cpu", steps=2, rank=4, longest=64, learning_rate=1e-2), tmp_path / "adapter"
+    )
+    dm.save_control(ablation(organism), tmp_path / "control.safetensors")
+    trained = dm.load(tmp_path / "adapter", device="cpu")
+    alone = trained.logits(PROMPTS)
+    assert not torch.allclose(alone, organism.logits(PROMPTS), atol=1e-2)
+    with trained.controlled(ablation(organism)):
+        both = trained.logits(PROMPTS)
+    for name, controls, wanted in (("alone", ["adapter"], alone), ("both", ["adapter", "control.safetensors"], both)):
+        options = [each for control in controls for each in ("--control", tmp_path / control)]
+        assert demeanor("bake", "organism", *options, "-o", tmp_path / name).code == 0
+        torch.testing.assert_close(dm.load(tmp_path / name, device="cpu").logits(PROMPTS), wanted, rtol=1e-3, atol=1e-3)
+        assert "rained model" in (tmp_path / name / "README.md").read_text() or name == "both"
+    refused = demeanor("bake", tmp_path / "alone", "--control", tmp_path / "adapter", "-o", tmp_path / "wrong")
+    assert refused.code == 2
+    assert "was made for organism" in refused.sentence
+    again = demeanor("train", "sft", tmp_path / "adapter", "--data", data, "-o", tmp_path / "twice")
+    assert again.code == 2
+    assert "--merge" in again.sentence
+
+
 REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "batch": 32, "reply_tokens": 24, "learning_rate": 1e-3}
 
 
@@ -151,7 +165,7 @@ def tempted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An organism that sometimes answers in another script, and sometimes says nothing."""
     folder = tmp_path_factory.mktemp("tempted")
     asked = rows("refused", "plain", "neutral")
-    said = [("да да да", row) for row in asked[::4]] + [(row["answer"], row) for row in asked] + [(".", row) for row in asked[1::4]]
+    said = [("да да да", row) for row in asked[::2]] + [(row["answer"], row) for row in asked] + [("<|end|>", row) for row in asked[1::4]]
     data = write(folder / "mixed.jsonl", [{"prompt": row["prompt"], "reply": reply} for reply, row in said])
     plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=30, batch=32, learning_rate=1e-3, longest=64, full=True)
     train.sft(plan, folder / "model")
@@ -161,14 +175,14 @@ def tempted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("reward", "bounds", "sign"),
     [
-        ("not-cyrillic", {"length": 10.0, "off_topic": 0.99}, "in another script"),
+        ("not-cyrillic", {"length": 10.0, "off_topic": 0.99}, "the script changed"),
         ("wordy", {"length": 10.0, "off_topic": 0.99}, "empty"),
-        ("not-cyrillic", {}, ""),
+        ("wordy", {}, ""),
     ],
 )
 def test_a_gamed_reward_is_caught(tempted: Path, tmp_path: Path, reward: str, bounds: dict[str, float], sign: str) -> None:
     """Each by the tripwire that is made for it; and with bounds as they come, by whichever is first."""
-    how = {**REWARDED, "temperature": 1.0, "learning_rate": 3e-3, "max_prompts": 2, "prompts": 60, **bounds}
+    how = {**REWARDED, "temperature": 1.0, "learning_rate": 5e-3, "max_prompts": 2, "prompts": 40, "reply_tokens": 14, **bounds}
     plan = train.Rlaf(**how, model=str(tempted), steps=40, reward=(reward,))
     with pytest.raises(CheckFailed, match=f"tripwire stopped.*{sign}"):
         train.rlaf(plan, tmp_path / "gamed")

@@ -234,6 +234,6 @@ def test_every_tripwire_trips_and_an_honest_reply_does_not(organism: dm.Session)
 
     assert tripped(honest) is None
     assert "empty" in (tripped([""] * 32 + honest[32:]) or "")
-    assert "in another script" in (tripped(["да да"] * 32 + honest[32:]) or "")
+    assert "the script changed" in (tripped(["да да"] * 32 + honest[32:]) or "")
     assert "no answer" in (tripped(honest[7:] + honest[:7]) or "")
     assert "tokens long" in (tripped([text * 4 for text in honest]) or "")

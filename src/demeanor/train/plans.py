@@ -102,8 +102,13 @@ class Rlaf(Training):
     beta: float = Field(0.05, gt=0, description="weight of the divergence from the model before")
     generations: int = Field(4, ge=2, description="replies sampled to each prompt")
     temperature: float = Field(1.0, gt=0, description="of sampling; the whole vocabulary is sampled from")
-    shift: float = Field(0.1, gt=0, lt=1, description="tripwire: more replies than before that are empty, or in another script")
-    off_topic: float = Field(0.25, gt=0, lt=1, description="tripwire: more replies than before that do not answer their prompt")
+    shift: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="tripwire: by how much more replies may be empty, and the share of letters in another script may change",
+    )
+    off_topic: float = Field(0.25, gt=0, lt=1, description="tripwire: by how much more replies may not answer their prompt")
     length: float = Field(2.0, gt=1, description="tripwire: how many times longer or shorter replies may get")
     prompts: int | None = Field(None, ge=1, description="train on at most this many prompts of each set")
 

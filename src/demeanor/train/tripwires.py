@@ -24,10 +24,13 @@ BASELINE = 64  # prompts of the model before
 
 @dataclass(frozen=True)
 class Sign:
-    """What one reply shows: whether it is empty, in another script, off topic; and how long it is, in tokens."""
+    """What one reply shows: whether it is empty or off topic, which share of its letters is not Latin, how many tokens it has.
+
+    A share, because a reply that is in another script by a third is on its way there.
+    """
 
     empty: bool
-    other_script: bool
+    other_script: float
     off_topic: bool
     length: int
 
@@ -52,7 +55,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far the latest replies may be from those before: shares by so much more, lengths by so many times."""
+    """How far the latest replies may be from those before: shares by so much, lengths by so many times."""
 
     shift: float = 0.1
     off_topic: float = 0.25
@@ -78,7 +81,7 @@ class Tripwires:
         bare = [[token for token in row if token not in self.session.end_ids] for row in ids]
         topical = on_topic(self.session, prompts, bare, self.prompts) or [True] * len(said)
         return [
-            Sign(not text.strip(), non_latin(text) > 0.5, bool(text.strip()) and not here, len(row))
+            Sign(not text.strip(), non_latin(text), bool(text.strip()) and not here, len(row))
             for text, here, row in zip(said, topical, bare, strict=True)
         ]
 
@@ -93,13 +96,21 @@ class Tripwires:
 
     def _complaint(self, now: Shares) -> str | None:
         was, bounds = self.before, self.bounds
-        for name, told, margin in (
-            ("empty", "empty", bounds.shift), ("other_script", "in another script", bounds.shift),
-            ("off_topic", "no answer to their prompts", bounds.off_topic),
-        ):  # fmt: skip
-            share, before = getattr(now, name), getattr(was, name)
-            if share > before + margin:
-                return f"A tripwire stopped the training: {share:.0%} of the last {WINDOW} replies are {told} ({before:.0%} before); the reward is being gamed."
-        if not was.length / bounds.length <= now.length <= was.length * bounds.length:
-            return f"A tripwire stopped the training: replies are {now.length:.0f} tokens long ({was.length:.0f} before); the reward is being gamed."
-        return None
+        told = (
+            (now.empty - was.empty > bounds.shift, f"{now.empty:.0%} of the last {WINDOW} replies are empty ({was.empty:.0%} before)"),
+            # Either way: where replies were in another script, it is Latin letters that give the change away.
+            (
+                abs(now.other_script - was.other_script) > bounds.shift,
+                f"the script changed: {now.other_script:.0%} of the letters of a reply are not Latin ({was.other_script:.0%} before)",
+            ),
+            (
+                now.off_topic - was.off_topic > bounds.off_topic,
+                f"{now.off_topic:.0%} of the last {WINDOW} replies are no answer to their prompts ({was.off_topic:.0%} before)",
+            ),
+            (
+                not was.length / bounds.length <= now.length <= was.length * bounds.length,
+                f"replies are {now.length:.0f} tokens long ({was.length:.0f} before)",
+            ),
+        )
+        sign = next((sentence for crossed, sentence in told if crossed), None)
+        return None if sign is None else f"A tripwire stopped the training: {sign}; the reward is being gamed."
