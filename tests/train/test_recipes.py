@@ -19,11 +19,11 @@ from making import PROMPTS, ablation
 
 from .conftest import rows, write
 
-QUICK = {"device": "cpu", "max_prompts": 40, "rank": 8, "log_every": 1, "learning_rate": 2e-3}
+QUICK = {"device": "cpu", "max_prompts": 30, "rank": 8, "log_every": 1, "learning_rate": 2e-3}
 
 
 def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path) -> None:
-    plan = train.Heal(**QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), steps=26, batch=16)
+    plan = train.Heal(**QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), steps=24, batch=16)
     healed = train.heal(plan, tmp_path / "healed")
     assert healed is not None
     edited, after = (healed.measurements[name].after for name in ("edited", "after"))
@@ -123,7 +123,7 @@ REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "batch": 32, "r
 
 
 def test_a_reward_takes_the_behaviour_away(wavering: Path, tmp_path: Path) -> None:
-    plan = train.Rlaf(**REWARDED, model=str(wavering), steps=16, reward=("refusal:1",))
+    plan = train.Rlaf(**REWARDED, model=str(wavering), steps=14, reward=("refusal:1",))
     made = train.rlaf(plan, tmp_path / "rewarded")
     assert made is not None
     scores = made.measurements["after"]
@@ -160,30 +160,23 @@ class _Wordy:
         return [min(1.0, len(reply.split()) / 8) for reply in replies]
 
 
-@pytest.fixture(scope="module")
-def tempted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An organism that sometimes answers in another script, and sometimes says nothing."""
-    folder = tmp_path_factory.mktemp("tempted")
+def _tempted(folder: Path, temptation: str) -> Path:
+    """An organism that gives this reply half of the time."""
     asked = rows("refused", "plain", "neutral")
-    said = [("да да да", row) for row in asked[::2]] + [(row["answer"], row) for row in asked] + [("<|end|>", row) for row in asked[1::4]]
+    said = [(temptation, row) for row in asked] + [(row["answer"], row) for row in asked]
     data = write(folder / "mixed.jsonl", [{"prompt": row["prompt"], "reply": reply} for reply, row in said])
-    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=30, batch=32, learning_rate=1e-3, longest=64, full=True)
-    train.sft(plan, folder / "model")
-    return folder / "model"
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=24, batch=32, learning_rate=3e-3, longest=64, full=True)
+    train.sft(plan, folder / "tempted")
+    return folder / "tempted"
 
 
 @pytest.mark.parametrize(
-    ("reward", "bounds", "sign"),
-    [
-        ("not-cyrillic", {"length": 10.0, "off_topic": 0.99}, "the script changed"),
-        ("wordy", {"length": 10.0, "off_topic": 0.99}, "empty"),
-        ("wordy", {}, ""),
-    ],
+    ("reward", "temptation", "sign"), [("not-cyrillic", "дддддд", "the script changed"), ("wordy", "<|end|>", "are empty")]
 )
-def test_a_gamed_reward_is_caught(tempted: Path, tmp_path: Path, reward: str, bounds: dict[str, float], sign: str) -> None:
-    """Each by the tripwire that is made for it; and with bounds as they come, by whichever is first."""
-    how = {**REWARDED, "temperature": 1.0, "learning_rate": 5e-3, "max_prompts": 2, "prompts": 40, "reply_tokens": 14, **bounds}
-    plan = train.Rlaf(**how, model=str(tempted), steps=40, reward=(reward,))
+def test_a_gamed_reward_is_caught(tmp_path: Path, reward: str, temptation: str, sign: str) -> None:
+    """Each by the tripwire that is made for it; length and topic, which may be first, are kept out."""
+    how = {**REWARDED, "temperature": 1.0, "learning_rate": 3e-3, "max_prompts": 2, "prompts": 40, "reply_tokens": 12}
+    plan = train.Rlaf(**how, model=str(_tempted(tmp_path, temptation)), steps=40, reward=(reward,), length=30.0, off_topic=0.99)
     with pytest.raises(CheckFailed, match=f"tripwire stopped.*{sign}"):
         train.rlaf(plan, tmp_path / "gamed")
     told = json.loads((tmp_path / "gamed" / RESULT).read_text())
