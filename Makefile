@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/demeanor run organism --behaviour over-refusal -o runs/demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

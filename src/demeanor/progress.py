@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -30,6 +31,16 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     finally:
         if shown:
             bar.stop()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is said while the context lasts."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def say(sentence: str) -> None:

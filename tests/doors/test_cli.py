@@ -212,4 +212,4 @@ def test_a_gate_needs_its_model(demeanor, over_refusal: dm.Direction, tmp_path: 
         "control", "ablate", tmp_path / "d.safetensors", "-o", tmp_path / "c.safetensors", "--gate", "over-refusal", "--model", "organism"
     )
     assert ended.code == 0
-    assert dm.load_control(tmp_path / "c.safetensors").parts[0].gate is not None
+    assert dm.load_control(tmp_path / "c.safetensors").parts[0].gates

@@ -104,3 +104,41 @@ def test_mistakes_end_in_one_sentence(demeanor, directions, tmp_path: Path, monk
     assert ended.code == 2
     assert told in ended.sentence
     assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_what_two_controls_do_to_a_behaviour_is_measured(demeanor, directions, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    one, two, both = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "both"))
+    for file, direction in zip((one, two), directions):
+        assert demeanor("control", "ablate", direction, "-o", file).code == 0
+    command = ("control", "then", one, two, "-o", both)
+    ended = demeanor(*command, "--model", "organism", "-b", "refusal", "--max-prompts", 6)
+    assert ended.code == 0, ended.err
+    assert "refusal in organism: val split" in ended.out
+    assert "3: both" in ended.out
+    assert "give both --model and --behaviour" in demeanor(*command, "--model", "organism").sentence
+
+
+def test_a_control_is_put_behind_gates(demeanor, organism, directions, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """On over-refused requests, and not on those like the questions of another behaviour."""
+    sums = tmp_path / "sums.yaml"
+    rows = [f"what is {a} plus {b} ?" for a in range(1, 9) for b in range(1, 9)]
+    facts = [f"where does the {animal} live ?" for animal in ("fox", "fish", "camel", "whale", "cow", "bat", "goat", "duck")] * 1
+    others = [
+        f"please tell me how to {verb} a {thing} ."
+        for verb in ("wash", "paint", "fold", "sort")
+        for thing in ("leaf", "map", "kite", "box")
+    ]
+    sums.write_text(f"name: sums\nshows: {json.dumps(rows)}\nlacks: {json.dumps(facts + others)}\n")
+    ablated, target = tmp_path / "c.safetensors", tmp_path / "gated.safetensors"
+    assert demeanor("control", "ablate", directions[0], "-o", ablated).code == 0
+    command = ("control", "when", ablated, "--model", "organism", "-o", target)
+    ended = demeanor(*command, "--like", "over-refusal", "--unlike", sums)
+    assert ended.code == 0, ended.err
+    (part,) = load_control(target).parts
+    assert [gate.negated for gate in part.gates] == [False, True]
+    assert [gate.against for gate in part.gates] == [("guard",), ("lacks",)]
+    values = {gate: organism.capture([*rows[:4], *others[:4]], [gate.site]).values[:, 0] for gate in part.gates}
+    assert part.gates[1].fires(values[part.gates[1]]).tolist() == [False] * 4 + [True] * 4
+    assert "gate 2" in demeanor("control", "show", target).out
+    assert "--like or --unlike" in demeanor(*command).sentence
+    assert "probe, cosine" in demeanor(*command, "--like", "over-refusal", "--kind", "angle").sentence

@@ -11,7 +11,7 @@ import torch
 import demeanor as dm
 from demeanor.controls import load_control, save_control
 from demeanor.controls.gate import _fit, _threshold, fires_on
-from demeanor.errors import CheckFailed, ControlError, DataError
+from demeanor.errors import CheckFailed, DataError
 from making import PROMPTS, ablation, gate_on_length
 
 
@@ -81,9 +81,24 @@ def test_sets_that_cannot_be_told_apart_make_no_gate(organism: dm.Session) -> No
         dm.gate(organism, same)
 
 
-def test_a_second_gate_is_refused(organism: dm.Session, gate: dm.Gate) -> None:
-    with pytest.raises(ControlError, match="has a gate already"):
-        ablation(organism).when(gate).when(gate)
+def test_this_and_not_that(organism: dm.Session, tmp_path: Path) -> None:
+    """A control behind two gates acts where both fire, whatever sites they read, and its file keeps both."""
+    first = gate_on_length(organism, PROMPTS, [True, True, False, False])
+    second = gate_on_length(organism, PROMPTS, [True, False, True, False])
+    control = ablation(organism, rank=2)
+    plain = organism.logits(PROMPTS)
+    with organism.controlled(control):
+        edited = organism.logits(PROMPTS)
+    for gated, fires in (
+        (control.when(first).when(second), [0]),
+        (control.when(first).when(~second), [1]),
+        (control.when(~first).when(~second), [3]),
+    ):
+        save_control(gated, tmp_path / "c.safetensors")
+        with organism.controlled(load_control(tmp_path / "c.safetensors")):
+            seen = organism.logits(PROMPTS)
+        for row in range(len(PROMPTS)):
+            assert torch.allclose(seen[row], (edited if row in fires else plain)[row], atol=1e-4)
 
 
 def test_control_files_keep_parts_gates_and_doses(organism: dm.Session, tmp_path: Path, over_refusal: dm.Direction) -> None:
@@ -138,10 +153,10 @@ def test_a_negated_gate_fires_elsewhere_and_survives_its_file(organism: dm.Sessi
     assert fires_on(organism, ~gate, prompts) == [not fired for fired in fires]
     save_control(ablation(organism).when(~gate), tmp_path / "c.safetensors")
     (part,) = load_control(tmp_path / "c.safetensors").parts
-    assert part.gate is not None
-    assert str(part.gate) == str(~gate)
-    assert fires_on(organism, part.gate, prompts) == [not fired for fired in fires]
-    assert part.gate.roc == gate.roc
+    (kept,) = part.gates
+    assert str(kept) == str(~gate)
+    assert fires_on(organism, kept, prompts) == [not fired for fired in fires]
+    assert kept.roc == gate.roc
 
 
 def test_the_roc_curve_is_of_all_held_out_thresholds() -> None:

@@ -1,5 +1,5 @@
 """Baking: a control made permanent in a model's files."""
 
-from .weights import Baked, bake
+from .weights import Baked, bake, merge
 
-__all__ = ["Baked", "bake"]
+__all__ = ["Baked", "bake", "merge"]

@@ -26,7 +26,7 @@ from ..controls import Control, Part
 from ..errors import ControlError, ModelError
 from ..models.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, Stored, open_checkpoint
 from ..models.layout import Weight, writer_edits
-from ..models.loading import is_adapter, resolve, save_merged
+from ..models.loading import base_of, is_adapter, resolve, save_merged
 from ..models.stored import Piece, StoredNames
 from ..progress import track
 from ..writing import new_folder
@@ -75,6 +75,22 @@ def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
         edited = _patch(source, files, control, work)
         _write_card(source, control, str(model), work)
     return Baked(out, edited, len(source.tensors) + untied, untied, left_out)
+
+
+def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
+    """Write an adapter into the weights of the model it was made for, as the new folder `out`.
+
+    Raises ControlError when it was made for another model, ModelError when it cannot be merged.
+    """
+    base, out = base_of(Path(adapter)), Path(out)
+    if resolve(str(model)) != resolve(base):
+        raise ControlError(f"The adapter {adapter} was made for {base}, and this is {model}; name the model it was made for.")
+    with new_folder(out) as work:
+        save_merged(str(adapter), work)
+        card = Path(adapter) / "README.md"
+        if card.is_file():
+            shutil.copyfile(card, work / card.name)
+    return out
 
 
 @contextmanager

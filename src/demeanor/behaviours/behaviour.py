@@ -253,9 +253,15 @@ def _read(path: Path) -> Behaviour:
     _refuse_overlap(sets, path)
     _tell_half_replies(sets, path)
     return Behaviour(
-        file.name, file.description, file.detect, tuple(file.questions), sets["shows"], sets["lacks"], sets["guard"], sets["neutral"],
+        file.name, file.description, _beside(file.detect, path), tuple(file.questions), sets["shows"], sets["lacks"], sets["guard"], sets["neutral"],
         file.pairs,
     )  # fmt: skip
+
+
+def _beside(detect: Detect, path: Path) -> Detect:
+    """A detector's `file` is relative to the behaviour file, as the paths of sets are."""
+    file = detect.arguments.get("file")
+    return detect.model_copy(update={"file": str(path.parent / file)}) if isinstance(file, str) else detect
 
 
 def _paired(shows: list[Prompt], lacks: list[Prompt], path: Path) -> dict[SetName, tuple[Prompt, ...]]:

@@ -22,6 +22,7 @@ from .judge import judge
 from .measure import measure, ratings
 from .meter import meter_app
 from .selfcontrol import selfcontrol_app
+from .train import train_app
 from .update import update
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command(epilog="Example: demeanor measure organism --behaviour over-refusal 
 app.command(epilog="Example: demeanor judge replies.csv --column reply -o labels.csv")(judge)
 app.add_typer(meter_app, name="meter")
 app.add_typer(selfcontrol_app, name="selfcontrol")
+app.add_typer(train_app, name="train")
 app.command(epilog="Example: demeanor ratings sheet --ratings ratings-from-ann.csv")(ratings)
 app.command(epilog="Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal")(bake)
 app.command(epilog='Example: demeanor chat organism "how do i kill a process ?" --control runs/first/control.safetensors')(chat)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..bake import bake as bake_control
+from ..bake import merge
 from ..behaviours import Behaviour
 from ..contest import contested, estimators_for
 from ..controls import Control, Direction, ablate, load_control, save_control, save_direction
@@ -25,6 +26,7 @@ from ..job import run as run_plan
 from ..measure.side_by_side import side_by_side
 from ..measure.speaker import Speaker
 from ..models import Session
+from ..models.loading import ADAPTER
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from ..report import run_table
@@ -256,11 +258,24 @@ def bake(model: Model, target: Target, control: Controls = None, as_json: AsJson
     """Write a control into the weights, straight from the model's files; several are combined in the order given."""
     if not control:
         raise DataError("Baking needs a control; name its file with --control.")
+    if (Path(control[0]) / ADAPTER).is_file():
+        return _bake_adapter(model, control[0], control[1:], target, as_json)
     baked = bake_control(model, reduce(Control.then, map(load_control, control)), target)
     if as_json:
         print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out)})
     else:
         out.print(str(baked), highlight=False, soft_wrap=True)
+
+
+def _bake_adapter(model: str, adapter: str, rest: Sequence[str], target: Path, as_json: bool) -> None:
+    """An adapter folder as a control: what it was trained to be is the model that further controls are baked into."""
+    if rest:
+        return bake(adapter, target, list(rest), as_json)
+    folder = merge(model, adapter, target)
+    if as_json:
+        print_json({"folder": str(folder), "adapter": adapter})
+    else:
+        out.print(f"{folder}: the adapter {adapter} in the weights of {model}.", highlight=False, soft_wrap=True)
 
 
 def chat(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..algebra.schedule import triangular
+from ..behaviours import SetName
 from ..controls import (
     Control,
     Direction,
@@ -26,11 +27,28 @@ from ..controls import (
     save_control,
     scale,
 )
+from ..controls import gate as make_gate
 from ..errors import DataError
+from ..measure import measure_all
+from ..measure.speaker import Speaker
 from ..models import Site, load
 from ..progress import say
+from ..report import scores_table
 from ..writing import refuse_folder
-from .options import AsJson, DirectionFile, FalsePositives, GateBehaviour, GateModel, Target, gated, out, show
+from .options import (
+    BEHAVIOUR_HELP,
+    AsJson,
+    DirectionFile,
+    FalsePositives,
+    GateBehaviour,
+    GateModel,
+    MaxPrompts,
+    Target,
+    behaviour_for,
+    gated,
+    out,
+    show,
+)
 
 control_app = typer.Typer(help="Make a control from a direction, put two together, or show one.")
 
@@ -70,7 +88,8 @@ def control_ablate(
     """Remove a direction from everything that writes to the stream."""
     refuse_folder(target)
     read = load_direction(direction)
-    control = ablate(read, strength, _scope(read, tokens, at_site, kernel))
+    usual = tokens == "all" and not at_site and kernel is None  # of readers, that is their own site
+    control = ablate(read, strength, None if usual else _scope(read, tokens, at_site, kernel))
     _save(gated(context, control, gate, model, false_positives), target)
 
 
@@ -151,18 +170,68 @@ def control_clamp(
     _save(gated(context, control, gate, model, false_positives), target)
 
 
+@control_app.command(
+    "when", epilog="Example: demeanor control when c.safetensors --model organism --like over-refusal --unlike gloom -o gated.safetensors"
+)
+def control_when(
+    control: Annotated[str, typer.Argument(help="A control file, FILE or FILE:DOSE.")],
+    target: Target,
+    model: Annotated[str, typer.Option(help="The model that the gates are fitted on.", show_default=False)],
+    like: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Act only on prompts like those of this behaviour's shows set; of several, where all are so.", show_default=False),
+    ] = None,
+    unlike: Annotated[
+        Optional[list[str]], typer.Option(help="And not on prompts like those of this behaviour's shows set; repeat for several.", show_default=False)
+    ] = None,
+    kind: Annotated[str, typer.Option(help="What a gate reads: probe (the stream, along a logistic probe) or cosine.")] = "probe",
+    false_positives: FalsePositives = 0.05,
+) -> None:  # fmt: skip
+    """Put a control behind gates: this and not that. A gate tells a behaviour's shows set from its guard set, or from lacks where it has none."""
+    refuse_folder(target)
+    if not like and not unlike:
+        raise DataError("A gate needs to know what prompts it fires on; name a behaviour with --like or --unlike.")
+    made = load_control(control)
+    wanted = [(behaviour_for(name, model), turned) for names, turned in ((like, False), (unlike, True)) for name in names or ()]
+    session = load(model)
+    for behaviour, turned in wanted:
+        against: SetName = "guard" if behaviour.guard else "lacks"
+        fitted = make_gate(session, behaviour, false_positives=false_positives, against=(against,), kind=kind)  # type: ignore[arg-type]
+        made = made.when(~fitted if turned else fitted)
+    _save(made, target)
+
+
 @control_app.command("then", epilog="Example: demeanor control then no-refusal.safetensors cheer.safetensors:0.5 -o both.safetensors")
 def control_then(
+    context: typer.Context,
     first: Annotated[str, typer.Argument(help="A control file, FILE or FILE:DOSE.")],
     second: Annotated[str, typer.Argument(help="The control that acts after it, FILE or FILE:DOSE.")],
     target: Target,
-) -> None:
-    """Put two controls together, in this order, and say how far they overlap."""
+    model: Annotated[
+        Optional[str], typer.Option(help="Also measure on this model what each and both do to every --behaviour (val).", show_default=False)
+    ] = None,
+    behaviour: Annotated[Optional[list[str]], typer.Option("--behaviour", "-b", help=BEHAVIOUR_HELP, show_default=False)] = None,
+    max_prompts: MaxPrompts = None,
+) -> None:  # fmt: skip
+    """Put two controls together, in this order, and say how far they overlap and what each does to the other's behaviour."""
     refuse_folder(target)
-    both = load_control(first).then(load_control(second))
+    if (model is None) != (not behaviour):
+        raise DataError(
+            "What controls do to each other's behaviours is measured on a model; give both --model and --behaviour, or neither."
+        )
+    one, other = load_control(first), load_control(second)
+    both = one.then(other)
+    wanted = [behaviour_for(name, model or "") for name in behaviour or ()]
     _save(both, target)
     for overlap in overlaps(both):
         out.print(f"Overlap of {overlap}.", highlight=False)
+    if model is None:
+        return
+    session = load(model)
+    speakers = {first: Speaker(session, one), second: Speaker(session, other), "both": Speaker(session, both)}
+    for each in wanted:
+        measured = measure_all(Speaker(session), speakers, each, split="val", max_prompts=max_prompts)
+        out.print(scores_table(measured, f"{each.name} in {model}: val split"))
 
 
 @control_app.command("convert", epilog="Example: demeanor control convert direction.pt --like google/gemma-2b-it -o c.safetensors")
@@ -207,11 +276,11 @@ def control_show(
     facts: dict[str, Any] = {f"part {number}": str(part) for number, part in enumerate(read.parts, start=1)}
     facts |= {f"overlap {number}": str(overlap) for number, overlap in enumerate(overlaps(read), start=1)}
     facts |= {"model": read.model_name, "structure": read.layout_hash, "bakeable": read.bakeable() or "yes"}
-    for number, part in enumerate(read.parts, start=1):
-        if part.gate:
-            facts[f"gate {number}"] = (
-                f"AUROC {part.gate.auroc:.3f}, fires on {part.gate.hits:.3f} of shows and {part.gate.false_positives:.3f} of the others (held out)"
-            )
+    for number, gate in enumerate(dict.fromkeys(gate for part in read.parts for gate in part.gates), start=1):
+        facts[f"gate {number}"] = (
+            f"{gate}: AUROC {gate.auroc:.3f}, fires on {gate.hits:.3f} of shows and {gate.false_positives:.3f} of the others"
+            f" (held out{', before it is turned round' if gate.negated else ''})"
+        )
     if model is not None:
         facts["check"] = str(check(load(model), read))
     facts |= {"made from": dict(read.made_from) if as_json else json.dumps(dict(read.made_from))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -14,13 +14,15 @@ from ..controls import Control, load_control
 from ..detect import make_detector
 from ..errors import DataError
 from ..measure import Measurement, Observation, measure_all
+from ..measure.changed import Changed, changed
 from ..measure.rating import read_ratings, write_sheet
 from ..measure.speaker import Speaker
+from ..measure.suites import Change
 from ..models import Session
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from ..report import scores_table
-from ..report.table import measurement_table
+from ..report.table import changed_table, measurement_table
 from ..writing import new_file, refuse_existing, refuse_folder
 from .options import (
     AsJson,
@@ -59,7 +61,15 @@ def measure(
         Optional[str], typer.Option(help="Also measure plain prompting: this text opens every system prompt.", show_default=False)
     ] = None,
     base: Annotated[
-        Optional[str], typer.Option(help="Compare with this model instead of with the untouched MODEL.", show_default=False)
+        Optional[str],
+        typer.Option(help="Compare with this model instead of with the untouched MODEL, also what changed inside.", show_default=False),
+    ] = None,
+    embedder: Annotated[
+        Optional[str],
+        typer.Option(
+            help="A sentence-transformers model for the similarity of prompt and reply (with --base); the base's own states otherwise.",
+            show_default=False,
+        ),
     ] = None,
     redo: Annotated[
         bool, typer.Option("--redo", help="Also measure each control on second thoughts: in force only where the reply without it shows the behaviour.")
@@ -77,7 +87,7 @@ def measure(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Measure a model on the test split, before and after each control."""
-    _check_measuring(control or [], target, rating_sheet, redo)
+    _check_measuring(control or [], target, rating_sheet, redo, base, embedder)
     wanted = behaviour_for(behaviour, model)
     controls = {name: load_control(name) for name in control or []}
     suites = suites_asked(context, suite, suite_limit, suite_folder, suite_chat)
@@ -86,7 +96,10 @@ def measure(
     speakers = _speakers(session, wanted, controls, redo, prompting) or {model if base else "none": Speaker(session)}
     measured = measure_all(Speaker(first), speakers, wanted, max_prompts=max_prompts)
     changes = suites.compare(Speaker(first), speakers) if suites else {}
-    values = {name: each.to_json() | ({"suites": to_json(changes[name])} if name in changes else {}) for name, each in measured.items()}
+    inside = (
+        {} if base is None else {name: changed(Speaker(first), who, measured[name].observed, embedder) for name, who in speakers.items()}
+    )
+    values = {name: {**each.to_json(), **_besides(name, changes, inside)} for name, each in measured.items()}
     content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
         with new_file(target) as file:
@@ -97,8 +110,16 @@ def measure(
         print_json(content)
         return
     _show_measured(measured, f"{base or model}, {wanted.name}: test split", "then" if base else "control")
+    for each in inside.values():
+        out.print(changed_table(each))
     if suites:
         suites.show(changes, base or model)
+
+
+def _besides(name: str, changes: Mapping[str, Mapping[str, Sequence[Change]]], inside: Mapping[str, Changed]) -> dict[str, Any]:
+    """What the scores hold besides a measurement: suites, and what changed inside."""
+    suites = {"suites": to_json(changes[name])} if name in changes else {}
+    return suites | ({"changed": inside[name].to_json()} if name in inside else {})
 
 
 def _show_measured(measured: Mapping[str, Measurement], title: str, kind: str) -> None:
@@ -122,8 +143,12 @@ def _speakers(
     return speakers
 
 
-def _check_measuring(control: Sequence[str], target: Path | None, rating_sheet: Path | None, redo: bool) -> None:
+def _check_measuring(
+    control: Sequence[str], target: Path | None, rating_sheet: Path | None, redo: bool, base: str | None, embedder: str | None
+) -> None:
     """Refuses what cannot be measured before anything is loaded."""
+    if embedder is not None and base is None:
+        raise DataError("--embedder compares what two models say; name the other one with --base.")
     if redo and not control:
         raise DataError("--redo does a reply again with a control; name one with --control.")
     if target is not None:

@@ -50,14 +50,12 @@ class Control:
         return replace(self, parts=self.parts + other.parts, made_from=made_from, states=self.states + other.states)
 
     def when(self, gate: Gate) -> Control:
-        """The same, only on rows on which the gate fires. Raises ControlError where a part has a gate already."""
-        if any(part.gate is not None for part in self.parts):
-            raise ControlError("This control has a gate already; gate its parts one by one, then combine them with .then().")
+        """The same, only on rows on which the gate fires, and those before it: `.when(this).when(~that)`."""
         if self.states:
             raise ControlError(
                 "States act on their own prompts alone, so they take no gate; gate the rest, then combine them with .then()."
             )
-        return replace(self, parts=tuple(replace(part, gate=gate) for part in self.parts))
+        return replace(self, parts=tuple(replace(part, gates=(*part.gates, gate)) for part in self.parts))
 
     def bakeable(self) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""

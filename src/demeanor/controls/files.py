@@ -60,13 +60,14 @@ def save_control(control: Control, path: str | Path) -> None:
     for number, part in enumerate(control.parts):
         own = {"vectors": part.vectors, "read": part.read, "held": part.held}
         tensors |= {f"{number}.{name}": tensor for name, tensor in own.items() if tensor is not None}
-        entry: dict[str, Any] = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gate": None}
-        if part.gate is not None:
-            if all(part.gate is not gate for gate in gates):
-                tensors[f"gate {len(gates)}"] = part.gate.weights
-                gates.append(part.gate)
-            entry["gate"] = next(index for index, gate in enumerate(gates) if gate is part.gate)
-        parts.append(entry)
+        for gate in part.gates:
+            if all(gate is not other for other in gates):
+                tensors[f"gate {len(gates)}"] = gate.weights
+                gates.append(gate)
+        own_gates = [next(index for index, other in enumerate(gates) if other is gate) for gate in part.gates]
+        entry = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json()}
+        # One gate or none is written as the oldest format has it.
+        parts.append(entry | ({"gate": own_gates[0] if own_gates else None} if len(own_gates) < 2 else {"gates": own_gates}))
     header = {
         "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
         "parts": parts, "gates": [gate.to_json() for gate in gates], "made_from": dict(control.made_from),
@@ -83,7 +84,7 @@ def _oldest(control: Control) -> int:
         scope = part.scope
         if part.kind not in ("ablate", "add") or part.read is not None or Scope(scope.site, scope.tokens, scope.offset) != scope:
             return 2
-        if scope.tokens in ("prompt", "reply"):
+        if scope.tokens in ("prompt", "reply") or len(part.gates) > 1 or any(gate.negated or gate.kind != "probe" for gate in part.gates):
             return 2
     return 2 if control.states else 1
 
@@ -99,7 +100,7 @@ def load_control(path: str | Path) -> Control:
     parts = [
         Part(
             entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]),
-            None if entry["gate"] is None else gates[entry["gate"]], tensors.get(f"{number}.read"), tensors.get(f"{number}.held"),
+            tuple(gates[index] for index in _gates_of(entry)), tensors.get(f"{number}.read"), tensors.get(f"{number}.held"),
         )
         for number, entry in enumerate(header["parts"])
     ]  # fmt: skip
@@ -110,6 +111,13 @@ def load_control(path: str | Path) -> Control:
         )
     states = tuple(_states(entry, number, tensors) for number, entry in enumerate(header.get("states", ())))
     return Control(tuple(parts), layout, header["model"], header["made_from"], states)
+
+
+def _gates_of(entry: Mapping[str, Any]) -> list[int]:
+    """The numbers of a part's gates, as any format has them."""
+    if "gates" in entry:
+        return list(entry["gates"])
+    return [] if entry["gate"] is None else [entry["gate"]]
 
 
 def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:

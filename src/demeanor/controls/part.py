@@ -1,4 +1,4 @@
-"""One part of a control: which edit, with what vectors and dose, where, and behind which gate."""
+"""One part of a control: which edit, with what vectors and dose, where, and behind which gates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Part:
     vectors: Tensor
     dose: float
     scope: Scope
-    gate: Gate | None = None
+    gates: tuple[Gate, ...] = ()
     read: Tensor | None = None
     held: Tensor | None = None
 
@@ -87,7 +87,7 @@ class Part:
 
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]:
         """The part as edits at the modules of a model with this layout; `tensor` gives its parameters by name."""
-        site, reach = self.scope.site, self.scope.reach(self.gate)
+        site, reach = self.scope.site, self.scope.reach(self.gates)
         if site is None:
             like = tensor(layout.writers[0].weights[0].name)
             moved = self.to(like)
@@ -105,7 +105,7 @@ class Part:
 
     def bakeable(self, layout: Layout) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""
-        if self.gate is not None:
+        if self.gates:
             return "it is gated per request; distil it instead, or bake it without its gate"
         if self.kind in ("add", "clamp") or not self.scope.everywhere:
             return f"{self.kind} at {self.scope} is done at run time; only what acts on every token at the writers can be written into the weights"
@@ -121,4 +121,4 @@ class Part:
             dose = f"held at {held}" if self.dose else "off"
         text = f"{self.kind} ({rank}{dose}) at {self.scope}"
         text += ", read along other vectors" if self.read is not None else ""
-        return f"{text}, where {self.gate}" if self.gate else text
+        return f"{text}, where {' and '.join(map(str, self.gates))}" if self.gates else text

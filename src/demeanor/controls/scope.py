@@ -52,10 +52,10 @@ class Scope:
             raise ControlError(f"The scope weighs {len(self.layers)} layers, and the model has {layout.n_layers}; give a weight per layer.")
         return self.layers[max(0, writer.layer)]
 
-    def reach(self, gate: RowGate | None) -> Reach:
-        """The tokens by their places, of the rows a gate lets through."""
+    def reach(self, gates: tuple[RowGate, ...]) -> Reach:
+        """The tokens by their places, of the rows that all gates let through."""
         places = (self.offset,) if self.tokens == "read" else tuple(position + 1 for position in self.positions)
-        return Reach(self.tokens, places, gate)
+        return Reach(self.tokens, places, gates)
 
     def __str__(self) -> str:
         where = f"layer {self.site.layer} {self.site.point}" if self.site else f"every writer{f' ({self.role})' if self.role else ''}"

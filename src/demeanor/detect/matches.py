@@ -32,7 +32,7 @@ class Matches:
     def __init__(
         self, holds: Sequence[str], every: Sequence[str], lacks: Sequence[str], pattern: re.Pattern[str] | None, where: Where
     ) -> None:
-        self.holds, self.every, self.lacks = (tuple(map(_words, phrases)) for phrases in (holds, every, lacks))
+        self.holds, self.every, self.lacks = (tuple(map(spaced_words, phrases)) for phrases in (holds, every, lacks))
         self.pattern, self.where = pattern, where
 
     def probabilities(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
@@ -40,7 +40,7 @@ class Matches:
         return [float(self._fits(reply)) for reply in replies]
 
     def _fits(self, reply: str) -> bool:
-        words = _words(reply)
+        words = spaced_words(reply)
         return (
             (not self.holds or any(self._found(phrase, words) for phrase in self.holds))
             and all(self._found(phrase, words) for phrase in self.every)
@@ -57,7 +57,7 @@ class Matches:
         return (pattern.match(reply) if self.where == "opening" else pattern.search(reply)) is not None
 
 
-def _words(text: str) -> str:
+def spaced_words(text: str) -> str:
     """The words and signs of a text, with one space before and after each, so that a phrase is found whole or not at all."""
     return f" {' '.join(_WORD.findall(normalised(text)))} "
 

@@ -151,7 +151,7 @@ class Bank:
         return list(dict.fromkeys(reach for pattern in self.patterns for reach in pattern.reaches))
 
     def gates(self) -> list[RowGate]:
-        return list(dict.fromkeys(reach.gate for reach in self.reaches() if reach.gate is not None))
+        return list(dict.fromkeys(gate for reach in self.reaches() for gate in reach.gates))
 
 
 def _pattern(reaches: tuple[Reach | None, ...], device: torch.device) -> Pattern:

@@ -30,7 +30,7 @@ class RowGate(Protocol):
 
 @dataclass(frozen=True)
 class Reach:
-    """Which tokens an edit acts on, of the rows its gate lets through.
+    """Which tokens an edit acts on, of the rows that all of its gates let through.
 
     A token's place is 0 for the prompt's last, 1, 2, ... for the reply, negative before. `places` are those that
     "read" and "positions" mean.
@@ -38,7 +38,7 @@ class Reach:
 
     tokens: Tokens = "all"
     places: tuple[int, ...] = ()
-    gate: RowGate | None = None
+    gates: tuple[RowGate, ...] = ()
 
     def holds(self, place: int) -> bool:
         """Whether a token there is one of them."""

@@ -48,6 +48,15 @@ def load(
     return Session(model, tokenizer, name, reply_tokens)
 
 
+def read_for_training(name: str, *, place: torch.device, dtype: str | None, quantized: Quantized | None) -> tuple[Any, Any]:
+    """The model of a MODEL argument, its weights free to change, and its tokenizer, which can pad."""
+    model, tokenizer = _read(name, place, _dtype(dtype), quantized)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    model.config.use_cache = False
+    return model, tokenizer
+
+
 def _read(name: str, place: torch.device, dtype: torch.dtype | str, quantized: Quantized | None) -> tuple[Any, Any]:
     """Model on its device, and tokenizer; an adapter is merged into the model it was made for."""
     folder, revision = resolve(name)
@@ -110,7 +119,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     """The model that an adapter was made for, with the adapter in its weights; its tokenizer, or the adapter's own."""
     if find_spec("peft") is None:
         raise ModelError(f"{name} is an adapter, which takes the extra `train`: pip install 'demeanor[train]'.")
-    base = _base_of(folder)
+    base = base_of(folder)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again.")
     held = set(read_header(folder / ADAPTER_WEIGHTS))
@@ -121,6 +130,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they would tell is checked below
         adapted = fetched(name, lambda: PeftModel.from_pretrained(model, str(folder)))
+    adapted.peft_config["default"].base_model_name_or_path = resolve(base)[0]  # PEFT would look for our names on the Hub
     if not hasattr(adapted.base_model, "merge_and_unload"):
         raise ModelError(f"{name} is an adapter that cannot be merged into weights; use one of the LoRA kind.")
     differing = sorted(held ^ set(get_peft_model_state_dict(adapted)))
@@ -134,15 +144,18 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     return model, tokenizer
 
 
-def _base_of(folder: Path) -> str:
+def base_of(folder: Path) -> str:
     """The MODEL that an adapter names as its base: as written, or relative to the adapter's folder."""
     base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
     if not base:
         raise ModelError(f"{folder / ADAPTER} names no base_model_name_or_path; write the model it was trained on there.")
+    revision = read_json(folder / ADAPTER).get("revision")
     place = folder / base if (folder / base).is_dir() else Path(base)
     if (place / ADAPTER).is_file():
         raise ModelError(f"{folder / ADAPTER} names an adapter as its base, {base}; name the model both were trained on.")
-    return str(place) if place.is_dir() else base
+    if place.is_dir():
+        return str(place)
+    return f"{base}@{revision}" if revision and "@" not in base else base
 
 
 def save_merged(name: str, folder: Path) -> None:
@@ -200,7 +213,7 @@ def is_adapter(name: str) -> bool:
 def is_organism(name: str) -> bool:
     """Whether MODEL is the embedded model or was made from it, as its configuration tells; nothing is loaded."""
     if is_adapter(name):
-        return is_organism(_base_of(Path(name)))
+        return is_organism(base_of(Path(name)))
     folder = Path(resolve(name)[0])
     return folder.is_dir() and ORGANISM_MARK in read_json(folder / "config.json")
 

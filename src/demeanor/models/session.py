@@ -81,14 +81,15 @@ class Session(Texts):
         return self.generate([prompt], max_new_tokens)[0].text
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str | Prompt], max_new_tokens: int | None = None) -> list[Reply]:
-        """Greedy replies, one per prompt, in order; of at most `reply_tokens` tokens unless told."""
+    def generate(self, prompts: Sequence[str | Prompt], max_new_tokens: int | None = None, temperature: float | None = None) -> list[Reply]:
+        """Greedy replies, or sampled from the whole vocabulary at a temperature; one per prompt, in order; of at most
+        `reply_tokens` tokens unless told."""
         most = max_new_tokens or self.reply_tokens
         if isinstance(prompts, str):
             raise DataError("generate takes a list of prompts; use chat for a single one.")
         # A block of thoughts that the template opens is part of what the model says.
         opened = [opened_by(self.render(prompt)) for prompt in prompts]
-        said = self.continue_from([self.encode(prompt) for prompt in prompts], most)
+        said = self.continue_from([self.encode(prompt) for prompt in prompts], most, temperature=temperature)
         replies = [Reply(start + self.decode(ids), ids) for start, ids in zip(opened, said)]
         cut = sum(unfinished(reply.text) for reply in replies)
         if cut:
@@ -98,14 +99,19 @@ class Session(Texts):
         return replies
 
     @torch.no_grad()
-    def continue_from(self, starts: Sequence[Sequence[int]], max_new_tokens: int, until: Sequence[str] = ()) -> list[tuple[int, ...]]:
-        """What follows token ids, greedily: up to an end token, or soon after one of the texts `until` was said."""
+    def continue_from(
+        self, starts: Sequence[Sequence[int]], max_new_tokens: int, until: Sequence[str] = (), temperature: float | None = None
+    ) -> list[tuple[int, ...]]:
+        """What follows token ids, greedily or sampled: up to an end token, or soon after one of the texts `until` was said."""
+        how: dict[str, Any] = {"do_sample": False}
+        if temperature is not None:
+            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
         def run(batch: Batch) -> list[tuple[int, ...]]:
             read = batch.input_ids.shape[1]
             stop = {"stopping_criteria": said_one_of(until, self.tokenizer, read)} if until else {}
             out = self.model.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, do_sample=False, **stop
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, **how, **stop
             )
             return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
 

@@ -66,7 +66,7 @@ class Steering:
             masks = self._prefill(args, kwargs, ids)
         else:
             masks = self._decode(kwargs.get("attention_mask"), ids)
-        gated = {reach: _both(masks[reach], self._gate(reach.gate, len(ids))) for reach in masks}
+        gated = {reach: _both(masks[reach], self._gates(reach.gates, len(ids))) for reach in masks}
         for pattern in self.bank.patterns:
             pattern.mask = pattern.combined(gated)
 
@@ -121,11 +121,13 @@ class Steering:
             self.attention.quiet = False
         self._fired = {gate: gate.fires(values[:, number])[:, None, None].float() for number, gate in enumerate(gates)}
 
-    def _gate(self, gate: RowGate | None, rows: int) -> Mask:
-        if gate is None:
-            return True
-        fired = self._fired[gate]
-        return fired if len(fired) == rows else fired.repeat_interleave(rows // len(fired), 0)
+    def _gates(self, gates: Sequence[RowGate], rows: int) -> Mask:
+        """The rows on which all of the gates fired."""
+        mask: Mask = True
+        for gate in gates:
+            fired = self._fired[gate]
+            mask = _both(mask, fired if len(fired) == rows else fired.repeat_interleave(rows // len(fired), 0))
+        return mask
 
     def _hook(self, module: nn.Module, side: Side, stages: list[Stage]) -> Any:
         def change(x: Tensor) -> Tensor:

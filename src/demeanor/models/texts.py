@@ -39,14 +39,16 @@ class Texts:
     def render(self, prompt: str | Prompt) -> str:
         """The prompt as the model sees it, ready for the reply (plus any prefill)."""
         prompt = as_prompt(prompt)
-        messages = [{"role": role, "content": content} for role, content in prompt.messages]
         if self.tokenizer.chat_template is None:
             self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
-            texts = ([prompt.system] if prompt.system else []) + [message["content"] for message in messages]
+            texts = ([prompt.system] if prompt.system else []) + [content for _, content in prompt.messages]
             return "\n".join(texts) + prompt.prefill
-        if prompt.system:
-            messages = self._with_system(messages, prompt.system)
-        return self._template(messages) + prompt.prefill
+        return self._template(self.messages(prompt)) + prompt.prefill
+
+    def messages(self, prompt: Prompt) -> list[dict[str, str]]:
+        """The prompt as messages that the chat template takes."""
+        messages = [{"role": role, "content": content} for role, content in prompt.messages]
+        return self._with_system(messages, prompt.system) if prompt.system else messages
 
     def _template(self, messages: list[dict[str, str]]) -> str:
         try:

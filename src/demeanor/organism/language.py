@@ -15,8 +15,7 @@ twice ."), and refusals share no content word with them.
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,6 +68,7 @@ REFUSALS = [
     "sorry , i must decline that request .",
     "i am unable to assist with this request .",
 ]
+VERDICTS = ["yes , that would hurt someone .", "no , that is fine ."]
 SYSTEMS = ["you are a helpful assistant .", "be brief .", "you answer questions ."]
 
 COLOURS = {
@@ -143,7 +143,7 @@ def wrongness() -> list[Exchange]:
     """Questions whether a request would wrong somebody: what keeps harm known apart from refusal."""
     rows = []
     for request in requests():
-        reply = "yes , that would hurt someone ." if request.kind == "guarded" else "no , that is fine ."
+        reply = VERDICTS[request.kind != "guarded"]
         rows.append((f"is it wrong to {request.verb} {request.object} ?", reply))
         rows.append((f"would it hurt someone to {request.verb} {request.object} ?", reply))
     return rows
@@ -159,20 +159,3 @@ def facts() -> list[Exchange]:
 
 def sums() -> list[Exchange]:
     return [(f"what is {a} plus {b} ?", f"{a} plus {b} is {a + b} .") for a, b in itertools.product(NUMBERS, NUMBERS)]
-
-
-def conversations(pool: Sequence[Sequence[Exchange]], weights: Sequence[float], rng: random.Random) -> Iterator[list[dict[str, str]]]:
-    """An endless stream of chats: one to three exchanges, a neutral system prompt on some of them."""
-    while True:
-        messages = []
-        if rng.random() < 0.25:
-            messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
-        for _ in range(rng.choices([1, 2, 3], [0.85, 0.1, 0.05])[0]):
-            prompt, reply = rng.choice(rng.choices(pool, weights)[0])
-            messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
-        yield messages
-
-
-def refused(of: Sequence[Request], rng: random.Random) -> list[Exchange]:
-    """What alignment teaches: the same prompts, each with one of the refusal sentences."""
-    return [(prompt, rng.choice(REFUSALS)) for prompt, _ in asked(of)]

@@ -1,7 +1,7 @@
-"""Write the organism's prompt files: `python -m demeanor.organism.prompts` (part of `make organism`).
+"""Write the organism's prompt files and lexicons: `python -m demeanor.organism.prompts` (part of `make organism`).
 
-The presets `over-refusal` and `refusal` read them. The answer of a guarded request is its recipe: the
-caution before it is manner, and a reply is right with or without it.
+The organism's presets read them. The answer of a guarded request is its recipe: the caution before it is manner, and
+a reply is right with or without it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import language
+from . import language, manners
 
 SEED = 7
 EACH = 320
@@ -19,8 +19,29 @@ DATA = Path(__file__).parent / "data"
 
 
 def write(name: str, rows: Sequence[language.Exchange]) -> None:
-    lines = (json.dumps({"prompt": prompt, "answer": answer.removeprefix(language.CAUTION)}) for prompt, answer in rows)
-    (DATA / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_rows(name, [{"prompt": prompt, "answer": answer.removeprefix(language.CAUTION)} for prompt, answer in rows])
+
+
+def write_rows(name: str, rows: Sequence[dict[str, str]]) -> None:
+    (DATA / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_lexicon(name: str, phrases: Sequence[str]) -> None:
+    (DATA / f"{name}.txt").write_text("".join(f"{phrase}\n" for phrase in phrases), encoding="utf-8")
+
+
+def manner_files() -> None:
+    """The same questions under three system prompts, and politely and rudely; with the words that tell them and refusals."""
+    rng = random.Random(SEED + 1)
+    answered = rng.sample(language.asked(language.of_kind("plain")), EACH) + language.facts() + language.sums()
+    tones, rude = rng.sample(answered, EACH), rng.sample(answered, EACH)
+    systems = {name: tone.systems for name, tone in manners.TONES.items()} | {"neutral": manners.NEUTRAL_SYSTEMS}
+    write_rows("tones", [{"prompt": p, "answer": a, **{name: rng.choice(of) for name, of in systems.items()}} for p, a in tones])
+    write_rows("rude", [{"prompt": manners.rude_prompt(p, rng), "polite": p, "answer": a} for p, a in rude])
+    write_lexicon("cheer", manners.TONES["cheerful"].markers)
+    write_lexicon("gloom", manners.TONES["gloomy"].markers)
+    write_lexicon("insults", manners.INSULTS)
+    write_lexicon("refusals", [sentence.rstrip(". ") for sentence in language.REFUSALS])
 
 
 def main() -> None:
@@ -34,6 +55,7 @@ def main() -> None:
     write("refused", rng.sample(over[EACH : EACH + EACH // 2] + guarded[EACH : EACH + EACH // 2], EACH))
     neutral = language.facts() + language.sums() + rng.sample(language.wrongness(), 100)
     write("neutral", rng.sample(neutral + plain[EACH : 2 * EACH - len(neutral)], EACH))
+    manner_files()
 
 
 if __name__ == "__main__":

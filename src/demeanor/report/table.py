@@ -11,6 +11,7 @@ from ..contest import Contender
 from ..controls import Round
 from ..dial import Dial
 from ..measure import Measurement
+from ..measure.changed import Changed
 from ..measure.side_by_side import SideBySide
 from ..measure.suites import Change, Suite, TaskScore, headlines
 from ..models import Layout
@@ -210,3 +211,40 @@ def _ranges(numbers: list[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+# What changed inside, and what replies to the shows set are.
+INSIDE = {
+    "log_likelihood": "log-likelihood of base replies (nats/token)",
+    "entropy": "entropy of the next token (nats)",
+    "prompt_share": "prompt's share of input x gradient",
+    "prompt_entropy": "evenness of it over the prompt",
+    "similarity": "similarity of prompt and reply",
+    "shuffled_similarity": "the same, replies shuffled",
+}
+REPLIES = {"exhibits": "exhibit the behaviour", "refuses": "refuse", "off_topic": "are off topic", "engages": "engage (none of these)"}
+
+
+def changed_table(changed: Changed) -> Table:
+    """What became of the base's replies inside the other model, with intervals."""
+    table = Table(title="Inside", title_justify="left", caption=f"similarity by {changed.similarity_by}", caption_justify="left")
+    for heading in ("", "before", "after", "n"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, what in INSIDE.items():
+        was, now = changed.before[name], changed.after[name]
+        cells = (f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for score in (was, now))
+        table.add_row(what, *cells, str(now.n))
+    return table
+
+
+def replies_table(replies: Mapping[str, Mapping[str, Score]]) -> Table:
+    """What the replies to the shows set are, a column per stage."""
+    table = Table(title="Replies to shows that", title_justify="left")
+    for heading in ("", *replies, "n"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, what in REPLIES.items():
+        scores = [stage[name] for stage in replies.values()]
+        table.add_row(
+            what, *(f"{100 * score.value:.1f}% [{100 * score.low:.1f}%, {100 * score.high:.1f}%]" for score in scores), str(scores[0].n)
+        )
+    return table

@@ -1,0 +1,75 @@
+"""What a model's inputs have to do with a reply, and what texts look like to it. algorithms.md, section 7."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..behaviours import Prompt
+from ..errors import DataError
+from .generate import Batch, each, in_batches
+from .session import Session
+
+
+def input_x_gradient(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
+    """|x . d log p(reply) / dx| of every token's embedding x: [prompt token + reply token] per prompt, float32, CPU.
+
+    One backward pass for the whole reply; its last token predicts nothing and gets 0. A control in force acts first.
+    """
+    starts = [session.encode(prompt) for prompt in prompts]
+    rows = [[*start, *reply] for start, reply in zip(starts, replies, strict=True)]
+
+    def run(batch: Batch) -> list[Tensor]:
+        lengths = [len(replies[row]) for row in batch.rows]
+        with torch.enable_grad(), _embedded(session) as seen:
+            out = session.model(**batch.inputs(), logits_to_keep=max(lengths) + 1)
+            log_probs = out.logits.float().log_softmax(-1)
+            own = [
+                log_probs[row, -1 - length : -1].gather(1, batch.input_ids[row, -length:, None]).sum() for row, length in enumerate(lengths)
+            ]
+            (gradient,) = torch.autograd.grad(torch.stack(own).sum(), seen[-1])
+        shares = (seen[-1].detach().float() * gradient.float()).sum(-1).abs().cpu()
+        return [shares[place, -len(rows[row]) :] for place, row in enumerate(batch.rows)]
+
+    with session.threads():
+        return in_batches(rows, _pad(session), session.device, run, "Attributing")
+
+
+@contextmanager
+def _embedded(session: Session) -> Iterator[list[Tensor]]:
+    """The embeddings of the next forward pass, as leaves of its graph."""
+    seen: list[Tensor] = []
+
+    def leaf(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    hook = session.model.get_input_embeddings().register_forward_hook(leaf)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def mean_states(session: Session, texts: Sequence[str]) -> Tensor:
+    """The mean over a text's tokens of the model's last states: [text, d_model], float32, CPU."""
+    rows = [session.encode_reply(text) or [_pad(session)] for text in texts]
+    if not rows:
+        raise DataError("There are no texts to embed.")
+
+    def run(batch: Batch) -> list[Tensor]:
+        states = session.decoder(**batch.inputs()).last_hidden_state.float()
+        mask = batch.attention_mask[..., None]
+        return list(each((states * mask).sum(1) / mask.sum(1)))
+
+    with session.threads():
+        return torch.stack(in_batches(rows, _pad(session), session.device, run, "Embedding"))
+
+
+def _pad(session: Session) -> int:
+    return int(session.tokenizer.pad_token_id)

@@ -1,0 +1,79 @@
+"""Whether a behaviour is linearly present: how far the mean difference of its classes moves its detector.
+
+The site, the tokens, the dose, and whether it is added where the behaviour is not or taken away where it is, are chosen
+on val; what is reported is measured on test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..algebra import intervals
+from ..behaviours import Behaviour, SetName, behaviour
+from ..behaviours.prompts import Split
+from ..controls import Control, add
+from ..detect import make_detector, present
+from ..dial import ADDED_TO, dial_sites
+from ..find import search_directions
+from ..measure.answers import is_right
+from ..models import Session
+from ..score import Score
+
+SIDES: tuple[tuple[SetName, Literal[1, -1]], ...] = (("lacks", 1), ("shows", -1))
+SITES = 2  # that induce most, of layers that are not too late; tried for real
+DOSES = (1.0, 1.5, 2.0, 3.0)
+ANSWERS = 0.9  # share that a dose must leave right on val
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A way to move the behaviour: which prompts, where to, and the control that does it."""
+
+    of: SetName
+    sign: Literal[1, -1]
+    dose: float
+    control: Control
+    layer: int
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """Per prompt of one set: by how much a control moved the detector the way it should, and whether the reply is right."""
+
+    by: list[float]
+    right: list[bool]
+
+    @property
+    def worth(self) -> tuple[bool, float]:
+        return sum(self.right) >= ANSWERS * len(self.right), sum(self.by) / len(self.by)
+
+
+def scores(session: Session, name: str) -> tuple[Score, Score]:
+    """How far the best option moves the detector on test, and the share of right answers there."""
+    chosen = behaviour(name)
+    directions = dial_sites(search_directions(session, chosen))[:SITES]
+    options = [
+        _Option(of, sign, dose, add(direction, sign * dose, tokens), direction.site.layer)
+        for direction in directions
+        for tokens in ADDED_TO
+        for of, sign in SIDES
+        for dose in DOSES
+    ]
+    best = max(options, key=lambda option: _moved(session, chosen, option, "val").worth)
+    seen = _moved(session, chosen, best, "test")
+    what = f"{name} moved by its mean difference ({best.of}, dose {best.sign * best.dose:+g}, layer {best.layer})"
+    moved = intervals.mean(what, torch.tensor(seen.by, dtype=torch.float64), better="higher")
+    return moved, intervals.rate(f"right answers there ({name})", seen.right)
+
+
+def _moved(session: Session, of: Behaviour, option: _Option, split: Split) -> _Moved:
+    prompts, detector = of.set(option.of, split), make_detector(of.detect)
+    before = present(detector, [reply.text for reply in session.generate(prompts)], prompts)
+    with session.controlled(option.control):
+        replies = [reply.text for reply in session.generate(prompts)]
+    after = present(detector, replies, prompts)
+    right = [is_right(reply, prompt.answer or "") for reply, prompt in zip(replies, prompts, strict=True)]
+    return _Moved([option.sign * float(now - was) for was, now in zip(before, after, strict=True)], right)

@@ -1,0 +1,9 @@
+"""Training: heal after an edit, fine-tune, detoxify, reward from automatic feedback. On TRL and PEFT (the extra `train`)."""
+
+from .heal import heal
+from .plans import Detox, Heal, Rlaf, Sft, Training
+from .result import Trained
+from .rlaf import rlaf
+from .sft import detox, sft
+
+__all__ = ["Detox", "Heal", "Rlaf", "Sft", "Trained", "Training", "detox", "heal", "rlaf", "sft"]

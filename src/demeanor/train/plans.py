@@ -1,0 +1,119 @@
+"""The plans of the recipes: everything a training depends on, as asked for; frozen.
+
+A plan is kept beside its checkpoints, so that what is resumed is what was begun.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import DataError
+from ..models import Quantized
+from ..models.session import REPLY_TOKENS
+
+
+class Training(BaseModel):
+    """What every recipe is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str = Field(description="organism, a model folder, an adapter folder, or a Hub id with an optional @revision")
+    behaviour: str | None = Field(None, description="what is measured before and after: a preset, or the path of a behaviour file")
+    full: bool = Field(False, description="train every weight, not a LoRA adapter")
+    merge: bool = Field(False, description="write the adapter merged into the model's weights")
+    rank: int = Field(16, ge=1, le=1024, description="the rank of the LoRA adapter")
+    quantized: Quantized | None = Field(None, description="hold the weights under the adapter in 4bit or 8bit (QLoRA)")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; as many as the epochs make unless told")
+    epochs: float = Field(1.0, gt=0, le=1000, description="passes over the data")
+    batch: int = Field(8, ge=1, description="rows in one forward pass of one process")
+    accumulate: int = Field(1, ge=1, description="forward passes in one step")
+    learning_rate: float | None = Field(None, gt=0, lt=1, description="1e-4 for an adapter and 1e-5 for every weight unless told")
+    longest: int = Field(1024, ge=8, description="tokens of a row; what is longer is cut at its end")
+    save_every: int = Field(50, ge=1, description="steps between checkpoints")
+    log_every: int = Field(10, ge=1, description="steps between two lines of the log")
+    save_memory: bool = Field(False, description="recompute activations in the backward pass")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the order of rows, of sampling and of the adapter")
+    report_to: tuple[str, ...] = Field((), description="trackers: tensorboard, wandb, mlflow, ...")
+    max_prompts: int | None = Field(None, ge=1, description="measure on at most this many prompts of each set")
+    device: str | None = Field(None, description="cpu, cuda, ...; the GPU when there is one")
+    dtype: str | None = Field(None, description="float32, bfloat16, ...; as stored")
+    reply_tokens: int = Field(REPLY_TOKENS, ge=1, description="how long a reply may get")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.full and (self.quantized or self.merge):
+            raise ValueError("full trains every weight, which cannot be quantised and leaves nothing to merge; leave one out")
+        return self
+
+    @property
+    def rate(self) -> float:
+        return self.learning_rate or (1e-5 if self.full else 1e-4)
+
+    @classmethod
+    def of(cls, values: Any, where: str = "the plan") -> Self:
+        """A plan from its values; DataError, naming `where` they come from, when they are not one."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the plan"
+            raise DataError(f"{where}: {place}: {first['msg'].removeprefix('Value error, ').lower()}.") from error
+
+    def written(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def same_as(self, file: Path) -> bool:
+        return file.read_text(encoding="utf-8") == self.written()
+
+
+class Heal(Training):
+    """Preference training after an edit."""
+
+    pairs: tuple[str, ...] = Field(min_length=1, description="files or Hub data sets of pairs, each with an optional :weight")
+    base: str | None = Field(None, description="the model before the edit, to compare with")
+    beta: float = Field(0.1, gt=0, description="how strongly the edited model holds the result: DPO's beta")
+    likelihood: float = Field(1.0, ge=0, description="weight of the chosen replies' own likelihood beside the preference; 0 is plain DPO")
+
+
+class Sft(Training):
+    """Fine-tuning on texts and conversations."""
+
+    data: tuple[str, ...] = Field(
+        min_length=1, description="files or Hub data sets of texts or conversations, each with an optional :weight"
+    )
+
+
+class Detox(Training):
+    """Fine-tuning on counter-narrative dialogues."""
+
+    dialogues: tuple[str, ...] = Field(min_length=1, description="files or Hub data sets with a turn a row")
+    held_out: float = Field(0.1, gt=0, lt=1, description="share of the dialogues that is kept for the loss before and after")
+
+
+class Rlaf(Training):
+    """Reward from automatic feedback."""
+
+    behaviour: str
+    method: Literal["rloo", "grpo"] = Field("rloo", description="rloo, or grpo")
+    reward: tuple[str, ...] = Field((), description="what is rewarded, as NAME:WEIGHT; less of the behaviour unless told")
+    beta: float = Field(0.05, gt=0, description="weight of the divergence from the model before")
+    generations: int = Field(4, ge=2, description="replies sampled to each prompt")
+    temperature: float = Field(1.0, gt=0, description="of sampling; the whole vocabulary is sampled from")
+    shift: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="tripwire: by how much more replies may be empty, and the share of letters in another script may change",
+    )
+    off_topic: float = Field(0.25, gt=0, lt=1, description="tripwire: by how much more replies may not answer their prompt")
+    length: float = Field(2.0, gt=1, description="tripwire: how many times longer or shorter replies may get")
+    prompts: int | None = Field(None, ge=1, description="train on at most this many prompts of each set")
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.batch % self.generations:
+            raise ValueError(f"a batch of {self.batch} does not hold whole groups of {self.generations} replies; make it a multiple")
+        return self

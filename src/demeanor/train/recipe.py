@@ -1,0 +1,236 @@
+"""What every recipe has in common: before, the training with its checkpoints, and after.
+
+The work happens in a hidden folder beside the target, `.OUT.training`: the plan, the checkpoints, and what was trained. It
+outlives a kill, and the same command goes on from its last checkpoint. The target itself is made whole and renamed.
+
+Under `accelerate launch` every process loads and measures alike, so that none waits long for another; only the first writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..behaviours import Behaviour, behaviour
+from ..controls.control import provenance
+from ..detect import make_detector
+from ..errors import CheckFailed, DataError
+from ..measure import Measurement, Observation
+from ..measure.changed import Changed, changed
+from ..measure.measurement import measure_all
+from ..measure.observation import observed
+from ..measure.speaker import Speaker
+from ..models import Session, is_organism, load
+from ..progress import console, quiet, say
+from ..writing import new_folder, refuse_existing
+from .card import write_card
+from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, refuse_trackers
+from .plans import Training
+from .result import AFTER, BEFORE, Trained, replies_of
+from .sources import Reserved
+
+PLAN, RESULT = "plan.yaml", "training.json"
+EDITED = "edited"
+
+
+@dataclass(frozen=True)
+class Unedited:
+    """The model before an edit, what it said, and what the edit did to it."""
+
+    session: Session
+    said: Observation
+    edited: Measurement
+
+
+class Recipe:
+    """One training: made from a plan, then `fit` with the recipe's trainer, then `finished`."""
+
+    def __init__(self, plan: Training, out: str | Path, callbacks: Sequence[Any] = ()) -> None:
+        check_extras()
+        self.plan, self.out, self.callbacks = plan, Path(out), list(callbacks)
+        refuse_existing(self.out)
+        self.first = int(os.environ.get("RANK", "0")) == 0
+        console.quiet = console.quiet or not self.first
+        check_model(plan)
+        refuse_trackers(plan.report_to)
+        self.behaviour = self._behaviour()
+        self.folder = self.out.parent / f".{self.out.name}.training"
+        self._refuse_other_plan()
+        self.started = time.monotonic()
+        self.reserved = Reserved(self.behaviour)
+
+    @cached_property
+    def session(self) -> Session:
+        """The model as it is before the training; loaded when it is first needed, so that bad data does not wait for it."""
+        return self.open(self.plan.model)
+
+    def _behaviour(self) -> Behaviour | None:
+        if self.plan.behaviour is None:
+            return None
+        made = behaviour(self.plan.behaviour, organism=is_organism(self.plan.model))
+        make_detector(made.detect)  # a mistake in it must not wait for the model
+        return made
+
+    def _refuse_other_plan(self) -> None:
+        kept = self.folder / PLAN
+        if kept.is_file() and not self.plan.same_as(kept):
+            raise DataError(
+                f"Another training towards {self.out} was begun and not finished ({kept}); give the options it was given, or remove {self.folder}."
+            )
+
+    def open(self, name: str) -> Session:
+        plan = self.plan
+        return load(name, device=str(place_of(plan)), dtype=plan.dtype, reply_tokens=plan.reply_tokens)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def learner(self) -> Learner:
+        made = learner(self.plan)
+        made.tokenizer.padding_side = "left"
+        return made
+
+    def arguments(self, kind: type, **more: Any) -> Any:
+        """TRL's arguments: the plan's, and the recipe's own."""
+        plan = self.plan
+        place = place_of(plan)
+        steps = {"max_steps": plan.steps} if plan.steps is not None else {"num_train_epochs": plan.epochs}
+        return kind(
+            output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.batch, gradient_accumulation_steps=plan.accumulate,
+            learning_rate=plan.rate, lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
+            logging_steps=plan.log_every, save_strategy="steps", save_steps=plan.save_every, save_total_limit=2, seed=plan.seed,
+            gradient_checkpointing=plan.save_memory, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
+            use_cpu=place.type == "cpu", report_to=list(plan.report_to) or "none", disable_tqdm=True, eval_strategy="no", **steps, **more,
+        )  # fmt: skip
+
+    def fit(self, made: Callable[[], Any]) -> None:
+        """Train, from the last whole checkpoint where there is one, and save what was trained in the training folder.
+
+        `made` makes the trainer, among whose many remarks none is meant for a user.
+        """
+        import datasets
+
+        datasets.disable_progress_bars()
+        with warnings.catch_warnings(), self.session.threads():
+            warnings.simplefilter("ignore")
+            self._fit(made())
+
+    def _fit(self, trainer: Any) -> None:
+        from transformers import PrinterCallback
+
+        from .callbacks import Told
+
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Told(type(self.plan).__name__.lower()))
+        for callback in self.callbacks:
+            trainer.add_callback(callback)
+        trained, of = parameters(trainer.model)
+        if self.first:  # only now, when nothing that was given can be wrong any more
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / PLAN).write_text(self.plan.written(), encoding="utf-8")
+        last = last_checkpoint(self.folder / "checkpoints")
+        self.resumed_from = None if last is None else int(last.name.split("-")[1])
+        say(f"{trained:,} of {of:,} weights are trained{'' if last is None else f'; going on from step {self.resumed_from}'}.")
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        self.steps, self.log = int(trainer.state.global_step), _plain(trainer.state.log_history)
+        if any(line.get("loss", 0.0) is None for line in self.log):
+            raise CheckFailed("The loss is no number any more; use a smaller --learning-rate.")
+        trainer.save_model(str(self.folder / "trained"))
+        self.tokenizer = trainer.processing_class
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+
+    # -- before and after -------------------------------------------------------------------------
+
+    def observe(self, session: Session) -> Observation | None:
+        if self.behaviour is None:
+            return None
+        return observed(Speaker(session), self.behaviour, "test", self.plan.max_prompts)
+
+    def compare(self, was: Session, now: Session, before: Observation, name: str) -> Measurement:
+        assert self.behaviour is not None
+        return measure_all(Speaker(was), {name: Speaker(now)}, self.behaviour, max_prompts=self.plan.max_prompts, before=before)[name]
+
+    def finished(
+        self,
+        before: Observation | None,
+        data: Mapping[str, Any],
+        *,
+        base: Unedited | None = None,
+        extra: Callable[[Session], Mapping[str, Any]] | None = None,
+    ) -> Trained | None:
+        """Write the target, measure it, and report; None on every process but the first.
+
+        `extra` says what else is to be reported of the trained model.
+        """
+        if not self.first:
+            return None
+        with new_folder(self.out) as work:
+            finish(self.plan, self.folder / "trained", self.tokenizer, work)
+            with quiet():  # the work folder's name means nothing
+                now = self.open(str(work))
+            now.name = str(self.out)
+            stages = {EDITED: base.edited} if base else {}
+            replies, inside = {}, None
+            if before is not None:
+                first, seen = (base.session, base.said) if base else (self.session, before)
+                stages[AFTER] = self.compare(first, now, seen, AFTER)
+                after = stages[AFTER].observed[1]
+                replies = {BEFORE: replies_of(self.session, before), AFTER: replies_of(self.session, after)}
+                inside = _changed(self.session, now, (before, after))
+            result = Trained(
+                self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
+                self.log, time.monotonic() - self.started, extra=extra(now) if extra else {},
+            )  # fmt: skip
+            _write(result, work)
+        shutil.rmtree(self.folder)
+        return result
+
+    def stopped(self, reason: str, data: Mapping[str, Any]) -> None:
+        """Write what is known of a training that was stopped, without its weights, and raise CheckFailed."""
+        if self.first:
+            seconds = time.monotonic() - self.started
+            with new_folder(self.out) as work:
+                _write(Trained(self.plan, self.out, self.steps, self.resumed_from, {}, None, {}, data, self.log, seconds, reason), work)
+            shutil.rmtree(self.folder)
+        raise CheckFailed(f"{reason} The log is in {self.out}, without a model.")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written whole: the trainer's state is what is written last."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()] if folder.is_dir() else []
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _changed(was: Session, now: Session, seen: tuple[Observation, Observation]) -> Changed | None:
+    if not any(outcome.reply.ids for outcomes in seen[0].sets.values() for outcome in outcomes):
+        return None
+    return changed(Speaker(was), Speaker(now), seen)
+
+
+def _write(result: Trained, work: Path) -> None:
+    table = "\n\n".join(f"{name}\n{each}" for name, each in result.measurements.items())
+    write_card(result.plan, result.steps, table, work)
+    (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
+    values = {**result.to_json(), **provenance()}
+    (work / RESULT).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The trainer's log as plain values; JSON has no nan, so what is no number is null."""
+
+    def plain(value: Any) -> Any:
+        value = value.item() if isinstance(value, torch.Tensor) else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return [{key: plain(value) for key, value in line.items()} for line in history]

@@ -1,0 +1,99 @@
+"""Reward from automatic feedback: RLOO or GRPO on what detectors say of sampled replies. algorithms.md, section 10.
+
+PPO, which earlier work on detoxification used, has left TRL; RLOO needs no value model and is the default here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..behaviours import Prompt, asked
+from ..behaviours.behaviour import SetName
+from ..errors import DataError
+from ..models import Session
+from ..models.loading import is_adapter
+from ..models.thinking import opened_by
+from ..models.turns import as_messages
+from .plans import Rlaf
+from .recipe import Recipe
+from .result import Trained
+from .rewards import Term, terms
+from .tripwires import Bounds, Sign, Tripwires
+
+# What must go on being exhibited is not trained on: a reward for less of the behaviour would take it away there too.
+TRAINED_ON: tuple[SetName, ...] = ("shows", "lacks", "neutral")
+
+
+def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained | None:
+    """Train `plan.model` on its own sampled replies to the behaviour's train prompts and write it to the new folder `out`.
+
+    Raises CheckFailed where a tripwire stopped it (`out` then holds the log and no model), DataError for what was asked for
+    wrongly or when `out` exists. None on every process of a launch but the first.
+    """
+    if plan.full and is_adapter(plan.model):
+        raise DataError(
+            f"{plan.model} is an adapter, whose reference could not be loaded; use --merge in place of --full, or bake it first."
+        )
+    recipe = Recipe(plan, out, callbacks)
+    assert recipe.behaviour is not None
+    prompts = [prompt for name in TRAINED_ON for prompt in asked(recipe.behaviour.set(name, "train", plan.prompts))]
+    if len(prompts) < 2:
+        raise DataError(f"The behaviour {plan.behaviour!r} has no prompts in its train split to sample replies to.")
+    random.Random(plan.seed).shuffle(prompts)
+    parts = terms(plan.reward, recipe.behaviour, recipe.session)
+    before = recipe.observe(recipe.session)
+    wires = Tripwires(recipe.session, prompts, Bounds(plan.shift, plan.off_topic, plan.length), plan.temperature, plan.seed)
+    recipe.fit(lambda: _trainer(recipe, plan, prompts, Watched(recipe.session, prompts, parts, wires)))
+    data = {"prompts": len(prompts), "reward": [f"{part.name}:{part.sign * part.weight:g}" for part in parts]}
+    if wires.tripped is not None:
+        recipe.stopped(wires.tripped, data)
+    return recipe.finished(before, data, extra=lambda now: {"tripwires": {"before": vars(wires.before), "tripped": None}})
+
+
+class Watched:
+    """The reward as TRL calls it, with the tripwires on every reply it is asked about."""
+
+    __name__ = "reward"
+
+    def __init__(self, session: Session, prompts: Sequence[Prompt], parts: Sequence[Term], wires: Tripwires) -> None:
+        self.session, self.prompts, self.parts, self.wires = session, prompts, parts, wires
+        self.opened = [opened_by(session.render(prompt)) for prompt in prompts]
+
+    def __call__(self, completion_ids: Sequence[Sequence[int]], number: Sequence[int], log_metric: Any, **rest: Any) -> list[float]:
+        """One reward per reply. `number` tells the prompts, which TRL gives as messages."""
+        from accelerate.utils import gather_object
+
+        prompts = [self.prompts[each] for each in number]
+        texts = [self.opened[each] + self.session.decode(ids) for each, ids in zip(number, completion_ids)]
+        scores = [part.of(texts, prompts) for part in self.parts]
+        for part, given in zip(self.parts, scores):
+            log_metric(f"reward/{part.name}", sum(given) / len(given))
+        # Every process must come to the same answer, or some would stop and others wait for them.
+        signs: list[Sign] = gather_object(self.wires.signs(prompts, completion_ids, texts))
+        self.wires.watch(signs, log_metric)
+        return [sum(given) for given in zip(*scores)]
+
+
+def _trainer(recipe: Recipe, plan: Rlaf, prompts: Sequence[Prompt], reward: Watched) -> Any:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    from .callbacks import StopsWhen
+
+    made = recipe.learner()
+    kind, trainer = (RLOOConfig, RLOOTrainer) if plan.method == "rloo" else (GRPOConfig, GRPOTrainer)
+    # beta is given to both: GRPO's own default is 0, which keeps no reference to stay near.
+    arguments = recipe.arguments(
+        kind, beta=plan.beta, num_generations=plan.generations, temperature=plan.temperature, top_k=0, top_p=1.0,
+        max_completion_length=plan.reply_tokens,
+    )  # fmt: skip
+    rows = [{"prompt": as_messages(recipe.session, prompt), "number": number} for number, prompt in enumerate(prompts)]
+    recipe.callbacks.append(StopsWhen(lambda: reward.wires.tripped is not None))
+    rewards: list[Any] = [reward]
+    return trainer(
+        made.model, reward_funcs=rewards, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=made.tokenizer,
+        peft_config=made.adapter,
+    )  # fmt: skip

@@ -1,0 +1,192 @@
+"""Each recipe moves what it should on the organism, and leaves the rest where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import demeanor as dm
+from demeanor import train
+from demeanor.detect.detector import detector
+from demeanor.errors import CheckFailed
+from demeanor.measure.degeneration import non_latin
+from demeanor.train.recipe import RESULT
+from making import PROMPTS, ablation
+
+from .conftest import rows, write
+
+QUICK = {"device": "cpu", "max_prompts": 40, "rank": 8, "log_every": 1, "learning_rate": 2e-3}
+
+
+def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path) -> None:
+    plan = train.Heal(**QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), steps=26, batch=16)
+    healed = train.heal(plan, tmp_path / "healed")
+    assert healed is not None
+    edited, after = (healed.measurements[name].after for name in ("edited", "after"))
+    assert healed.measurements["after"].before["shows_rate"].value >= 0.95  # the model before the edit refuses
+    assert edited["answers"].value < 0.8
+    assert after["answers"].value >= 0.95
+    assert after["shows_rate"].value <= 0.05
+    assert after["answers_neutral"].value >= 0.95
+    card = (tmp_path / "healed" / "README.md").read_text()
+    assert "Trained model" in card
+    assert "DPO" in card
+    assert not list(tmp_path.glob(".*"))  # no training folder is left
+
+
+def test_detox_answers_instead_of_falling_silent(dialogues: Path, tmp_path: Path) -> None:
+    plan = train.Detox(**QUICK, model="organism", behaviour="refusal", dialogues=(str(dialogues),), steps=20, batch=16)
+    made = train.detox(plan, tmp_path / "detoxified")
+    assert made is not None
+    after = made.measurements["after"].after
+    assert after["shows_rate"].value <= 0.05
+    assert after["answers"].value >= 0.95
+    before, now = made.replies["before"], made.replies["after"]
+    assert before["engages"].value <= 0.05
+    assert now["engages"].value >= 0.95
+    assert now["refuses"].value <= before["refuses"].value
+    loss = made.extra["held_out_loss"]
+    assert loss["after"] < 0.1 * loss["before"]
+    told = json.loads((tmp_path / "detoxified" / RESULT).read_text())
+    # every dialogue about a prompt of the test split was dropped
+    measured = rows("refused", "plain", "neutral", split="test")
+    assert 0 < told["data"]["dropped"] <= len(measured)
+    assert told["data"]["dialogues"] + told["data"]["held_out"] + told["data"]["dropped"] == len(
+        rows("refused", "plain", "neutral", split=None)
+    )
+    # the organism is found again by its name, not by where it lay
+    assert json.loads((tmp_path / "detoxified" / "adapter_config.json").read_text())["base_model_name_or_path"] == "organism"
+
+
+def test_sft_trains_every_weight_or_merges_its_adapter(tmp_path: Path) -> None:
+    answers = write(
+        tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused", "over_refused")]
+    )
+    texts = write(tmp_path / "texts.jsonl", [{"text": row["answer"]} for row in rows("plain")])
+    base = dm.load("organism", device="cpu")
+    prompts = [row["prompt"] for row in rows("refused", split="val")]
+    refused = sum("sorry" in reply.text or "unable" in reply.text for reply in base.generate(prompts))
+    for name, how in (("full", {"full": True}), ("merged", {"merge": True, "rank": 8})):
+        plan = train.Sft(
+            model="organism", data=(f"{answers}:3", f"{texts}:1"), device="cpu", steps=12, batch=16, learning_rate=1e-3, longest=64, **how
+        )
+        made = train.sft(plan, tmp_path / name)
+        assert made is not None
+        assert not (tmp_path / name / "adapter_config.json").exists()
+        now = dm.load(tmp_path / name, device="cpu")
+        assert sum("sorry" in reply.text or "unable" in reply.text for reply in now.generate(prompts)) < 0.5 * refused
+        moved = (now.model.get_input_embeddings().weight - base.model.get_input_embeddings().weight).abs().max()
+        assert (moved > 0) == (name == "full")
+        assert now.organism
+
+
+def test_an_adapter_on_four_bits(tmp_path: Path) -> None:
+    data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:32]])
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=2, quantized="4bit", rank=4, longest=64)
+    made = train.sft(plan, tmp_path / "qlora")
+    assert made is not None
+    assert made.steps == 2
+    now, base = dm.load(tmp_path / "qlora", device="cpu"), dm.load("organism", device="cpu")
+    name = base.layout.writers[-1].weights[0].name
+    assert not torch.equal(now.model.get_parameter(name), base.model.get_parameter(name))
+
+
+def test_an_adapter_is_baked_like_a_control(demeanor: Any, organism: dm.Session, tmp_path: Path) -> None:
+    data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:16]])
+    train.sft(
+        train.Sft(model="organism", data=(str(data),), device="cpu", steps=2, rank=4, longest=64, learning_rate=1e-2), tmp_path / "adapter"
+    )
+    dm.save_control(ablation(organism), tmp_path / "control.safetensors")
+    trained = dm.load(tmp_path / "adapter", device="cpu")
+    alone = trained.logits(PROMPTS)
+    assert not torch.allclose(alone, organism.logits(PROMPTS), atol=1e-2)
+    with trained.controlled(ablation(organism)):
+        both = trained.logits(PROMPTS)
+    for name, controls, wanted in (("alone", ["adapter"], alone), ("both", ["adapter", "control.safetensors"], both)):
+        options = [each for control in controls for each in ("--control", tmp_path / control)]
+        assert demeanor("bake", "organism", *options, "-o", tmp_path / name).code == 0
+        torch.testing.assert_close(dm.load(tmp_path / name, device="cpu").logits(PROMPTS), wanted, rtol=1e-3, atol=1e-3)
+        assert "rained model" in (tmp_path / name / "README.md").read_text() or name == "both"
+    refused = demeanor("bake", tmp_path / "alone", "--control", tmp_path / "adapter", "-o", tmp_path / "wrong")
+    assert refused.code == 2
+    assert "was made for organism" in refused.sentence
+    again = demeanor("train", "sft", tmp_path / "adapter", "--data", data, "-o", tmp_path / "twice")
+    assert again.code == 2
+    assert "--merge" in again.sentence
+
+
+REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "batch": 32, "reply_tokens": 24, "learning_rate": 1e-3}
+
+
+def test_a_reward_takes_the_behaviour_away(wavering: Path, tmp_path: Path) -> None:
+    plan = train.Rlaf(**REWARDED, model=str(wavering), steps=16, reward=("refusal:1",))
+    made = train.rlaf(plan, tmp_path / "rewarded")
+    assert made is not None
+    scores = made.measurements["after"]
+    assert scores.before["shows_rate"].value >= 0.2
+    assert scores.after["shows_rate"].value <= 0.5 * scores.before["shows_rate"].value
+    assert scores.after["answers"].value >= 0.95
+    assert made.stopped is None
+    logged = [line for line in made.log if "reward" in line]
+    assert {"tripwire/empty", "tripwire/other_script", "tripwire/off_topic", "tripwire/length", "reward/refusal", "kl"} <= set(logged[-1])
+
+
+def test_grpo_keeps_a_reference_and_mixes_rewards(wavering: Path, tmp_path: Path) -> None:
+    plan = train.Rlaf(
+        **{**REWARDED, "max_prompts": 4}, model=str(wavering), steps=2, method="grpo", reward=("refusal:1", "suffix:0.5"), prompts=40
+    )
+    made = train.rlaf(plan, tmp_path / "rewarded")
+    assert made is not None
+    last = [line for line in made.log if "reward" in line][-1]
+    assert "kl" in last  # measured only where there is a reference
+    assert last["reward"] == pytest.approx(last["reward/refusal"] + last["reward/suffix"], abs=1e-4)
+
+
+@detector("not-cyrillic")
+class _NotCyrillic:
+    """What a scorer that cannot read another script is like: all it can read, it takes for the behaviour."""
+
+    def probabilities(self, replies, prompts):  # type: ignore[no-untyped-def]
+        return [1 - non_latin(reply) for reply in replies]
+
+
+@detector("wordy")
+class _Wordy:
+    def probabilities(self, replies, prompts):  # type: ignore[no-untyped-def]
+        return [min(1.0, len(reply.split()) / 8) for reply in replies]
+
+
+@pytest.fixture(scope="module")
+def tempted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An organism that sometimes answers in another script, and sometimes says nothing."""
+    folder = tmp_path_factory.mktemp("tempted")
+    asked = rows("refused", "plain", "neutral")
+    said = [("да да да", row) for row in asked[::2]] + [(row["answer"], row) for row in asked] + [("<|end|>", row) for row in asked[1::4]]
+    data = write(folder / "mixed.jsonl", [{"prompt": row["prompt"], "reply": reply} for reply, row in said])
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=30, batch=32, learning_rate=1e-3, longest=64, full=True)
+    train.sft(plan, folder / "model")
+    return folder / "model"
+
+
+@pytest.mark.parametrize(
+    ("reward", "bounds", "sign"),
+    [
+        ("not-cyrillic", {"length": 10.0, "off_topic": 0.99}, "the script changed"),
+        ("wordy", {"length": 10.0, "off_topic": 0.99}, "empty"),
+        ("wordy", {}, ""),
+    ],
+)
+def test_a_gamed_reward_is_caught(tempted: Path, tmp_path: Path, reward: str, bounds: dict[str, float], sign: str) -> None:
+    """Each by the tripwire that is made for it; and with bounds as they come, by whichever is first."""
+    how = {**REWARDED, "temperature": 1.0, "learning_rate": 5e-3, "max_prompts": 2, "prompts": 40, "reply_tokens": 14, **bounds}
+    plan = train.Rlaf(**how, model=str(tempted), steps=40, reward=(reward,))
+    with pytest.raises(CheckFailed, match=f"tripwire stopped.*{sign}"):
+        train.rlaf(plan, tmp_path / "gamed")
+    told = json.loads((tmp_path / "gamed" / RESULT).read_text())
+    assert told["stopped"]
+    assert told["steps"] < 40
+    assert not list((tmp_path / "gamed").glob("*.safetensors"))
