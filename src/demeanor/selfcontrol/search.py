@@ -1,13 +1,12 @@
 """The search: for every prompt, what to add to its states for the reply that the model itself judges best.
 
 Per iteration and prompt: one gradient where the search stands, candidates of several sizes and first tokens, all prompts in
-one batch; their replies are judged by the uncontrolled model; the best that gains enough and is fluent is accepted. A
-reply's text comes about under what was accepted, so it is the text that was scored.
+one batch; their replies are judged by the uncontrolled model; of those that gain enough and are
+fluent, the likeliest is accepted. A reply's text comes about under what was accepted, so it is the text that was scored.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -56,6 +55,7 @@ class Candidate:
     ids: tuple[int, ...]
     score: float
     ratio: float | None = None
+    log_probability: float | None = None
     verdict: Verdict = "no gain"
 
 
@@ -73,7 +73,7 @@ class Search:
         self.added = torch.zeros(*self.norms.shape, session.layout.d_model, device=session.device)
         self.eta = [settings.eta] * len(self.ids)
         self.seen: list[dict[tuple[int, ...], float]] = [{} for _ in self.ids]  # S of every reply met so far
-        self.losses: list[dict[tuple[int, ...], float]] = [{} for _ in self.ids]
+        self.likely: list[dict[tuple[int, ...], Tensor]] = [{} for _ in self.ids]
 
     def run(self) -> list[Trace]:
         plain = [self._reply(number, branches[0]) for number, branches in enumerate(branched(self.session, self.ids, most=self.most))]
@@ -111,7 +111,8 @@ class Search:
             mine = [each for each in candidates if each.row == row]
             taken = accepted.get(row)
             tried = tuple(
-                Tried(each.eta, each.branch, self._reply(number, each.ids), each.score, each.ratio, each.verdict) for each in mine
+                Tried(each.eta, each.branch, self._reply(number, each.ids), each.score, each.ratio, each.log_probability, each.verdict)
+                for each in mine
             )
             norms = gradient[:, row, -len(self.ids[number]) :].norm(dim=-1).cpu()
             trace = self.traces[number]
@@ -153,27 +154,31 @@ class Search:
                 waiting.setdefault(each.row, []).append(each)
         accepted: dict[int, Candidate] = {}
         while waiting:
-            chosen = self._most_fluent(active, waiting)
+            chosen = self._likeliest(active, waiting)
             self._open(active, reach, chosen)
             accepted |= {each.row: each for each in chosen if each.verdict == "accepted"}
             left = {row: [each for each in some if each.verdict == "not chosen"] for row, some in waiting.items() if row not in accepted}
             waiting = {row: some for row, some in left.items() if some}
         return accepted
 
-    def _most_fluent(self, active: list[int], waiting: dict[int, list[Candidate]]) -> list[Candidate]:
-        """For each row the candidate whose reply is the likeliest of those that gain nearly as much as the best; of equals, the
-        least done. What is not fluent is told so; rows may be left without one."""
+    def _likeliest(self, active: list[int], waiting: dict[int, list[Candidate]]) -> list[Candidate]:
+        """For each row, of the fluent candidates that gain nearly as much as the best, the one whose reply is the likeliest; of
+        equals, the least done. What is not fluent is told so; rows may be left without one.
+
+        The likeliest as a whole: per token, a long sentence that fits any prompt would come before a short right answer.
+        """
 
         def gain(each: Candidate) -> float:
             return min(each.score, self.settings.goal) - self.traces[active[each.row]].score
 
         near = [each for some in waiting.values() for each in some if gain(each) >= self.settings.share * max(map(gain, some))]
-        for each, ratio in zip(near, self._perplexity_ratios([(active[each.row], each.ids) for each in near])):
-            each.ratio = ratio
-            if ratio > self.settings.perplexity_ratio:
+        plain = self._likelihoods([(active[each.row], self.traces[active[each.row]].plain.ids) for each in near])
+        for each, was, now in zip(near, plain, self._likelihoods([(active[each.row], each.ids) for each in near])):
+            each.ratio, each.log_probability = float((was.mean() - now.mean()).exp()), float(now.sum())
+            if each.ratio > self.settings.perplexity_ratio:
                 each.verdict = "not fluent"
         best: dict[int, Candidate] = {}
-        for each in sorted(near, key=lambda each: (each.ratio, each.branch > 0, each.eta, each.branch)):
+        for each in sorted(near, key=lambda each: (-round(each.log_probability or 0.0, 3), each.branch > 0, each.eta, each.branch)):
             if each.verdict == "not chosen":
                 best.setdefault(each.row, each)
         for each in best.values():
@@ -217,16 +222,15 @@ class Search:
                 self.seen[number][ids] = score
         return [self.seen[number][ids] for number, ids in exchanges]
 
-    def _perplexity_ratios(self, exchanges: Sequence[tuple[int, tuple[int, ...]]]) -> list[float]:
-        """Perplexity of replies in units of the plain reply's, both to the uncontrolled model."""
-        wanted = [*exchanges, *((number, self.traces[number].plain.ids) for number, _ in exchanges)]
-        new = [(number, ids) for number, ids in dict.fromkeys(wanted) if ids not in self.losses[number]]
+    def _likelihoods(self, exchanges: Sequence[tuple[int, tuple[int, ...]]]) -> list[Tensor]:
+        """Log-probabilities of replies' tokens, to the uncontrolled model: [token] each."""
+        new = [(number, ids) for number, ids in dict.fromkeys(exchanges) if ids not in self.likely[number]]
         if new:
             with self.session.uncontrolled():
                 found = self.session.reply_log_likelihoods([self.prompts[number] for number, _ in new], [ids for _, ids in new])
             for (number, ids), each in zip(new, found):
-                self.losses[number][ids] = -float(each.double().mean())
-        return [math.exp(self.losses[number][ids] - self.losses[number][self.traces[number].plain.ids]) for number, ids in exchanges]
+                self.likely[number][ids] = each.double()
+        return [self.likely[number][ids] for number, ids in exchanges]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,8 @@ Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not fluent", "o
 class Tried:
     """One candidate: a step of size `eta`, and which of the likeliest first tokens its reply opens with (0 is the likeliest).
 
-    `perplexity_ratio` of the reply to the plain one, both to the uncontrolled model; None where the score decided already.
+    `perplexity_ratio` of the reply to the plain one; `log_probability` of the whole reply, in nats. Both are
+    of the uncontrolled model, and None where the score decided already.
     """
 
     eta: float
@@ -30,12 +31,13 @@ class Tried:
     reply: Reply
     score: float
     perplexity_ratio: float | None = None
+    log_probability: float | None = None
     verdict: Verdict = "no gain"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "eta": self.eta, "branch": self.branch, "reply": self.reply.text, "ids": list(self.reply.ids), "score": self.score,
-            "perplexity_ratio": self.perplexity_ratio, "verdict": self.verdict,
+            "perplexity_ratio": self.perplexity_ratio, "log_probability": self.log_probability, "verdict": self.verdict,
         }  # fmt: skip
 
 
