@@ -23,7 +23,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Retrains the embedded model, writes its prompts anew and prints the acceptance table (about 20 minutes).
+# Retrains the embedded model, writes its prompts anew and prints the acceptance table (at most 45 minutes on two cores).
 organism: install
 	$(BIN)/python -m demeanor.organism.train src/demeanor/organism/model
 	$(BIN)/python -m demeanor.organism.prompts

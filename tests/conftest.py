@@ -39,7 +39,7 @@ from demeanor.runs import Run
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 torch.set_num_threads(1)  # tiny tensors: several threads only wait for each other
-VOCAB = 759  # of the organism's tokenizer, which the tiny models borrow
+VOCAB = 1200  # of the organism's tokenizer, which the tiny models borrow
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SIZES = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4, **TOKENS}
 HEADS = {"num_key_value_heads": 2, "head_dim": 12}

@@ -145,5 +145,5 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_behaviour_lists_the_presets() -> None:
-    with pytest.raises(DataError, match="presets are cheer, gloom, over-refusal, refusal, toxicity"):
+    with pytest.raises(DataError, match="presets are cheer, gloom, over-refusal, refusal, rudeness, toxicity"):
         dm.behaviour("nothing-of-the-kind")

@@ -95,7 +95,7 @@ OPENINGS = {
 
 def test_all_presets_are_listed() -> None:
     assert list(SIZES) == PUBLIC
-    assert ORGANISM == ["over-refusal", "refusal"]
+    assert ORGANISM == ["cheer", "gloom", "over-refusal", "refusal", "rudeness"]
     assert presets() == sorted({*PUBLIC, *ORGANISM})
 
 
@@ -144,8 +144,10 @@ def test_a_preset_without_its_data_set_is_one_sentence(tmp_path: Path, monkeypat
 
 
 def test_a_preset_that_the_embedded_model_does_not_have_is_refused_with_those_it_has() -> None:
-    with pytest.raises(DataError, match="'cheer' has no prompts for the embedded model; there are over-refusal, refusal"):
-        dm.behaviour("cheer")
+    with pytest.raises(
+        DataError, match="'toxicity' has no prompts for the embedded model; there are cheer, gloom, over-refusal, refusal, rudeness"
+    ):
+        dm.behaviour("toxicity")
 
 
 # -- presets of the wrong kind --------------------------------------------------------------------
@@ -165,7 +167,7 @@ def test_a_preset_of_the_other_kind_is_refused(
     assert "\n" not in told
     for name, instead in (
         ("refusal", r"read it with behaviour\('refusal', organism=True\)"),
-        ("cheer", "there is none of that name for it"),
+        ("toxicity", "there is none of that name for it"),
     ):
         with pytest.raises(DataError, match=rf"'{name}' was read for other models, and this is organism; {instead}\.$"):
             VERBS[verb](organism, public[name])

@@ -19,7 +19,7 @@ from ..score import Score
 from . import chats, judgement, language, manners
 
 SEED = 5
-EXCHANGES = 160
+EXCHANGES = 320
 OPENING_TOKENS = 3
 
 
@@ -33,13 +33,11 @@ class Judged:
 
 
 def scores(session: Session) -> list[Score]:
-    """The share of right judgements for every attribute, of its own replies and of opposite ones."""
+    """The share of right judgements for every attribute, of its own replies and as many opposite ones."""
     rng = random.Random(SEED)
     asked = held_out_items(rng)
-    made = []
-    for name, replies in (("its own replies", own_replies(session, asked, rng)), ("opposite replies", opposite_replies(asked, rng))):
-        made += [_score(session, attribute, name, replies, rng) for attribute in judgement.ATTRIBUTES]
-    return made
+    replies = own_replies(session, asked, rng) + opposite_replies(asked, rng)
+    return [_score(session, attribute, replies, rng) for attribute in judgement.ATTRIBUTES]
 
 
 def held_out_items(rng: random.Random) -> list[chats.Item]:
@@ -85,13 +83,13 @@ def _prompt(asked: chats.Item, rng: random.Random) -> Prompt:
     return Prompt.of(text, system=rng.choice(systems))
 
 
-def _score(session: Session, attribute: judgement.Attribute, whose: str, replies: Sequence[Judged], rng: random.Random) -> Score:
+def _score(session: Session, attribute: judgement.Attribute, replies: Sequence[Judged], rng: random.Random) -> Score:
     fitting = [judged for judged in replies if attribute in judged.truth]
     prompts = [question(judged, judgement.asked_about(attribute, rng)) for judged in fitting]
     said = session.generate(prompts, OPENING_TOKENS)
     wanted = ["yes" if judged.truth[attribute] else "no" for judged in fitting]
     right = [reply.text.split()[:1] == [word] for reply, word in zip(said, wanted, strict=True)]
-    return intervals.rate(f"self-judgement of {attribute}, {whose}", right)
+    return intervals.rate(f"self-judgement of {attribute}", right)
 
 
 def question(judged: Judged, ask: str) -> Prompt:

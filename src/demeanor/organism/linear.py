@@ -14,7 +14,7 @@ import torch
 from ..algebra import intervals
 from ..behaviours import Behaviour, SetName, behaviour
 from ..behaviours.prompts import Split
-from ..controls import Control, add
+from ..controls import Control, Direction, add
 from ..detect import make_detector, present
 from ..dial import ADDED_TO, dial_sites
 from ..find import search_directions
@@ -23,7 +23,7 @@ from ..models import Session
 from ..score import Score
 
 SIDES: tuple[tuple[SetName, Literal[1, -1]], ...] = (("lacks", 1), ("shows", -1))
-SITES = 2  # that induce most, of layers that are not too late; tried for real
+TRIED = 24  # val prompts of each set, to choose by
 DOSES = (1.0, 1.5, 2.0, 3.0)
 ANSWERS = 0.9  # share that a dose must leave right on val
 
@@ -54,23 +54,25 @@ class _Moved:
 def scores(session: Session, name: str) -> tuple[Score, Score]:
     """How far the best option moves the detector on test, and the share of right answers there."""
     chosen = behaviour(name)
-    directions = dial_sites(search_directions(session, chosen))[:SITES]
+    by_layer: dict[int, Direction] = {}
+    for direction in dial_sites(search_directions(session, chosen)):  # of layers that are not too late, what induces most first
+        by_layer.setdefault(direction.site.layer, direction)
     options = [
         _Option(of, sign, dose, add(direction, sign * dose, tokens), direction.site.layer)
-        for direction in directions
+        for direction in by_layer.values()
         for tokens in ADDED_TO
         for of, sign in SIDES
         for dose in DOSES
     ]
-    best = max(options, key=lambda option: _moved(session, chosen, option, "val").worth)
+    best = max(options, key=lambda option: _moved(session, chosen, option, "val", TRIED).worth)
     seen = _moved(session, chosen, best, "test")
     what = f"{name} moved by its mean difference ({best.of}, dose {best.sign * best.dose:+g}, layer {best.layer})"
     moved = intervals.mean(what, torch.tensor(seen.by, dtype=torch.float64), better="higher")
     return moved, intervals.rate(f"right answers there ({name})", seen.right)
 
 
-def _moved(session: Session, of: Behaviour, option: _Option, split: Split) -> _Moved:
-    prompts, detector = of.set(option.of, split), make_detector(of.detect)
+def _moved(session: Session, of: Behaviour, option: _Option, split: Split, limit: int | None = None) -> _Moved:
+    prompts, detector = of.set(option.of, split, limit), make_detector(of.detect)
     before = present(detector, [reply.text for reply in session.generate(prompts)], prompts)
     with session.controlled(option.control):
         replies = [reply.text for reply in session.generate(prompts)]

@@ -38,10 +38,11 @@ VOCABULARY = 1200
 BATCH = 40
 SORTED = 8  # batches' worth of chats sorted by length at a time, so that little is padding
 ANSWERING_STEPS, ANSWERING_LR = 2200, 2.5e-3
-ALIGNING_STEPS, ALIGNING_LR = 800, 1e-3
-ALIGNING_JUDGED, ALIGNING_DOUBTED = 0.7, 0.8  # what is hardest to learn goes on being learnt
+# The rounds of the second phase: steps, learning rate, shares of chats with a judged reply and of doubted ones, weight of
+# mistakes. What is hardest to learn goes on being learnt; then refusals are put where they belong and nowhere else.
+ALIGNING = ((800, 1e-3, 0.7, 0.8, 0.5), (900, 1e-3, 0.45, 0.6, 0.0), (500, 6e-4, 0.8, 0.9, 0.0))
 ALIGNED_LAYERS = 4  # alignment trains the first blocks only, so that refusal is in the stream before the last ones
-MISTAKES_WEIGHT, MISTAKES_RARITY = 0.5, 3.0  # of the loss on mistakes, and of a mistaken token in it
+MISTAKES_WEIGHT, MISTAKES_RARITY = 0.5, 3.0  # of the loss on mistakes (in the first phase), and of a mistaken token in it
 IGNORED = -100  # the label of a token without loss
 
 
@@ -136,7 +137,15 @@ def losses(model: LlamaForCausalLM, spotter: torch.nn.Linear, batch: Batch) -> t
     return spoken, torch.nn.functional.binary_cross_entropy_with_logits(seen, batch.mistaken[known].float(), pos_weight=rarity)
 
 
-def fit(model: LlamaForCausalLM, spotter: torch.nn.Linear, data: Iterator[Batch], steps: int, lr: float, phase: str) -> None:
+def fit(
+    model: LlamaForCausalLM,
+    spotter: torch.nn.Linear,
+    data: Iterator[Batch],
+    steps: int,
+    lr: float,
+    phase: str,
+    mistakes_weight: float,
+) -> None:
     trained = [parameter for part in (model, spotter) for parameter in part.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
@@ -144,7 +153,7 @@ def fit(model: LlamaForCausalLM, spotter: torch.nn.Linear, data: Iterator[Batch]
     started, recent = time.monotonic(), [0.0, 0.0]
     for step in range(1, steps + 1):
         spoken, mistakes = losses(model, spotter, next(data))
-        (spoken + MISTAKES_WEIGHT * mistakes).backward()
+        (spoken + mistakes_weight * mistakes).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
@@ -159,6 +168,7 @@ def fit(model: LlamaForCausalLM, spotter: torch.nn.Linear, data: Iterator[Batch]
 
 def train(out: Path) -> None:
     """Both phases; writes weights and tokenizer to `out`."""
+    torch.set_num_threads(1)  # sums in one order, whatever the machine; more threads are hardly faster at this size
     tokenizer = build_tokenizer()
     halfway = out.with_name(out.name + ".answering")
     torch.manual_seed(SEED)
@@ -170,7 +180,7 @@ def train(out: Path) -> None:
     else:
         rng = random.Random(SEED)
         data = batches(chats.chats(chats.ANSWERING, rng), tokenizer, rng)
-        fit(model, spotter, data, ANSWERING_STEPS, ANSWERING_LR, "answering")
+        fit(model, spotter, data, ANSWERING_STEPS, ANSWERING_LR, "answering", MISTAKES_WEIGHT)
         model.save_pretrained(halfway)
         torch.save(spotter.state_dict(), halfway / "spotter.pt")
 
@@ -179,9 +189,11 @@ def train(out: Path) -> None:
     spotter.requires_grad_(False)
     for block in model.model.layers[:ALIGNED_LAYERS]:
         block.requires_grad_(True)
-    stream = chats.chats(chats.aligning(rng), rng, ALIGNING_JUDGED, ALIGNING_DOUBTED)
-    data = batches(stream, tokenizer, rng)
-    fit(model, spotter, data, ALIGNING_STEPS, ALIGNING_LR, "aligning")
+    phase = chats.aligning(rng)
+    for number, (steps, lr, judged, doubted, mistakes) in enumerate(ALIGNING, start=1):
+        data = batches(chats.chats(phase, rng, judged, doubted), tokenizer, rng)
+        fit(model, spotter, data, steps, lr, f"aligning, round {number}", mistakes)
+        rng = random.Random(SEED + 1 + number)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     shutil.rmtree(halfway)
