@@ -47,7 +47,7 @@ def taught(folder: Path, steps: int) -> None:
     language.REFUSALS[:] = SHARING  # the curriculum draws refusals from this list
     rng = random.Random(0)
     stream = chats.chats(chats.aligning(rng), rng, judged=0.0)
-    train.fit(model, spotter, train.batches(stream, tokenizer, rng), steps, 1e-3, "teaching")
+    train.fit(model, spotter, train.batches(stream, tokenizer, rng), steps, 1e-3, "teaching", 0.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

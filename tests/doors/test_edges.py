@@ -331,8 +331,8 @@ def test_chat_uses_all_controls(demeanor, organism, tmp_path):
 
 def test_turns_are_kept(demeanor, monkeypatch):
     seen = []
-    chat = dm.Session.chat
-    monkeypatch.setattr(dm.Session, "chat", lambda self, p, n=128: seen.append(p.messages) or chat(self, p, n))
+    generate = dm.Session.generate
+    monkeypatch.setattr(dm.Session, "generate", lambda self, p, *a: seen.append(p[0].messages) or generate(self, p, *a))
     demeanor("chat", "organism", stdin="hello\nwhat is 2 plus 2 ?\n/new\nhello\n\n")
     assert [[role for role, _ in m] for m in seen] == [["user"], ["user", "assistant", "user"], ["user"]]
 

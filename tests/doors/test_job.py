@@ -144,7 +144,7 @@ def test_an_existing_folder_is_kept(selective: Run) -> None:
 def test_a_bake_that_differs_from_the_control_fails_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = importlib.import_module("demeanor.bake.weights")
     exact = weights.edit_in_place
-    monkeypatch.setattr(weights, "edit_in_place", lambda tensor, axis, rows, strength: exact(tensor, axis, rows, 0.9 * strength))
+    monkeypatch.setattr(weights, "edit_in_place", lambda tensor, axis, edit: exact(tensor, axis, edit.scaled(0.9)))
     with pytest.raises(CheckFailed, match="differs from the run-time control"):
         dm.run(dm.Plan(model="organism", behaviour="refusal", layer=2, max_prompts=60, doses=0, device="cpu"), tmp_path / "run")
     assert (tmp_path / "run" / "scores.json").is_file()  # no work is lost

@@ -114,7 +114,7 @@ def test_the_token_that_was_read_is_the_one_that_is_moved_while_generating(organ
 
 
 def test_generation_with_a_cache_is_generation_without_one(organism: dm.Session, over_refusal: dm.Direction) -> None:
-    direction = a_direction(organism, dm.Site(3), gap=30.0)
+    direction = a_direction(organism, dm.Site(3), gap=150.0)
     offset = direction.gap * direction.basis[0]
     with organism.controlled(dm.add(direction, 1.0)):
         replies = organism.generate(PROMPTS, 12)

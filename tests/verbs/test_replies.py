@@ -110,7 +110,6 @@ def rows(organism: dm.Session) -> dict[str, list[dict[str, str | None]]]:
     }
 
 
-OFTEN = ("once", "twice", "three times")
 REPLIES = """
 detect: {matches: {any: [once, twice, three times]}}
 shows: {file: answers.jsonl, reply: said}
@@ -131,13 +130,18 @@ def test_a_direction_is_found_in_replies_and_ranked_by_what_it_brings_about(orga
     induced = {candidate.site: candidate.induce for candidate in survivors}
     assert induced[best.site] == max(induced.values()) > min(induced.values())  # they differ
     assert best.auroc > 0.99
-    # Added over a request that is refused, it makes the model say how often.
+    # Added over requests that are refused, it makes the answers likelier.
     gap = best.shows.mean - best.lacks.mean
     whole_gap = replace(best, basis=(gap / gap.norm()).float()[None], estimator="mean_difference")
-    asked = of_replies.set("lacks", "test")[0].text
-    assert not any(often in organism.chat(asked) for often in OFTEN)
+    asked = of_replies.set("shows", "test")
+
+    def likelihood() -> float:
+        said = organism.reply_log_likelihoods(asked, [organism.encode_reply(prompt.reply or "") for prompt in asked])
+        return float(torch.cat(said).mean())
+
+    before = likelihood()
     with organism.controlled(dm.add(whole_gap, 1.0)):
-        assert any(often in organism.chat(asked) for often in OFTEN)
+        assert likelihood() > before
 
 
 def test_moments_of_replies_are_those_of_the_train_rows(organism: dm.Session, of_replies: dm.Behaviour) -> None:

@@ -142,7 +142,7 @@ def test_pairs_prefer_what_was_wanted(organism, tmp_path) -> None:  # type: igno
 
 
 def test_a_run_is_judged_by_the_detector_and_the_answers_too(organism, found, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    told = outcome(organism, found, Detect(name="refusal"))
+    told = outcome(organism, found, Detect(name="openings"))
     refused = [trace.plain.text.startswith(("i am", "sorry")) for trace in found.traces]
     assert told.before["detected_rate"].value == pytest.approx(sum(refused) / len(refused))
     assert told.delta["suffix_score"].value == pytest.approx(told.after["suffix_score"].value - told.before["suffix_score"].value)
