@@ -42,38 +42,46 @@ from .options import (
 )
 from .suites import SuiteChat, SuiteFolder, SuiteLimit, SuiteNames, suites_asked, to_json
 
+ScoresFile = Annotated[Optional[Path], typer.Option("-o", "--out", help="Also write the scores to this JSON file.", show_default=False)]
+RatingSheet = Annotated[
+    Optional[Path],
+    typer.Option(
+        help="Also write a blind rating sheet (CSV and HTML) to this new folder; read it back with `ratings`.", show_default=False
+    ),
+]
+Prompting = Annotated[
+    Optional[str], typer.Option(help="Also measure plain prompting: this text opens every system prompt.", show_default=False)
+]
+Base = Annotated[
+    Optional[str],
+    typer.Option(help="Compare with this model instead of with the untouched MODEL, also what changed inside.", show_default=False),
+]
+Embedder = Annotated[
+    Optional[str],
+    typer.Option(
+        help="A sentence-transformers model for the similarity of prompt and reply (with --base); the base's own states otherwise.",
+        show_default=False,
+    ),
+]
+Redo = Annotated[
+    bool,
+    typer.Option(
+        "--redo", help="Also measure each control on second thoughts: in force only where the reply without it shows the behaviour."
+    ),
+]
+
 
 def measure(
     context: typer.Context,
     model: Model,
     behaviour: BehaviourName,
     control: Controls = None,
-    target: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="Also write the scores to this JSON file.", show_default=False)
-    ] = None,
-    rating_sheet: Annotated[
-        Optional[Path],
-        typer.Option(
-            help="Also write a blind rating sheet (CSV and HTML) to this new folder; read it back with `ratings`.", show_default=False
-        ),
-    ] = None,
-    prompting: Annotated[
-        Optional[str], typer.Option(help="Also measure plain prompting: this text opens every system prompt.", show_default=False)
-    ] = None,
-    base: Annotated[
-        Optional[str],
-        typer.Option(help="Compare with this model instead of with the untouched MODEL, also what changed inside.", show_default=False),
-    ] = None,
-    embedder: Annotated[
-        Optional[str],
-        typer.Option(
-            help="A sentence-transformers model for the similarity of prompt and reply (with --base); the base's own states otherwise.",
-            show_default=False,
-        ),
-    ] = None,
-    redo: Annotated[
-        bool, typer.Option("--redo", help="Also measure each control on second thoughts: in force only where the reply without it shows the behaviour.")
-    ] = False,
+    target: ScoresFile = None,
+    rating_sheet: RatingSheet = None,
+    prompting: Prompting = None,
+    base: Base = None,
+    embedder: Embedder = None,
+    redo: Redo = False,
     suite: SuiteNames = None,
     suite_limit: SuiteLimit = None,
     suite_folder: SuiteFolder = None,

@@ -12,8 +12,7 @@ from typing import Literal
 import torch
 
 from ..algebra import intervals
-from ..behaviours import Behaviour, SetName, behaviour
-from ..behaviours.prompts import Split
+from ..behaviours import Behaviour, Prompt, SetName, behaviour
 from ..controls import Control, Direction, add
 from ..detect import make_detector, present
 from ..dial import ADDED_TO, dial_sites
@@ -64,18 +63,30 @@ def scores(session: Session, name: str) -> tuple[Score, Score]:
         for of, sign in SIDES
         for dose in DOSES
     ]
-    best = max(options, key=lambda option: _moved(session, chosen, option, "val", TRIED).worth)
-    seen = _moved(session, chosen, best, "test")
+    on_val = {of: _replied(session, chosen, chosen.set(of, "val", TRIED)) for of, _ in SIDES}  # asked once for all options
+    best = max(options, key=lambda option: _moved(session, chosen, option, on_val[option.of]).worth)
+    seen = _moved(session, chosen, best, _replied(session, chosen, chosen.set(best.of, "test")))
     what = f"{name} moved by its mean difference ({best.of}, dose {best.sign * best.dose:+g}, layer {best.layer})"
     moved = intervals.mean(what, torch.tensor(seen.by, dtype=torch.float64), better="higher")
     return moved, intervals.rate(f"right answers there ({name})", seen.right)
 
 
-def _moved(session: Session, of: Behaviour, option: _Option, split: Split, limit: int | None = None) -> _Moved:
-    prompts, detector = of.set(option.of, split, limit), make_detector(of.detect)
-    before = present(detector, [reply.text for reply in session.generate(prompts)], prompts)
-    with session.controlled(option.control):
-        replies = [reply.text for reply in session.generate(prompts)]
-    after = present(detector, replies, prompts)
+@dataclass(frozen=True)
+class _Said:
+    """Prompts, whether each reply shows the behaviour, and whether it is right."""
+
+    prompts: list[Prompt]
+    shown: list[bool]
+    right: list[bool]
+
+
+def _replied(session: Session, of: Behaviour, prompts: list[Prompt]) -> _Said:
+    replies = [reply.text for reply in session.generate(prompts)]
     right = [is_right(reply, prompt.answer or "") for reply, prompt in zip(replies, prompts, strict=True)]
-    return _Moved([option.sign * float(now - was) for was, now in zip(before, after, strict=True)], right)
+    return _Said(prompts, present(make_detector(of.detect), replies, prompts), right)
+
+
+def _moved(session: Session, of: Behaviour, option: _Option, before: _Said) -> _Moved:
+    with session.controlled(option.control):
+        after = _replied(session, of, before.prompts)
+    return _Moved([option.sign * float(now - was) for was, now in zip(before.shown, after.shown, strict=True)], after.right)

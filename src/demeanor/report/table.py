@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -94,7 +94,7 @@ def run_table(result: Run) -> Table:
 def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
     """Several controls side by side, numbered; the caption says which number is which."""
     first = next(iter(columns.values()))
-    legend = "\n".join([*(f"{index}: {name}" for index, name in enumerate(columns, start=1)), MARKED])
+    legend = f"{_legend(columns)}\n{MARKED}"
     table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
     for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
@@ -105,6 +105,11 @@ def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
     return table
 
 
+def _legend(columns: Iterable[str]) -> str:
+    """Which number of a column is which control."""
+    return "\n".join(f"{index}: {name}" for index, name in enumerate(columns, start=1))
+
+
 def _cell(score: Score, p: float | None = None) -> str:
     """A value over its interval, starred where it differs from the untouched model's."""
     star = " *" if p is not None and p < ALPHA else ""
@@ -113,8 +118,7 @@ def _cell(score: Score, p: float | None = None) -> str:
 
 def suites_table(suite: Suite, columns: Mapping[str, Sequence[Change]], title: str) -> Table:
     """Capability before and after each control, numbered; p is McNemar's, of questions answered yes or no."""
-    legend = "\n".join(f"{index}: {name}" for index, name in enumerate(columns, start=1))
-    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
+    table = Table(title=title, title_justify="left", caption=_legend(columns), caption_justify="left")
     for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=bool(heading))
     for changes in zip(*(headlines(suite, made) for made in columns.values())):
