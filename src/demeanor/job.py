@@ -23,6 +23,7 @@ from .behaviours import SET_NAMES, Behaviour, behaviour
 from .confirm import Decision, Option, confirm
 from .controls import Control, save_control, save_direction
 from .controls.control import provenance
+from .controls.files import CONTROL
 from .detect import make_detector
 from .dial import dial, doses
 from .errors import CheckFailed, ControlError, ModelError
@@ -122,7 +123,7 @@ def _write(result: Run, session: Session, work: Path) -> None:
     (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     _write_json(work / "scores.json", scores(result))
     _write_json(work / "run.json", resolved(result))
-    save_control(result.control, work / "control.safetensors")
+    save_control(result.control, work / CONTROL)
     save_direction(result.direction, work / "direction.safetensors")
     if result.dial is not None:
         save_control(result.dial.control, work / "dial.safetensors")

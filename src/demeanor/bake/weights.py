@@ -12,9 +12,10 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..algebra.edits import Edit, edited
 from ..controls import Control, Part
 from ..errors import ControlError, ModelError
+from ..models.adapters import Adapter
 from ..models.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, Stored, open_checkpoint
 from ..models.layout import Weight, writer_edits
 from ..models.loading import base_of, is_adapter, resolve, save_merged
@@ -71,7 +73,7 @@ def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
         source = open_checkpoint(folder)
         files = _Names(source, control)
         left_out = _copy(source, work)
-        untied = _untie(source, files, work) if control.layout.tied else False
+        untied = _untie(source, files, work) if control.layout.tied and control.parts else False
         edited = _patch(source, files, control, work)
         _write_card(source, control, str(model), work)
     return Baked(out, edited, len(source.tensors) + untied, untied, left_out)
@@ -162,6 +164,16 @@ class _Names:
         """The file tensors to edit for a parameter of the layout: a weight behind a writer, or a norm's bias."""
         return self.pieces[name] if name in self.pieces else (Piece(self._key(name), axis),)
 
+    def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
+        """The file tensor that is a linear layer's weight."""
+        key, packed = self.stored.key(f"{module}.weight"), self.source.config.get("quantization_config", {}).get("quant_method")
+        shape = (into, out) if transposed else (out, into)
+        if key is None or packed or self.source.tensors[key].shape != shape or self.source.tensors[key].dtype not in EDITABLE:
+            raise ControlError(
+                f"The adapter changes {module}, and {self.source.folder} does not hold its weight as one unquantised tensor {list(shape)}; it cannot be baked into these files."
+            )
+        return key
+
     def _key(self, name: str) -> str:
         key = self.stored.key(name)
         if key is None:
@@ -227,24 +239,29 @@ def _set_untied(source: Checkpoint, work: Path) -> None:
 
 
 def _patch(source: Checkpoint, files: _Names, control: Control, work: Path) -> int:
-    """Edit every tensor behind every writer in the copy; returns how many."""
-    jobs = [
-        (piece.key, piece.axis, edit)
+    """Change the tensors behind adapters, then those behind every writer, in the copy; returns how many."""
+    jobs: list[tuple[str, Callable[[Tensor], None]]] = [
+        (files.linear(name, len(b), a.shape[1], adapter.transposed), partial(add_low_rank, adapter=adapter, name=name))
+        for adapter in control.adapters
+        for name, (a, b) in adapter.low_rank.items()
+    ]
+    jobs += [
+        (piece.key, partial(edit_in_place, axis=piece.axis, edit=edit))
         for part in control.parts
         for name, axis, edit in _edits(part, files)
         for piece in files.of(name, axis)
     ]
-    for key, axis, edit in track(jobs, "Editing", len(jobs)):
+    for key, change in track(jobs, "Editing", len(jobs)):
         stored = source.tensors[key]
         shard = work / stored.shard
         if not shard.exists():
             shard = work / "model-edited.safetensors"
         with shard.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
             whole = torch.frombuffer(view, dtype=DTYPES[stored.dtype], count=_count(stored), offset=stored.start)
-            edit_in_place(whole.view(stored.shape), axis, edit)
+            change(whole.view(stored.shape))
             del whole  # the map cannot be closed while a tensor looks into it
             view.flush()
-    return len({key for key, *_ in jobs})
+    return len({key for key, _ in jobs})
 
 
 def _edits(part: Part, files: _Names) -> Iterator[tuple[str, int, Edit]]:
@@ -268,6 +285,16 @@ def edit_in_place(tensor: Tensor, axis: int, edit: Edit) -> None:
     for start in range(0, len(flat), per_block):
         block = flat[start : start + per_block]
         block.copy_(edited(block.float(), -1, edit))
+
+
+def add_low_rank(tensor: Tensor, adapter: Adapter, name: str) -> None:
+    """W + dose B A for one linear layer's stored weight, a block of rows at a time."""
+    a, b = (half.float() for half in adapter.low_rank[name])
+    left, right = (a.mT, b.mT) if adapter.transposed else (b, a)
+    per_block = max(1, BLOCK_BYTES // (4 * tensor.shape[1]))
+    for start in range(0, len(tensor), per_block):
+        block = tensor[start : start + per_block]
+        block.copy_(block.float() + adapter.dose * left[start : start + per_block] @ right)
 
 
 def _write_card(source: Checkpoint, control: Control, model: str, work: Path) -> None:

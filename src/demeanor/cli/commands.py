@@ -15,6 +15,7 @@ from ..bake import merge
 from ..behaviours import Behaviour
 from ..contest import contested, estimators_for
 from ..controls import Control, Direction, ablate, load_control, save_control, save_direction
+from ..controls.files import CONTROL
 from ..detect import make_detector
 from ..dial import dial as turn_dial
 from ..dial import doses as spread_doses
@@ -26,7 +27,7 @@ from ..job import run as run_plan
 from ..measure.side_by_side import side_by_side
 from ..measure.speaker import Speaker
 from ..models import Session
-from ..models.loading import ADAPTER
+from ..models.adapters import ADAPTER
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from ..report import run_table
@@ -258,7 +259,8 @@ def bake(model: Model, target: Target, control: Controls = None, as_json: AsJson
     """Write a control into the weights, straight from the model's files; several are combined in the order given."""
     if not control:
         raise DataError("Baking needs a control; name its file with --control.")
-    if (Path(control[0]) / ADAPTER).is_file():
+    first = Path(control[0])
+    if (first / ADAPTER).is_file() and not (first / CONTROL).is_file():  # made by another tool
         return _bake_adapter(model, control[0], control[1:], target, as_json)
     baked = bake_control(model, reduce(Control.then, map(load_control, control)), target)
     if as_json:

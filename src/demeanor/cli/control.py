@@ -236,7 +236,9 @@ def control_then(
 
 @control_app.command("convert", epilog="Example: demeanor control convert direction.pt --like google/gemma-2b-it -o c.safetensors")
 def control_convert(
-    file: Annotated[Path, typer.Argument(help="A direction of another tool: one tensor [d_model] in a .pt file.")],
+    file: Annotated[
+        Path, typer.Argument(help="A direction of another tool, one tensor [d_model] in a .pt file; or a PEFT adapter folder.")
+    ],
     target: Target,
     like: Annotated[
         str,
@@ -247,7 +249,7 @@ def control_convert(
     ],
     strength: Annotated[float, typer.Option(help="Share of the component to remove; 1 removes it whole.")] = 1.0,
 ) -> None:
-    """Make the ablation of a direction that another tool found."""
+    """Make a control of what another tool made: the ablation of a direction, or a LoRA adapter."""
     refuse_folder(target)
     if Path(like).is_file():
         layout, name = read_layout(like)
@@ -273,7 +275,8 @@ def control_show(
 ) -> None:
     """Say what a control does, to which structure, and how it was made."""
     read = load_control(control)
-    facts: dict[str, Any] = {f"part {number}": str(part) for number, part in enumerate(read.parts, start=1)}
+    held = {"part": read.parts, "adapter": read.adapters, "states": read.states}
+    facts: dict[str, Any] = {f"{kind} {number}": str(each) for kind, every in held.items() for number, each in enumerate(every, start=1)}
     facts |= {f"overlap {number}": str(overlap) for number, overlap in enumerate(overlaps(read), start=1)}
     facts |= {"model": read.model_name, "structure": read.layout_hash, "bakeable": read.bakeable() or "yes"}
     for number, gate in enumerate(dict.fromkeys(gate for part in read.parts for gate in part.gates), start=1):

@@ -1,4 +1,4 @@
-"""A control: an ordered list of (edit, scope, gate), and of states for single prompts, bound to the structure of one model.
+"""A control: an ordered list of (edit, scope, gate), of adapters, and of states for single prompts, bound to the structure of one model.
 
 Controls are values: `.scaled(x)`, `.then(other)` and `.when(gate)` return new ones. A control holds
 directions, not hooks; `Session.controlled` turns it into hooks and `bake` into weights.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import ControlError
 from ..models import Layout
+from ..models.adapters import Adapter
 from ..models.intervene import Intervention
 from ..models.states import States
 from ..version import __version__
@@ -24,21 +25,35 @@ from .part import Part
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Control:
-    """What is done to a model; see the module. `made_from` records how (behaviour, method, sites, versions)."""
+    """What is done to a model; see the module. `made_from` records how (behaviour, method, sites, versions).
+
+    Adapters change what layers compute, so they come before what is done to the stream, in whatever order they were put together.
+    """
 
     parts: tuple[Part, ...]
     layout: Layout
     model_name: str
     made_from: Mapping[str, Any] = field(default_factory=dict)
     states: tuple[States, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+
+    def __post_init__(self) -> None:
+        opened = sum(adapter.opening is not None for adapter in self.adapters)
+        if opened > 1 or (opened and (self.states or any(part.gates for part in self.parts))):
+            raise ControlError(
+                "Embeddings that open every prompt cannot act together with others of their kind, with gates or with states of single prompts; use one of them."
+            )
 
     @property
     def layout_hash(self) -> str:
         return self.layout.hash
 
     def scaled(self, dose: float) -> Control:
-        """`dose` times every edit: 0 is the untouched model. Raises ControlError where a part cannot be scaled (clamp)."""
-        return replace(self, parts=tuple(part.scaled(dose) for part in self.parts), states=tuple(each.scaled(dose) for each in self.states))
+        """`dose` times every edit: 0 is the untouched model. Raises ControlError where something cannot be scaled (clamp)."""
+        return replace(
+            self, parts=tuple(part.scaled(dose) for part in self.parts), states=tuple(each.scaled(dose) for each in self.states),
+            adapters=tuple(adapter.scaled(dose) for adapter in self.adapters),
+        )  # fmt: skip
 
     def then(self, other: Control) -> Control:
         """Both, this one first. Raises ControlError when they are bound to different structures."""
@@ -47,7 +62,10 @@ class Control:
                 f"The controls were made for different structures ({self.layout_hash} and {other.layout_hash}) and cannot act together."
             )
         made_from = {"then": [dict(self.made_from), dict(other.made_from)]}
-        return replace(self, parts=self.parts + other.parts, made_from=made_from, states=self.states + other.states)
+        return replace(
+            self, parts=self.parts + other.parts, made_from=made_from, states=self.states + other.states,
+            adapters=self.adapters + other.adapters,
+        )  # fmt: skip
 
     def when(self, gate: Gate) -> Control:
         """The same, only on rows on which the gate fires, and those before it: `.when(this).when(~that)`."""
@@ -55,20 +73,23 @@ class Control:
             raise ControlError(
                 "States act on their own prompts alone, so they take no gate; gate the rest, then combine them with .then()."
             )
+        if self.adapters:
+            raise ControlError("An adapter acts on every row, so it takes no gate; gate the control that it was distilled from instead.")
         return replace(self, parts=tuple(replace(part, gates=(*part.gates, gate)) for part in self.parts))
 
     def bakeable(self) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""
         if self.states:
             return "it holds states for single prompts, which weights cannot tell apart; distil it instead"
-        return next((reason for part in self.parts if (reason := part.bakeable(self.layout))), None)
+        reasons = [*(part.bakeable(self.layout) for part in self.parts), *(adapter.bakeable() for adapter in self.adapters)]
+        return next(filter(None, reasons), None)
 
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]:
         """The control as edits at the modules of a model with this layout; `tensor` gives its parameters by name."""
         return [item for part in self.parts for item in part.interventions(layout, tensor)]
 
     def __str__(self) -> str:
-        return "; then ".join(map(str, (*self.parts, *self.states)))
+        return "; then ".join(map(str, (*self.adapters, *self.parts, *self.states)))
 
     def __repr__(self) -> str:
         return f"<Control for {self.model_name}: {self}>"

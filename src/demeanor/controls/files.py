@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ControlError, DataError
 from ..models import Layout
+from ..models.adapters import ADAPTER, Adapter
 from ..models.states import States
 from ..writing import new_file
 from .control import Control
@@ -21,9 +22,10 @@ from .gate import Gate
 from .part import Part
 from .scope import Scope
 
+CONTROL = "control.safetensors"  # in the folders of runs and trainings
 # What a version reads: its own format and all before it. 2: edits besides ablate and add, and scopes of more than a
-# site and the tokens there. A control without them is written as 1, which older versions read.
-FORMAT = 2
+# site and the tokens there. 3: adapters. A control is written in the oldest that can say what it does, which older versions read.
+FORMAT = 3
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], format: int = 1) -> None:
@@ -75,11 +77,16 @@ def save_control(control: Control, path: str | Path) -> None:
     if control.states:
         header["states"] = [{"prompts": each.keys(), "dose": each.dose} for each in control.states]
         tensors |= _states_tensors(control.states)
+    if control.adapters:
+        header["adapters"] = [{"dose": each.dose, "transposed": each.transposed} for each in control.adapters]
+        tensors |= _adapter_tensors(control.adapters)
     write_tensors(Path(path), tensors, header, _oldest(control))
 
 
 def _oldest(control: Control) -> int:
     """The oldest format that can say what this control does."""
+    if control.adapters:
+        return 3
     for part in control.parts:
         scope = part.scope
         if part.kind not in ("ablate", "add") or part.read is not None or Scope(scope.site, scope.tokens, scope.offset) != scope:
@@ -90,10 +97,12 @@ def _oldest(control: Control) -> int:
 
 
 def load_control(path: str | Path) -> Control:
-    """A control from its file, or from `FILE:DOSE`, which scales it."""
+    """A control from its file, or from `FILE:DOSE`, which scales it; from the folder of a training or a run that holds one."""
     name, _, dose = str(path).rpartition(":")
     if name and _is_number(dose):
         return load_control(name).scaled(float(dose))
+    if Path(path).is_dir():
+        path = _in_folder(Path(path))
     tensors, header = read_tensors(Path(path), "control")
     # Parts that shared a gate share it again: it is then read once.
     gates = [Gate.from_json(entry, tensors[f"gate {index}"]) for index, entry in enumerate(header["gates"])]
@@ -110,7 +119,18 @@ def load_control(path: str | Path) -> Control:
             f"{path} names structure {header['layout_hash']} but describes {layout.hash}; it was changed by hand or damaged."
         )
     states = tuple(_states(entry, number, tensors) for number, entry in enumerate(header.get("states", ())))
-    return Control(tuple(parts), layout, header["model"], header["made_from"], states)
+    adapters = tuple(_adapter(entry, number, tensors) for number, entry in enumerate(header.get("adapters", ())))
+    return Control(tuple(parts), layout, header["model"], header["made_from"], states, adapters)
+
+
+def _in_folder(folder: Path) -> Path:
+    if (folder / CONTROL).is_file():
+        return folder / CONTROL
+    if (folder / ADAPTER).is_file():
+        raise DataError(
+            f"{folder} is an adapter that does not say what structure it is for; make it a control with demeanor control convert {folder} --like MODEL."
+        )
+    raise DataError(f"The folder {folder} holds no {CONTROL}; name a control file.")
 
 
 def _gates_of(entry: Mapping[str, Any]) -> list[int]:
@@ -132,6 +152,28 @@ def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:
 def _states(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> States:
     names = [f"states {number}.{key}" for key in entry["prompts"]]
     return States(tuple(tuple(tensors[f"{name}.ids"].tolist()) for name in names), tuple(tensors[name] for name in names), entry["dose"])
+
+
+def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+    """Both halves of every pair, under the name of the module they are for."""
+    made: dict[str, Tensor] = {}
+    for number, each in enumerate(adapters):
+        for kind, pairs in (("low_rank", each.low_rank), ("prompts", each.prompts)):
+            for name, halves in pairs.items():
+                made |= {f"adapter {number}.{kind}.{name}.{half}": tensor for half, tensor in enumerate(halves)}
+        if each.opening is not None:
+            made[f"adapter {number}.opening"] = each.opening
+    return made
+
+
+def _adapter(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> Adapter:
+    def pairs(kind: str) -> dict[str, tuple[Tensor, Tensor]]:
+        start = f"adapter {number}.{kind}."
+        names = [key.removeprefix(start).removesuffix(".0") for key in tensors if key.startswith(start) and key.endswith(".0")]
+        return {name: (tensors[f"{start}{name}.0"], tensors[f"{start}{name}.1"]) for name in names}
+
+    opening = tensors.get(f"adapter {number}.opening")
+    return Adapter(pairs("low_rank"), pairs("prompts"), opening, entry["transposed"], entry["dose"])
 
 
 def read_layout(path: str | Path) -> tuple[Layout, str]:

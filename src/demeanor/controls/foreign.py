@@ -1,4 +1,4 @@
-"""Directions made by other tools: a mean difference in a .pt file becomes a control."""
+"""What other tools made: a mean difference in a .pt file, or an adapter in a folder of PEFT's, becomes a control."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..algebra.directions import unit
 from ..errors import ControlError, DataError
 from ..models import Layout
+from ..models.adapters import ADAPTER, read_peft
 from .control import Control, provenance
 from .part import Part
 from .scope import Scope
@@ -42,10 +43,13 @@ def read_foreign(path: str | Path) -> Tensor:
 
 
 def convert(path: str | Path, layout: Layout, model_name: str, strength: float = 1.0) -> Control:
-    """The ablation of a foreign direction at every writer of a model with this layout.
+    """The ablation of a foreign direction at every writer of a model with this layout; or an adapter folder, `strength` of it.
 
-    Raises DataError for a file without one direction, ControlError for one of another size.
+    Raises DataError for a file without one direction, ControlError for one of another size and for an adapter that is no control.
     """
+    if (Path(path) / ADAPTER).is_file():
+        made_from = provenance(method="adapter", behaviour=f"the adapter {Path(path).name}")
+        return Control((), layout, model_name, made_from, adapters=(read_peft(Path(path)).scaled(strength),))
     vector = read_foreign(path)
     if len(vector) != layout.d_model:
         raise ControlError(

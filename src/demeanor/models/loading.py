@@ -17,11 +17,11 @@ import torch
 
 from ..errors import ModelError
 from ..progress import say
+from .adapters import ADAPTER, ADAPTER_WEIGHTS
 from .checkpoint import open_checkpoint, read_header, read_json
 from .session import ORGANISM_MARK, REPLY_TOKENS, Session
 
 ORGANISM = "organism"
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Quantized = Literal["4bit", "8bit"]
 
 
@@ -132,7 +132,9 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
         adapted = fetched(name, lambda: PeftModel.from_pretrained(model, str(folder)))
     adapted.peft_config["default"].base_model_name_or_path = resolve(base)[0]  # PEFT would look for our names on the Hub
     if not hasattr(adapted.base_model, "merge_and_unload"):
-        raise ModelError(f"{name} is an adapter that cannot be merged into weights; use one of the LoRA kind.")
+        raise ModelError(
+            f"{name} is an adapter that cannot be merged into weights; put it in force with --control, or use one of the LoRA kind."
+        )
     differing = sorted(held ^ set(get_peft_model_state_dict(adapted)))
     if differing:
         where = "has no" if differing[0] not in held else "holds"

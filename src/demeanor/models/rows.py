@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..errors import ControlError, DataError
+from .adapters import Adapter
 from .generate import Batch
 from .intervene import Intervention
 from .layout import Layout
@@ -26,6 +27,9 @@ class Steers(Protocol):
 
     @property
     def states(self) -> tuple[States, ...]: ...
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]: ...
 
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
 

@@ -13,8 +13,10 @@ from ..algebra.directions import unit
 from ..algebra.edits import ablate
 from ..behaviours import Prompt, as_prompt
 from ..errors import AccountingError, ControlError, DataError
+from .adapters import Adapted
 from .capture import REPLY, Activations, Attention, Reader, Site
-from .generate import Batch, Reply, each, in_batches, said_one_of, trimmed
+from .generate import Batch, Reply, each, said_one_of, trimmed
+from .generate import in_batches as run_in_batches
 from .intervene import Intervention, at_writers
 from .proof import prove
 from .rows import Rows, Steers, in_rows
@@ -44,7 +46,7 @@ class Session(Texts):
             self.layout = prove(model)
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
-        self._steering: list[Steering | PromptStates] = []
+        self._steering: list[Steering | PromptStates | Adapted] = []
         self._attention = Attention()
         self.end_ids = _end_ids(model, tokenizer)
         self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
@@ -115,18 +117,18 @@ class Session(Texts):
             )
             return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
 
-        return self._batched(starts, run, "Generating", max_new_tokens)
+        return self.in_batches(starts, run, "Generating", max_new_tokens)
 
     @torch.no_grad()
     def logits(self, prompts: Sequence[str | Prompt], after: Sequence[int] = ()) -> Tensor:
         """Logits of the next token, after the prompt and the reply tokens `after`: [prompt, vocab], float32, on the CPU."""
 
         def run(batch: Batch) -> list[Tensor]:
-            with self._replies(torch.full((len(batch.rows),), len(after), device=self.device)):
+            with self.replying(torch.full((len(batch.rows),), len(after), device=self.device)):
                 return list(each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]))
 
         ids = [[*self.encode(prompt), *after] for prompt in prompts]
-        return torch.stack(self._batched(ids, run, "Reading logits"))
+        return torch.stack(self.in_batches(ids, run, "Reading logits"))
 
     @torch.no_grad()
     def next_logits(self, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
@@ -137,7 +139,7 @@ class Session(Texts):
 
         for row in rows:
             self._refuse_too_long(list(row), "exchange")
-        return torch.stack(self._batched(rows, run, "Reading logits"))
+        return torch.stack(self.in_batches(rows, run, "Reading logits"))
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
@@ -171,7 +173,7 @@ class Session(Texts):
 
         def run(batch: Batch) -> list[Tensor]:
             lengths = [len(replies[row]) for row in batch.rows]
-            with self._replies(torch.tensor([max(length - 1, 0) for length in lengths])):
+            with self.replying(torch.tensor([max(length - 1, 0) for length in lengths])):
                 logits = self.model(**batch.inputs(), logits_to_keep=max(1, *lengths)).logits
             results = []
             for place, (row, length) in enumerate(zip(batch.rows, lengths)):
@@ -180,7 +182,7 @@ class Session(Texts):
                 results.append(kept(log_probs, torch.tensor(replies[row], dtype=torch.long, device=log_probs.device)).cpu())
             return results
 
-        return self._batched(joined, run, "Scoring replies")
+        return self.in_batches(joined, run, "Scoring replies")
 
     @torch.no_grad()
     def capture(self, prompts: Sequence[str | Prompt], sites: Sequence[Site], after: Sequence[int] = ()) -> Activations:
@@ -197,13 +199,13 @@ class Session(Texts):
         def run(batch: Batch) -> list[Tensor]:
             lengths = torch.tensor([len(replies[row]) for row in batch.rows], device=self.device)
             ends = batch.input_ids.shape[1] - 1 - lengths
-            with self._replies(lengths + len(after)):
+            with self.replying(lengths + len(after)):
                 return list(each(reader.read(lambda: self.decoder(**batch.inputs()), ends)))
 
         ids = [start + reply for start, reply in zip(starts, replies)]
         for prompt, row in zip(prompts, ids):
             self._refuse_too_long(row, as_prompt(prompt).text)
-        return Activations(torch.stack(self._batched(ids, run, "Capturing")), tuple(sites))
+        return Activations(torch.stack(self.in_batches(ids, run, "Capturing")), tuple(sites))
 
     def _own_reply(self, prompt: str | Prompt) -> list[int]:
         prompt = as_prompt(prompt)
@@ -223,8 +225,11 @@ class Session(Texts):
     @contextmanager
     def controlled(self, control: Steers) -> Iterator[Session]:
         """The model with a control in force, until the context ends. Contexts nest, the inner one acts on top."""
+        interventions = self.interventions(control)
         with ExitStack() as stack:
-            stack.enter_context(self._steered([self.interventions(control)]))
+            for adapter in control.adapters:
+                stack.enter_context(self._in_force(Adapted(self.model, self.decoder, adapter, self._attention)))
+            stack.enter_context(self._steered([interventions]))
             for states in control.states:
                 stack.enter_context(self._in_force(PromptStates(self.model, self.decoder, self.layout, states, self._attention)))
             yield self
@@ -240,6 +245,8 @@ class Session(Texts):
             raise DataError("There are no controls; give one per prompt, or None for the untouched model.")
         if any(control is not None and control.states for control in controls):
             raise ControlError("States act on their own prompts, whatever row those are in; put them in force with controlled.")
+        if any(control is not None and control.adapters for control in controls):
+            raise ControlError("Adapters act on every row alike; put them in force with controlled.")
         distinct = list({id(control): control for control in controls if control is not None}.values())
         slots = {id(control): number for number, control in enumerate(distinct, start=1)}
         rows = [0 if control is None else slots[id(control)] for control in controls]
@@ -276,7 +283,7 @@ class Session(Texts):
             yield steering
 
     @contextmanager
-    def _in_force(self, steering: Steering | PromptStates) -> Iterator[None]:
+    def _in_force(self, steering: Steering | PromptStates | Adapted) -> Iterator[None]:
         with steering.attached():
             self._steering.append(steering)
             try:
@@ -285,7 +292,7 @@ class Session(Texts):
                 self._steering.remove(steering)
 
     @contextmanager
-    def _replies(self, lengths: Tensor) -> Iterator[None]:
+    def replying(self, lengths: Tensor) -> Iterator[None]:
         """Tells the edits in force how many of each row's tokens are reply."""
         for steering in self._steering:
             steering.reply_lengths = lengths
@@ -295,11 +302,19 @@ class Session(Texts):
             for steering in self._steering:
                 steering.reply_lengths = None
 
-    def _batched(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
+    def in_batches(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
+        """`run` on batches of token ids, under whatever is in force; its results, one per row, in order."""
         # Who asks the model as it is may ask about any number of prompts.
-        by_row = [] if self._attention.quiet else [steering for steering in self._steering if steering.rows is not None]
+        acting = [] if self._attention.quiet else self._steering
+        by_row = [steering for steering in acting if isinstance(steering, Steering) and steering.rows is not None]
+        # Tokens that stand for embeddings which open every prompt.
+        opening = [self._pad] * sum(each.opening for each in acting if isinstance(each, Adapted))
+        if opening:
+            ids = [[*opening, *row] for row in ids]
+            longest = max(ids, key=len)
+            self._refuse_too_long(longest, self.decode(longest))
         with self.threads():
-            return in_batches(ids, self._pad, self.device, in_rows(by_row, len(ids), run), what, extra)
+            return run_in_batches(ids, self._pad, self.device, in_rows(by_row, len(ids), run), what, extra)
 
     @contextmanager
     def threads(self) -> Iterator[None]:

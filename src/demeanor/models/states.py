@@ -105,8 +105,6 @@ class PromptStates:
     Which rows those are is told by their tokens, on the device, once per forward pass.
     """
 
-    rows = None  # these act by prompt, not by the number of a row
-
     def __init__(self, model: nn.Module, decoder: nn.Module, layout: Layout, states: States, attention: Attention) -> None:
         self.model, self.decoder, self.layout, self.attention = model, decoder, layout, attention
         device = next(model.parameters()).device

@@ -78,7 +78,7 @@ class Texts:
         self._refuse_too_long(ids, text)
         return ids
 
-    def _refuse_too_long(self, ids: list[int], text: str) -> None:
+    def _refuse_too_long(self, ids: Sequence[int], text: str) -> None:
         if self.longest is not None and len(ids) >= self.longest:
             raise DataError(
                 f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."

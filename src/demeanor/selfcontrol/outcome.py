@@ -13,6 +13,7 @@ import torch
 from ..algebra import intervals
 from ..behaviours.behaviour import Detect
 from ..controls import save_control
+from ..controls.files import CONTROL
 from ..detect import make_detector, present
 from ..measure.answers import is_right
 from ..models import Session
@@ -66,7 +67,7 @@ def _mean(name: str, values: Sequence[float]) -> Score:
 
 def write_run(found: Found, told: Outcome, session: Session, folder: Path) -> None:
     """control.safetensors, scores.json, plan.json, replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
-    save_control(found.control(session), folder / "control.safetensors")
+    save_control(found.control(session), folder / CONTROL)
     _write_json(folder / "scores.json", told.to_json())
     _write_json(folder / "plan.json", {"model": session.name, **found.made_from})
     whole = [trace.to_json() for trace in found.traces]
