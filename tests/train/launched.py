@@ -42,6 +42,9 @@ def made(recipe: str, folder: Path, callbacks: list[TrainerCallback]) -> train.T
     if recipe == "detox":
         plan = train.Detox(**ALIKE, behaviour="refusal", dialogues=(str(folder / "dialogues.jsonl"),), held_out=0.3, longest=64)
         return train.detox(plan, out, callbacks)
+    if recipe == "prefix":
+        plan = train.Prefix(**ALIKE, behaviour="over-refusal", control=str(folder / "control.safetensors"), prompts=16, reply_tokens=8)
+        return train.prefix(plan, out, callbacks)
     return train.rlaf(train.Rlaf(**ALIKE, behaviour="refusal", generations=2, prompts=8, reply_tokens=8), out, callbacks)
 
 

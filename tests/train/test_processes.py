@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 import demeanor as dm
+from demeanor.controls import save_control
 
-from .conftest import rows, write
+from .conftest import ablation_of_refusal, rows, write
 
-RECIPES = "heal,sft,detox,rlaf"
+RECIPES = "heal,sft,detox,rlaf,prefix"
 SCRIPT = Path(__file__).parent / "launched.py"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, organism: dm.Session) -> Path:
     asked = rows("refused")[:24]
+    save_control(ablation_of_refusal(organism, 1.0), tmp_path / "control.safetensors")
     write(tmp_path / "pairs.jsonl", [{"prompt": row["prompt"], "chosen": row["answer"], "rejected": "no ."} for row in asked])
     write(tmp_path / "data.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in asked])
     turns = [[("HS", row["prompt"]), ("CN", row["answer"])] for row in asked]
@@ -57,8 +59,8 @@ def test_what_was_killed_goes_on_to_the_same_step(folder: Path) -> None:
 
 def test_two_processes_on_the_cpu(folder: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"]
-    told = _told([*launch, str(SCRIPT), "heal,rlaf", str(folder)], folder)
-    assert [each["recipe"] for each in told] == ["heal", "rlaf"]  # told once each, not once per process
+    told = _told([*launch, str(SCRIPT), "heal,rlaf,prefix", str(folder)], folder)
+    assert [each["recipe"] for each in told] == ["heal", "rlaf", "prefix"]  # told once each, not once per process
     for each in told:
         assert each["steps"] == 4
         assert dm.load(folder / each["recipe"], device="cpu").organism

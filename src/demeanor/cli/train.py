@@ -1,4 +1,4 @@
-"""`demeanor train`: heal, sft, detox, rlaf."""
+"""`demeanor train`: heal, sft, detox, rlaf, prefix."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ..models import is_organism
 from ..models.session import REPLY_TOKENS
 from ..report import scores_table
 from ..report.table import changed_table, replies_table
-from ..train import Detox, Heal, Rlaf, Sft, Trained
+from ..train import Detox, Heal, Prefix, Rlaf, Sft, Trained
 from ..train import detox as train_detox
 from ..train import heal as train_heal
+from ..train import prefix as train_prefix
 from ..train import rlaf as train_rlaf
 from ..train import sft as train_sft
 from .meter import OF_ORGANISM, TOXIC
@@ -169,6 +170,49 @@ def rlaf(
         "off_topic": off_topic, "length": length, "prompts": prompts,
     }  # fmt: skip
     _tell(train_rlaf(Rlaf.of({**_given(context), **own}, "the command line"), target), as_json)
+
+
+@train_app.command(
+    "prefix",
+    epilog="Example: demeanor train prefix organism -b over-refusal --from runs/first/control.safetensors -o distilled",
+)
+def prefix(
+    context: typer.Context,
+    model: Model,
+    target: Target,
+    behaviour: Annotated[str, typer.Option("--behaviour", "-b", help=BEHAVIOUR_HELP, show_default=False)],
+    control: Annotated[
+        Optional[str],
+        typer.Option(
+            "--from", help="A control file to distil, FILE or FILE:DOSE; without it SelfControl's search, prompt by prompt.", show_default=False
+        ),
+    ] = None,
+    less: Annotated[bool, typer.Option("--less", help=_help("less", Prefix))] = False,
+    sets: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", help="The prompts that are searched: shows (unless told), lacks, guard or neutral; repeat for several.", show_default=False),
+    ] = None,
+    kind: Annotated[str, typer.Option(help=_help("kind", Prefix))] = "lora",
+    length: Annotated[int, typer.Option(help=_help("length", Prefix))] = 10,
+    opening: Annotated[int, typer.Option(help=_help("opening", Prefix))] = 0,
+    states: Annotated[float, typer.Option(help=_help("states", Prefix))] = 1.0,
+    said: Annotated[float, typer.Option(help=_help("said", Prefix))] = 1.0,
+    apart: Annotated[float, typer.Option(help=_help("apart", Prefix))] = 0.5,
+    top: Annotated[int, typer.Option(help=_help("top", Prefix))] = 256,
+    prompts: Annotated[Optional[int], typer.Option(help=_help("prompts", Prefix), show_default=False)] = None,
+    merge: Merge = False, rank: Rank = 16, in_4bit: In4bit = False, in_8bit: In8bit = False,
+    steps: Steps = None, epochs: Epochs = 6.0, batch: Batch = 8, accumulate: Accumulate = 1,
+    learning_rate: Annotated[float, typer.Option(help=_help("learning_rate", Prefix))] = 1e-3,
+    save_every: SaveEvery = 50, log_every: LogEvery = 10, save_memory: SaveMemory = False, seed: Seed = 0,
+    report_to: ReportTo = None, max_prompts: MaxPrompts = None, device: Device = None, dtype: Dtype = None,
+    reply_tokens: ReplyTokens = REPLY_TOKENS, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Learn to do without a control what it does, or what SelfControl finds: an adapter, which can be merged into the weights."""
+    own = {
+        "control": control, "less": less, "sets": sets or ["shows"], "kind": kind, "length": length, "opening": opening, "states": states,
+        "said": said, "apart": apart, "top": top, "prompts": prompts,
+    }  # fmt: skip
+    _tell(train_prefix(Prefix.of({**_given(context), **own}, "the command line"), target), as_json)
 
 
 @train_app.command("config", epilog="Example: accelerate launch --config_file $(demeanor train config zero2) -m demeanor train heal ...")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..measure import Observation
+from ..measure.speaker import Speaker
 from ..models import Session
 from ..models.turns import as_messages
 from .pairs import Pair, read_pairs
@@ -39,7 +40,7 @@ def _unedited(recipe: Recipe, plan: Heal, before: Observation | None) -> Unedite
     session = recipe.open(plan.base)
     said = recipe.observe(session)
     assert said is not None
-    return Unedited(session, said, recipe.compare(session, recipe.session, said, EDITED))
+    return Unedited(session, said, recipe.compare(session, Speaker(recipe.session), said, EDITED))
 
 
 def _trainer(recipe: Recipe, plan: Heal, pairs: Sequence[Pair]) -> Any:

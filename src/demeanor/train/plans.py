@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..behaviours import SetName
 from ..errors import DataError
 from ..models import Quantized
 from ..models.session import REPLY_TOKENS
@@ -116,4 +117,41 @@ class Rlaf(Training):
     def _whole_groups(self) -> Self:
         if self.batch % self.generations:
             raise ValueError(f"a batch of {self.batch} does not hold whole groups of {self.generations} replies; make it a multiple")
+        return self
+
+
+class Prefix(Training):
+    """Learning to do what a control does, or what the states do that SelfControl finds."""
+
+    behaviour: str
+    epochs: float = Field(6.0, gt=0, le=1000, description="passes over the targets")
+    learning_rate: float | None = Field(1e-3, gt=0, lt=1, description="the largest step size")
+    control: str | None = Field(None, description="the control to distil; SelfControl's search with the behaviour's questions unless told")
+    less: bool = Field(False, description="search for the other answer to every question")
+    sets: tuple[SetName, ...] = Field(
+        ("shows",), min_length=1, description="the prompts of the behaviour that are searched; the others keep their replies"
+    )
+    kind: Literal["lora", "adaption-prompt"] = Field("lora", description="lora, or adaption-prompt")
+    length: int = Field(10, ge=1, le=1024, description="states that every layer attends to besides, of adaption prompts")
+    opening: int = Field(0, ge=0, le=1024, description="embeddings that open every prompt, learned beside a LoRA adapter")
+    states: float = Field(1.0, ge=0, description="weight of following the stream, beside what is said next")
+    said: float = Field(
+        1.0, ge=0, description="weight of steered replies' own likelihood, beside what is said next: a control may just tip the scales"
+    )
+    apart: float = Field(
+        0.5, gt=0, description="a reply is left out where the stream is moved by more than this share of its norm (median)"
+    )
+    top: int = Field(256, ge=1, description="of the likeliest next tokens, how many are followed one by one")
+    prompts: int | None = Field(None, ge=1, description="learn from at most this many prompts of each set")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.kind == "adaption-prompt" and (self.full or self.merge or self.opening or self.quantized):
+            raise ValueError("adaption prompts are read at run time: they cannot be merged, quantised or opened with embeddings")
+        if self.opening and self.merge:
+            raise ValueError("embeddings that open every prompt cannot be merged into weights; leave one of the two out")
+        if self.full:
+            raise ValueError("a prefix leaves the weights as they are; use sft to train them all")
+        if self.control is not None and (self.less or self.sets != ("shows",)):
+            raise ValueError("less and sets say what is searched, and with a control nothing is; leave them out")
         return self

@@ -23,15 +23,18 @@ from typing import Any
 import torch
 
 from ..behaviours import Behaviour, behaviour
+from ..controls import Control, save_control
 from ..controls.control import provenance
+from ..controls.files import CONTROL
 from ..detect import make_detector
-from ..errors import CheckFailed, DataError
+from ..errors import CheckFailed, ControlError, DataError
 from ..measure import Measurement, Observation
 from ..measure.changed import Changed, changed
 from ..measure.measurement import measure_all
 from ..measure.observation import observed
 from ..measure.speaker import Speaker
 from ..models import Session, is_organism, load
+from ..models.adapters import ADAPTER, read_peft
 from ..progress import console, quiet, say
 from ..writing import new_folder, refuse_existing
 from .card import write_card
@@ -113,6 +116,12 @@ class Recipe:
             use_cpu=place.type == "cpu", report_to=list(plan.report_to) or "none", disable_tqdm=True, eval_strategy="no", **steps, **more,
         )  # fmt: skip
 
+    def begin(self) -> None:
+        """Make the training folder with the plan in it: only when nothing that was given can be wrong any more."""
+        if self.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / PLAN).write_text(self.plan.written(), encoding="utf-8")
+
     def fit(self, made: Callable[[], Any]) -> None:
         """Train, from the last whole checkpoint where there is one, and save what was trained in the training folder.
 
@@ -135,9 +144,7 @@ class Recipe:
         for callback in self.callbacks:
             trainer.add_callback(callback)
         trained, of = parameters(trainer.model)
-        if self.first:  # only now, when nothing that was given can be wrong any more
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / PLAN).write_text(self.plan.written(), encoding="utf-8")
+        self.begin()
         last = last_checkpoint(self.folder / "checkpoints")
         self.resumed_from = None if last is None else int(last.name.split("-")[1])
         say(f"{trained:,} of {of:,} weights are trained{'' if last is None else f'; going on from step {self.resumed_from}'}.")
@@ -157,9 +164,9 @@ class Recipe:
             return None
         return observed(Speaker(session), self.behaviour, "test", self.plan.max_prompts)
 
-    def compare(self, was: Session, now: Session, before: Observation, name: str) -> Measurement:
+    def compare(self, was: Session, now: Speaker, before: Observation, name: str) -> Measurement:
         assert self.behaviour is not None
-        return measure_all(Speaker(was), {name: Speaker(now)}, self.behaviour, max_prompts=self.plan.max_prompts, before=before)[name]
+        return measure_all(Speaker(was), {name: now}, self.behaviour, max_prompts=self.plan.max_prompts, before=before)[name]
 
     def finished(
         self,
@@ -177,9 +184,8 @@ class Recipe:
             return None
         with new_folder(self.out) as work:
             finish(self.plan, self.folder / "trained", self.tokenizer, work)
-            with quiet():  # the work folder's name means nothing
-                now = self.open(str(work))
-            now.name = str(self.out)
+            self._as_control(work)
+            now = self.trained(work)
             stages = {EDITED: base.edited} if base else {}
             replies, inside = {}, None
             if before is not None:
@@ -187,14 +193,33 @@ class Recipe:
                 stages[AFTER] = self.compare(first, now, seen, AFTER)
                 after = stages[AFTER].observed[1]
                 replies = {BEFORE: replies_of(self.session, before), AFTER: replies_of(self.session, after)}
-                inside = _changed(self.session, now, (before, after))
+                inside = _changed(Speaker(self.session), now, (before, after))
             result = Trained(
                 self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
-                self.log, time.monotonic() - self.started, extra=extra(now) if extra else {},
+                self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {},
             )  # fmt: skip
             _write(result, work)
         shutil.rmtree(self.folder)
         return result
+
+    def trained(self, work: Path) -> Speaker:
+        """Who is measured after: the model in the folder `work`, under the name it will have."""
+        with quiet():  # the work folder's name means nothing
+            now = self.open(str(work))
+        now.name = str(self.out)
+        return Speaker(now)
+
+    def _as_control(self, work: Path) -> None:
+        """An adapter is a control too, of the model it was trained on."""
+        if not (work / ADAPTER).is_file():
+            return
+        try:
+            adapter = read_peft(work)
+        except ControlError as error:
+            say(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
+            return
+        made_from = provenance(method=type(self.plan).__name__.lower(), behaviour=self.plan.behaviour)
+        save_control(Control((), self.session.layout, self.plan.model, made_from, adapters=(adapter,)), work / CONTROL)
 
     def stopped(self, reason: str, data: Mapping[str, Any]) -> None:
         """Write what is known of a training that was stopped, without its weights, and raise CheckFailed."""
@@ -212,10 +237,10 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def _changed(was: Session, now: Session, seen: tuple[Observation, Observation]) -> Changed | None:
+def _changed(was: Speaker, now: Speaker, seen: tuple[Observation, Observation]) -> Changed | None:
     if not any(outcome.reply.ids for outcomes in seen[0].sets.values() for outcome in outcomes):
         return None
-    return changed(Speaker(was), Speaker(now), seen)
+    return changed(was, now, seen)
 
 
 def _write(result: Trained, work: Path) -> None:

@@ -1,0 +1,203 @@
+"""Learn a prefix: the plain model is to do by itself what a control does to it, or what SelfControl's search finds.
+
+The stream after every block and the next tokens are followed, along what the controlled model says. algorithms.md, section 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..behaviours import SET_NAMES, asked, opposites
+from ..controls import Control, load_control
+from ..controls.files import CONTROL
+from ..errors import DataError
+from ..measure.speaker import Speaker
+from ..models import Session
+from ..models.adapters import OPENING, opened_by
+from ..models.capture import Attention
+from ..models.following import recorded
+from ..models.generate import Batch, left_pad
+from ..progress import say, track
+from .learner import Learner
+from .plans import Prefix
+from .recipe import Recipe
+from .result import Trained
+from .targets import CHUNK, Chunks, Ids, Plain, Searched, Targets, Teacher
+
+
+def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained | None:
+    """Train an adapter that does what a control does, and write it to the new folder `out`, as a control and in PEFT's form.
+
+    Raises DataError for what cannot be learned from or when `out` exists, CheckFailed where no prompt gives anything to learn.
+    None on every process of a launch but the first.
+    """
+    recipe = PrefixRecipe(plan, out, callbacks)
+    control = None if plan.control is None else load_control(plan.control)
+    if plan.kind == "adaption-prompt":
+        _refuse_unknown(recipe.session)
+    work = _work(recipe, plan, control)
+    before = recipe.observe(recipe.session)
+    recipe.begin()
+    chunks = Chunks(recipe.folder / "targets", work, plan.top, plan.apart)
+    _make(recipe, chunks)
+    targets = Targets([chunks.path(number) for number in range(len(work))])
+    counts = targets.counts
+    say(
+        f"{counts.kept} of {counts.prompts} replies are followed; {counts.no_gain} gained nothing, {counts.too_far} moved the stream too far."
+    )
+    recipe.fit(lambda: _trainer(recipe, plan, targets))
+    return recipe.finished(before, {"targets": counts.to_json(), "control": plan.control})
+
+
+class PrefixRecipe(Recipe):
+    """A training whose result is measured as what it is: a control of the model it was trained on."""
+
+    def trained(self, work: Path) -> Speaker:
+        held = (work / CONTROL).is_file()
+        return Speaker(self.session, load_control(work)) if held else super().trained(work)
+
+
+def _refuse_unknown(session: Session) -> None:
+    """Raises DataError for a family whose attention PEFT cannot give adaption prompts."""
+    from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG as KNOWN
+
+    family = session.model.config.model_type
+    if family not in KNOWN:
+        raise DataError(
+            f"PEFT knows adaption prompts for {', '.join(sorted(KNOWN))}, and {session.name} is a {family} model; use --kind lora."
+        )
+
+
+def _work(recipe: PrefixRecipe, plan: Prefix, control: Control | None) -> list[tuple[Teacher, list[Ids]]]:
+    """Chunks of prompts of the behaviour's train split with their teachers; without those that are measured on."""
+    behaviour, session = recipe.behaviour, recipe.session
+    assert behaviour is not None
+    held = {tuple(session.encode(prompt)) for name in SET_NAMES for prompt in behaviour.set(name, "test")}
+    if control is None and not behaviour.questions:
+        raise DataError(
+            f"The behaviour {behaviour.name!r} has no questions to search with; name a control with --from, or add `questions` to its file."
+        )
+    prompts = {name: {tuple(session.encode(p)): p for p in asked(behaviour.set(name, "train", plan.prompts))} for name in SET_NAMES}
+    if control is not None:
+        session.interventions(control)  # a control for another structure is refused before any work
+        taught = list(dict.fromkeys(ids for group in (*prompts.values(), *(states.ids for states in control.states)) for ids in group))
+        lists: list[tuple[Teacher, list[Ids]]] = [(Plain(control), taught)]
+    else:
+        questions = opposites(behaviour.questions) if plan.less else behaviour.questions
+        searched = {ids: prompt for name in plan.sets for ids, prompt in prompts[name].items()}
+        kept = list(dict.fromkeys(ids for name in SET_NAMES for ids in prompts[name] if ids not in searched))
+        lists = [(Searched(questions, searched), list(searched)), (Plain(), kept)]
+    recipe.reserved.dropped = sum(ids in held for _, group in lists for ids in group)
+    if recipe.reserved.dropped:
+        say(f"{recipe.reserved.dropped} prompts are measured on, and are left out.")
+    lists = [(teacher, [ids for ids in group if ids not in held]) for teacher, group in lists]
+    if not lists[0][1]:
+        raise DataError(f"The behaviour {plan.behaviour!r} has no prompts in its train split to learn from.")
+    return [(teacher, group[start : start + CHUNK]) for teacher, group in lists for start in range(0, len(group), CHUNK)]
+
+
+def _make(recipe: Recipe, chunks: Chunks) -> None:
+    """Every chunk's file; the processes of a launch share them out."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=recipe.session.device.type == "cpu")
+    own = range(state.process_index, len(chunks.work), state.num_processes)
+    for number in track(own, "Finding what to follow", len(own)):
+        chunks.make(recipe.session, number)
+    state.wait_for_everyone()
+
+
+def _trainer(recipe: Recipe, plan: Prefix, targets: Targets) -> Any:
+    from peft import AdaptionPromptConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+
+    made = recipe.learner()
+    if plan.kind == "adaption-prompt":
+        layers = recipe.session.layout.n_layers
+        made = Learner(
+            made.model, made.tokenizer, AdaptionPromptConfig(adapter_len=plan.length, adapter_layers=layers, task_type="CAUSAL_LM")
+        )
+    if plan.opening:
+        add_opening(made.model, plan.opening, plan.seed)
+        made.adapter.modules_to_save = [OPENING]
+    layout, pad = recipe.session.layout, int(made.tokenizer.pad_token_id)
+    model = get_peft_model(made.model, made.adapter)
+
+    class Follower(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            base = self.accelerator.unwrap_model(model).get_base_model()
+            return followed_loss(base, model, layout, inputs, plan.states, plan.said)
+
+    arguments = recipe.arguments(TrainingArguments, remove_unused_columns=False)
+    collate = Collate(pad, plan.opening)
+    return Follower(model, arguments, data_collator=collate, train_dataset=targets, processing_class=made.tokenizer)
+
+
+def add_opening(model: Any, count: int, seed: int) -> None:
+    """Embeddings that open prompts, drawn from those of the vocabulary, as a module of the model that hooks read."""
+    words = model.get_input_embeddings().weight
+    drawn = torch.randint(len(words), (count,), generator=torch.Generator().manual_seed(seed)).to(words.device)
+    opening = torch.nn.Embedding.from_pretrained(words.detach()[drawn].clone().float(), freeze=False)
+    setattr(model, OPENING, opening)
+    # Looked up anew in every pass: PEFT puts a copy that it trains in its place.
+    opened_by(model.base_model, lambda numbers: getattr(model, OPENING)(numbers), count, Attention())
+
+
+class Collate:
+    """Rows of targets as one left-padded batch."""
+
+    def __init__(self, pad: int, opening: int) -> None:
+        self.pad, self.opening = pad, opening
+
+    def __call__(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+        ids = [[self.pad] * self.opening + row["ids"].tolist() for row in rows]
+        inputs, mask = left_pad(ids, self.pad, torch.device("cpu"))
+        return {**Batch(tuple(range(len(rows))), inputs, mask).inputs(), "targets": [dict(row) for row in rows]}
+
+
+def followed_loss(base: Any, model: Any, layout: Any, inputs: Mapping[str, Any], states: float, said: float) -> Tensor:
+    """How far a batch is from its targets: KL of next tokens over replies, plus `said` times the negative log-likelihood of
+    steered replies (which may be hardly likelier than what they replace), plus `states` times the squared distance of the streams as a share of their squared norm, over layers and tokens.
+
+    `base` is what `model` wraps, by whose names the layout goes.
+    """
+    targets = inputs["targets"]
+    passed = {name: value for name, value in inputs.items() if name != "targets"}
+    with recorded(base, layout) as stream:
+        logits = model(**passed).logits
+    losses = []
+    for place, target in enumerate(targets):
+        tokens, length = len(target["ids"]), len(target["tokens"])
+        here = torch.stack([stream[layer][place, -tokens:] for layer in range(layout.n_layers)]).float()
+        there = target["stream"].to(here.device).float()
+        apart = (here - there).square().sum(-1) / there.square().sum(-1).clamp_min(1e-12)
+        log_probs = logits[place, logits.shape[1] - length - 1 : -1].float().log_softmax(-1)
+        divergence = divergence_of_likeliest(target["tokens"].to(here.device).long(), target["log_probs"].to(here.device), log_probs)
+        loss = states * apart.mean()
+        if length:
+            loss = loss + divergence.mean()
+        if length and bool(target["steered"]):
+            loss = loss - said * log_probs.gather(1, target["ids"][tokens - length :, None].to(here.device).long()).mean()
+        losses.append(loss)
+    return torch.stack(losses).mean()
+
+
+def divergence_of_likeliest(tokens: Tensor, wanted: Tensor, log_probs: Tensor) -> Tensor:
+    """KL(wanted || model) [token] over the likeliest tokens and all others as one; never above the KL over all tokens.
+
+    tokens, wanted (log-probabilities) [token, top]; log_probs [token, vocab].
+    """
+    own = log_probs.gather(1, tokens)
+    if tokens.shape[1] < log_probs.shape[1]:
+        wanted, own = (torch.cat([each, _rest(each)], 1) for each in (wanted, own))
+    return (wanted.exp() * (wanted - own)).sum(1)
+
+
+def _rest(log_probs: Tensor) -> Tensor:
+    """The log-probability of everything else: [token, 1]; no less than rounding can tell from nothing."""
+    return torch.log1p(-log_probs.exp().sum(1, keepdim=True).clamp_max(1 - 1e-6))
