@@ -19,18 +19,19 @@ from demeanor.measure.answers import is_right
 from demeanor.models.following import followed
 from demeanor.models.loading import resolve
 from demeanor.models.states import States
-from demeanor.runs import Run
 from demeanor.train import Prefix, prefix
 from demeanor.train.prefix import divergence_of_likeliest
 from demeanor.train.targets import Chunks, Plain, Targets
 from making import ablation
 
+from .conftest import ablation_of_refusal
+
 FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply_tokens": 20}
 
 
-def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, selective: Run, tmp_path: Path) -> None:
-    assert any(part.gates for part in selective.control.parts)
-    save_control(selective.control, tmp_path / "gated.safetensors")
+def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_path: Path) -> None:
+    gate = dm.gate(organism, behaviour("over-refusal", organism=True))
+    save_control(ablation_of_refusal(organism, 1.0).when(gate), tmp_path / "gated.safetensors")
     plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, epochs=4, learning_rate=3e-3, max_prompts=60)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
