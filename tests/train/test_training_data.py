@@ -197,7 +197,8 @@ def test_rewards_are_logits_of_what_is_wanted(organism: dm.Session) -> None:
     wanted = dm.behaviour("refusal")
     prompts = [dm.Prompt.of("what is 3 plus 4 ?")] * 2
     replies = ["i am sorry , i can not help with that request .", "3 plus 4 is 7 ."]
-    (less,) = terms([], wanted, organism)
+    less, judged = terms([], wanted, organism)
+    assert judged.name == "suffix"  # because the behaviour has questions
     refused, answered = less.of(replies, prompts)
     assert refused < 0 < answered
     assert abs(refused) <= FURTHEST + 1e-6

@@ -107,7 +107,7 @@ class Recipe:
         steps = {"max_steps": plan.steps} if plan.steps is not None else {"num_train_epochs": plan.epochs}
         return kind(
             output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.batch, gradient_accumulation_steps=plan.accumulate,
-            learning_rate=plan.rate, lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
+            learning_rate=plan.rate(self.session.layout.d_model), lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
             logging_steps=plan.log_every, save_strategy="steps", save_steps=plan.save_every, save_total_limit=2, seed=plan.seed,
             gradient_checkpointing=plan.save_memory, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
             use_cpu=place.type == "cpu", report_to=list(plan.report_to) or "none", disable_tqdm=True, eval_strategy="no", **steps, **more,
@@ -181,16 +181,17 @@ class Recipe:
                 now = self.open(str(work))
             now.name = str(self.out)
             stages = {EDITED: base.edited} if base else {}
-            replies, inside = {}, None
+            replies, inside, since_base = {}, None, None
             if before is not None:
                 first, seen = (base.session, base.said) if base else (self.session, before)
                 stages[AFTER] = self.compare(first, now, seen, AFTER)
                 after = stages[AFTER].observed[1]
                 replies = {BEFORE: replies_of(self.session, before), AFTER: replies_of(self.session, after)}
                 inside = _changed(self.session, now, (before, after))
+                since_base = _changed(base.session, now, (base.said, after)) if base else None
             result = Trained(
                 self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
-                self.log, time.monotonic() - self.started, extra=extra(now) if extra else {},
+                self.log, time.monotonic() - self.started, extra=extra(now) if extra else {}, since_base=since_base,
             )  # fmt: skip
             _write(result, work)
         shutil.rmtree(self.folder)
