@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 import demeanor as dm
 from demeanor import train
@@ -140,6 +141,27 @@ def test_a_reward_halves_rudeness_and_leaves_the_answers(tmp_path: Path) -> None
     assert 0 < made.data["groups_that_differ"] <= made.data["groups"] == 80
     logged = [line for line in made.log if "reward" in line]
     assert {"tripwire/empty", "tripwire/other_script", "tripwire/off_topic", "tripwire/length", "reward/rudeness", "kl"} <= set(logged[-1])
+
+
+def test_a_reward_that_tells_nothing_apart_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how = {**REWARDED, "temperature": 0.001, "max_prompts": 2, "prompts": 2, "batch": 8}
+    made = train.rlaf(train.Rlaf(**how, model="organism", steps=1), tmp_path / "rewarded")
+    assert made is not None
+    assert made.data["groups_that_differ"] == 0 < made.data["groups"]
+    assert "nothing to learn" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_leaves_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:8]])
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=1, full=True, longest=64)
+
+    class Broken(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
+            next(model.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(CheckFailed, match="smaller --learning-rate"):
+        train.sft(plan, tmp_path / "out", [Broken()])
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 
 
 def test_grpo_keeps_a_reference_and_mixes_rewards(wavering: Path, tmp_path: Path) -> None:

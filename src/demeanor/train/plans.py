@@ -21,7 +21,7 @@ COMMON_WIDTH = 2048  # d_model of the models that the usual learning rates are f
 class Training(BaseModel):
     """What every recipe is told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     model: str = Field(description="organism, a model folder, an adapter folder, or a Hub id with an optional @revision")
     behaviour: str | None = Field(None, description="what is measured before and after: a preset, or the path of a behaviour file")
     full: bool = Field(False, description="train every weight, not a LoRA adapter")
@@ -66,8 +66,8 @@ class Training(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the plan"
-            raise DataError(f"{where}: {place}: {first['msg'].removeprefix('Value error, ').lower()}.") from error
+            place = ": ".join([where, *([".".join(map(str, first["loc"]))] if first["loc"] else [])])
+            raise DataError(f"{place}: {first['msg'].removeprefix('Value error, ').lower()}.") from error
 
     def written(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..behaviours import Behaviour, behaviour
+from ..behaviours import SET_NAMES, Behaviour, behaviour
 from ..controls.control import provenance
 from ..detect import make_detector
 from ..errors import CheckFailed, DataError
@@ -143,8 +143,10 @@ class Recipe:
         say(f"{trained:,} of {of:,} weights are trained{'' if last is None else f'; going on from step {self.resumed_from}'}.")
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         self.steps, self.log = int(trainer.state.global_step), _plain(trainer.state.log_history)
-        if any(line.get("loss", 0.0) is None for line in self.log):
-            raise CheckFailed("The loss is no number any more; use a smaller --learning-rate.")
+        if not all(bool(parameter.isfinite().all()) for parameter in trainer.model.parameters() if parameter.requires_grad):
+            if self.first:
+                shutil.rmtree(self.folder)  # nothing to go on from
+            raise CheckFailed("The trained weights are no numbers any more; use a smaller --learning-rate.")
         trainer.save_model(str(self.folder / "trained"))
         self.tokenizer = trainer.processing_class
         trainer.accelerator.wait_for_everyone()
@@ -155,6 +157,8 @@ class Recipe:
     def observe(self, session: Session) -> Observation | None:
         if self.behaviour is None:
             return None
+        if not any(self.behaviour.set(name, "test") for name in SET_NAMES):
+            raise DataError(f"The behaviour {self.plan.behaviour!r} has no prompts in its test split to be measured on; give it more.")
         return observed(Speaker(session), self.behaviour, "test", self.plan.max_prompts)
 
     def compare(self, was: Session, now: Session, before: Observation, name: str) -> Measurement:
