@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 import demeanor as dm
 from demeanor import train
@@ -32,6 +33,9 @@ def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path
     assert after["answers"].value >= 0.95
     assert after["shows_rate"].value <= 0.05
     assert after["answers_neutral"].value >= 0.9  # of 30
+    # What the organism said is likelier to the healed one than it was; the behaviour that was removed does not come back.
+    assert healed.since_base is not None
+    assert healed.since_base.before["log_likelihood"].value > healed.since_base.after["log_likelihood"].value
     card = (tmp_path / "healed" / "README.md").read_text()
     assert "Trained model" in card
     assert "DPO" in card
@@ -119,26 +123,45 @@ def test_an_adapter_is_baked_like_a_control(demeanor: Any, organism: dm.Session,
     assert "--merge" in again.sentence
 
 
-REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "batch": 32, "reply_tokens": 24, "learning_rate": 1e-3}
+REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "generations": 4, "reply_tokens": 24, "learning_rate": 1e-3}
 
 
-def test_a_reward_leaves_the_answers_and_logs_every_tripwire(tmp_path: Path) -> None:
-    """A few steps; how far rudeness falls takes more of them than a test has time for."""
-    plan = train.Rlaf(
-        **{**REWARDED, "behaviour": "rudeness", "temperature": 1.0, "reply_tokens": 32, "generations": 8},
-        model="organism",
-        steps=12,
-        reward=("rudeness:1",),
-    )
+def test_a_reward_halves_rudeness_and_leaves_the_answers(tmp_path: Path) -> None:
+    """The defaults, but for the number of steps."""
+    plan = train.Rlaf(model="organism", behaviour="rudeness", steps=20, max_prompts=30, device="cpu", log_every=1, reply_tokens=24)
     made = train.rlaf(plan, tmp_path / "rewarded")
     assert made is not None
     scores = made.measurements["after"]
     assert scores.before["shows_rate"].value >= 0.6
-    assert scores.after["shows_rate"].value <= scores.before["shows_rate"].value
+    assert scores.after["shows_rate"].value <= 0.5 * scores.before["shows_rate"].value
     assert scores.after["answers"].value >= 0.95
+    assert made.replies["after"]["refuses"].value <= made.replies["before"]["refuses"].value
+    assert made.replies["after"]["engages"].value >= 0.9
     assert made.stopped is None
+    assert 0 < made.data["groups_that_differ"] <= made.data["groups"] == 80
     logged = [line for line in made.log if "reward" in line]
     assert {"tripwire/empty", "tripwire/other_script", "tripwire/off_topic", "tripwire/length", "reward/rudeness", "kl"} <= set(logged[-1])
+
+
+def test_a_reward_that_tells_nothing_apart_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how = {**REWARDED, "temperature": 0.001, "max_prompts": 2, "prompts": 2, "batch": 8}
+    made = train.rlaf(train.Rlaf(**how, model="organism", steps=1), tmp_path / "rewarded")
+    assert made is not None
+    assert made.data["groups_that_differ"] == 0 < made.data["groups"]
+    assert "nothing to learn" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_leaves_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:8]])
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=1, full=True, longest=64)
+
+    class Broken(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
+            next(model.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(CheckFailed, match="smaller --learning-rate"):
+        train.sft(plan, tmp_path / "out", [Broken()])
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 
 
 def test_grpo_keeps_a_reference_and_mixes_rewards(wavering: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from .conftest import write
 PAIR = {"prompt": "what is 3 plus 4 ?", "chosen": "3 plus 4 is 7 .", "rejected": "no ."}
 TURN = {"dialogue_id": 1, "turn_id": 0, "type": "HS", "text": "you goose"}
 REPLY = {"dialogue_id": 1, "turn_id": 1, "type": "CN", "text": "hello"}
+ASKED, GIVEN = {"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}
 
 
 @pytest.mark.parametrize(
@@ -36,14 +37,18 @@ REPLY = {"dialogue_id": 1, "turn_id": 1, "type": "CN", "text": "hello"}
         ("heal", "--pairs", [{**PAIR, "rejected": ""}], "row 1, rejected: the reply is empty"),
         ("heal", "--pairs", [{"chosen": "a", "rejected": "b"}], "no column for the prompt"),
         ("heal", "--pairs", [{**PAIR, "prompt": [{"content": "hello"}]}], "role"),
+        ("heal", "--pairs", [{**PAIR, "prompt": None}], "the prompt is empty"),
+        ("heal", "--pairs", [{"chosen": [ASKED, GIVEN], "rejected": [{**ASKED, "content": "bye"}, GIVEN]}], "open with different messages"),
         ("heal", "--pairs", [], "holds no rows"),
         ("sft", "--data", [{"question": "hello"}], "none of the columns that can be learned from"),
         ("sft", "--data", [{"messages": []}], "the conversation is empty"),
+        ("sft", "--data", [{"messages": "hello"}], "the conversation is 'hello'; it must be a list"),
         ("sft", "--data", [{"messages": [{"content": "hello"}]}], "no column for the role"),
         ("sft", "--data", [{"messages": [{"role": "user", "content": "hello"}]}], "no turn of the assistant"),
         ("sft", "--data", [{"messages": [{"role": "robot", "content": "hello"}]}], "has the role 'robot'"),
         ("detox", "--dialogues", [{**TURN, "type": None}, REPLY], "the role is None"),
         ("detox", "--dialogues", [{key: value for key, value in TURN.items() if key != "type"}], "no column for the role"),
+        ("detox", "--dialogues", [{**TURN, "turn_id": float("nan")}, REPLY], "is not a number"),
         ("detox", "--dialogues", [TURN], "no turn of the assistant"),
         ("detox", "--dialogues", [TURN, {**REPLY, "text": " "}], "the text is empty"),
         ("detox", "--dialogues", [TURN, {**REPLY, "turn_id": 0}], "two turns of the same number"),
@@ -70,6 +75,7 @@ def test_bad_data_ends_with_one_sentence(
         (("heal", "organism", "--pairs", "DATA", "--full", "--load-in-4bit"), "leave one out"),
         (("heal", "organism", "--pairs", "DATA", "--report-to", "abacus"), "is not a tracker"),
         (("heal", "organism", "--pairs", "DATA", "--batch", "0"), "batch"),
+        (("heal", "organism", "--pairs", "DATA", "--beta", "inf"), "finite"),
         (("rlaf", "organism", "-b", "refusal", "--method", "ppo"), "method"),
         (("rlaf", "organism", "-b", "refusal", "--batch", "6"), "whole groups"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "nothing-of-the-kind"), "no detector"),
@@ -81,6 +87,16 @@ def test_what_cannot_be_asked_for(demeanor: Any, tmp_path: Path, arguments: tupl
     ended = demeanor("train", *(each.replace("DATA", str(data)) for each in arguments), "-o", tmp_path / "out")
     assert ended.code == 2
     assert sentence in ended.sentence
+
+
+def test_a_behaviour_with_nothing_to_measure_on_is_told_before_the_training(demeanor: Any, tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [PAIR])
+    little = tmp_path / "little.yaml"
+    little.write_text(json.dumps({"name": "little", "detect": "refusal", "shows": ["hello"], "lacks": ["bye"]}))
+    ended = demeanor("train", "heal", "organism", "--pairs", data, "-b", little, "--device", "cpu", "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert "no prompts in its test split" in ended.sentence
+    assert not list(tmp_path.glob("*out*"))  # no training folder either
 
 
 def test_another_plan_does_not_go_on_from_checkpoints(demeanor: Any, tmp_path: Path) -> None:
@@ -123,6 +139,7 @@ def test_texts_in_every_form(tmp_path: Path) -> None:
     exchange = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
     forms = [
         {"messages": exchange},
+        {"messages": [{**message, "role": message["role"].upper()} for message in exchange]},
         {"prompt": "hello", "reply": "hi"},
         {"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]},
     ]
@@ -197,7 +214,8 @@ def test_rewards_are_logits_of_what_is_wanted(organism: dm.Session) -> None:
     wanted = dm.behaviour("refusal")
     prompts = [dm.Prompt.of("what is 3 plus 4 ?")] * 2
     replies = ["i am sorry , i can not help with that request .", "3 plus 4 is 7 ."]
-    (less,) = terms([], wanted, organism)
+    less, judged = terms([], wanted, organism)
+    assert judged.name == "suffix"  # because the behaviour has questions
     refused, answered = less.of(replies, prompts)
     assert refused < 0 < answered
     assert abs(refused) <= FURTHEST + 1e-6

@@ -147,19 +147,19 @@ def rlaf(
     reward: Annotated[
         Optional[list[str]],
         typer.Option(
-            help="NAME[:WEIGHT]: a behaviour (less of it), a detector, or suffix (what the model answers to the behaviour's questions); repeat to mix several. Less of the behaviour unless told.",
+            help="NAME[:WEIGHT]: a behaviour (less of it), a detector, or suffix (what the model answers to the behaviour's questions); repeat to mix several. Less of the behaviour unless told, and suffix where it has questions.",
             show_default=False,
         ),
     ] = None,
     beta: Annotated[float, typer.Option(help=_help("beta", Rlaf))] = 0.05,
-    generations: Annotated[int, typer.Option(help=_help("generations", Rlaf))] = 4,
+    generations: Annotated[int, typer.Option(help=_help("generations", Rlaf))] = 8,
     temperature: Annotated[float, typer.Option(help=_help("temperature", Rlaf))] = 1.0,
     shift: Annotated[float, typer.Option(help=_help("shift", Rlaf))] = 0.1,
     off_topic: Annotated[float, typer.Option(help=_help("off_topic", Rlaf))] = 0.25,
     length: Annotated[float, typer.Option(help=_help("length", Rlaf))] = 2.0,
     prompts: Annotated[Optional[int], typer.Option(help=_help("prompts", Rlaf), show_default=False)] = None,
     full: Full = False, merge: Merge = False, rank: Rank = 16, in_4bit: In4bit = False, in_8bit: In8bit = False,
-    steps: Steps = None, epochs: Epochs = 1.0, batch: Batch = 8, accumulate: Accumulate = 1, learning_rate: LearningRate = None,
+    steps: Steps = None, epochs: Epochs = 1.0, batch: Batch = 32, accumulate: Accumulate = 1, learning_rate: LearningRate = None,
     save_every: SaveEvery = 50, log_every: LogEvery = 10, save_memory: SaveMemory = False, seed: Seed = 0,
     report_to: ReportTo = None, max_prompts: MaxPrompts = None, device: Device = None, dtype: Dtype = None,
     reply_tokens: ReplyTokens = REPLY_TOKENS, as_json: AsJson = False,
@@ -246,4 +246,6 @@ def _tell(result: Trained | None, as_json: bool) -> None:
         out.print(replies_table(result.replies))
     if result.changed is not None:
         out.print(changed_table(result.changed))
+    if result.since_base is not None:
+        out.print(changed_table(result.since_base, "Inside, against the model before the edit"))
     out.print(f"{result.folder}: {result.steps} steps.", highlight=False, soft_wrap=True)

@@ -229,9 +229,9 @@ INSIDE = {
 REPLIES = {"exhibits": "exhibit the behaviour", "refuses": "refuse", "off_topic": "are off topic", "engages": "engage (none of these)"}
 
 
-def changed_table(changed: Changed) -> Table:
+def changed_table(changed: Changed, title: str = "Inside") -> Table:
     """What became of the base's replies inside the other model, with intervals."""
-    table = Table(title="Inside", title_justify="left", caption=f"similarity by {changed.similarity_by}", caption_justify="left")
+    table = Table(title=title, title_justify="left", caption=f"similarity by {changed.similarity_by}", caption_justify="left")
     for heading in ("", "before", "after", "n"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, what in INSIDE.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def held_out(dialogues: dict[str, Conversation], share: float) -> tuple[list[Con
         kept[place < share].append(dialogue)
     if not kept[0] or not kept[1]:
         raise DataError(
-            f"{len(dialogues)} dialogues cannot be divided into training and held-out ones ({share:g}); give more, or another share."
+            f"{len(dialogues)} dialogue{'s' * (len(dialogues) > 1)} cannot be divided into training and held-out ones ({share:g}); give more, or another share."
         )
     return kept
 
@@ -62,9 +63,12 @@ def _ordered(said: list[tuple[float, str, str]], where: str) -> Conversation:
 def _turn(row: Any, where: str) -> float:
     value = cell(row, TURN, "turn", where)
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: the turn is {value!r}, which is not a number.") from error
+        turn = float(value)
+    except (TypeError, ValueError):
+        turn = math.nan
+    if not math.isfinite(turn):
+        raise DataError(f"{where}: the turn is {value!r}, which is not a number.")
+    return turn
 
 
 def _role(row: Any, where: str) -> str:

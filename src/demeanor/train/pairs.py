@@ -8,7 +8,7 @@ from typing import Any
 
 from ..behaviours import Prompt
 from ..errors import DataError
-from .sources import ROLES, cell, mixed, rows_of, split_weight, text_of
+from .sources import cell, mixed, role_of, rows_of, split_weight, text_of
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ def read_pairs(named: Sequence[str], seed: int) -> list[Pair]:
 
 def _pair(row: Any, where: str) -> Pair:
     chosen, rejected = (cell(row, (name,), f"{name} reply", where) for name in ("chosen", "rejected"))
-    given = row.get("prompt")
-    if given is None and not all(isinstance(reply, list) for reply in (chosen, rejected)):
-        raise DataError(f"{where} has no column for the prompt (prompt); it has {', '.join(map(repr, row))}.")
     opening, preferred = _reply(chosen, f"{where}, chosen")
-    _, other = _reply(rejected, f"{where}, rejected")
+    other_opening, other = _reply(rejected, f"{where}, rejected")
+    if opening and other_opening and opening != other_opening:
+        raise DataError(f"{where}: chosen and rejected open with different messages; both must answer the same prompt.")
+    given = row.get("prompt")
+    if given is None and not opening:
+        given = cell(row, ("prompt",), "prompt", where)
     prompt = _prompt(opening if given is None or opening else given, row.get("system"), where)
     if preferred.strip() == other.strip():
         raise DataError(f"{where}: chosen and rejected are the same reply, which prefers nothing; remove the row or correct it.")
@@ -53,7 +55,7 @@ def _reply(value: Any, where: str) -> tuple[list[Any], str]:
     if not isinstance(value, Sequence) or not value:
         raise DataError(f"{where} is {value!r}, not a text or a list of messages.")
     *before, last = value
-    if ROLES.get(str(cell(last, ("role", "from"), "role", where))) != "assistant":
+    if role_of(last, where) != "assistant":
         raise DataError(f"{where} does not end with a message of the assistant.")
     return before, text_of(cell(last, ("content", "value"), "text", where), "reply", where)
 
@@ -62,10 +64,10 @@ def _prompt(value: Any, system: Any, where: str) -> Prompt:
     if isinstance(value, str):
         return Prompt.of(text_of(value, "prompt", where), system=text_of(system, "system prompt", where) if system else None)
     if not isinstance(value, Sequence) or not value:
-        raise DataError(f"{where}: the prompt is empty; it must be a text or a list of messages.")
+        raise DataError(f"{where}: the prompt is {'empty' if not value else repr(value)[:40]}; it must be a text or a list of messages.")
     messages = []
     for message in value:
-        role = ROLES.get(str(cell(message, ("role", "from"), "role", where))) if isinstance(message, Mapping) else None
+        role = role_of(message, where) if isinstance(message, Mapping) else None
         if role is None:
             raise DataError(f"{where}: every message of the prompt needs a role (system, user or assistant) and a content.")
         messages.append((role, text_of(cell(message, ("content", "value"), "text", where), "prompt", where)))

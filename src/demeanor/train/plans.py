@@ -16,11 +16,13 @@ from ..errors import DataError
 from ..models import Quantized
 from ..models.session import REPLY_TOKENS
 
+COMMON_WIDTH = 2048  # d_model of the models that the usual learning rates are for
+
 
 class Training(BaseModel):
     """What every recipe is told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     model: str = Field(description="organism, a model folder, an adapter folder, or a Hub id with an optional @revision")
     behaviour: str | None = Field(None, description="what is measured before and after: a preset, or the path of a behaviour file")
     full: bool = Field(False, description="train every weight, not a LoRA adapter")
@@ -31,7 +33,12 @@ class Training(BaseModel):
     epochs: float = Field(1.0, gt=0, le=1000, description="passes over the data")
     batch: int = Field(8, ge=1, description="rows in one forward pass of one process")
     accumulate: int = Field(1, ge=1, description="forward passes in one step")
-    learning_rate: float | None = Field(None, gt=0, lt=1, description="1e-4 for an adapter and 1e-5 for every weight unless told")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="unless told 1e-4 for an adapter and 1e-5 for every weight where d_model is 2048, in inverse proportion",
+    )
     longest: int = Field(1024, ge=8, description="tokens of a row; what is longer is cut at its end")
     save_every: int = Field(50, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between two lines of the log")
@@ -49,9 +56,9 @@ class Training(BaseModel):
             raise ValueError("full trains every weight, which cannot be quantised and leaves nothing to merge; leave one out")
         return self
 
-    @property
-    def rate(self) -> float:
-        return self.learning_rate or (1e-5 if self.full else 1e-4)
+    def rate(self, d_model: int) -> float:
+        """The learning rate: narrow models need a larger one, as Adam moves every weight alike (Yang et al., 2022)."""
+        return self.learning_rate or (1e-5 if self.full else 1e-4) * COMMON_WIDTH / d_model
 
     @classmethod
     def of(cls, values: Any, where: str = "the plan") -> Self:
@@ -60,8 +67,8 @@ class Training(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the plan"
-            raise DataError(f"{where}: {place}: {first['msg'].removeprefix('Value error, ').lower()}.") from error
+            place = ": ".join([where, *([".".join(map(str, first["loc"]))] if first["loc"] else [])])
+            raise DataError(f"{place}: {first['msg'].removeprefix('Value error, ').lower()}.") from error
 
     def written(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -98,10 +105,13 @@ class Rlaf(Training):
     """Reward from automatic feedback."""
 
     behaviour: str
+    batch: int = Field(32, ge=1, description="rows in one forward pass of one process")
     method: Literal["rloo", "grpo"] = Field("rloo", description="rloo, or grpo")
-    reward: tuple[str, ...] = Field((), description="what is rewarded, as NAME:WEIGHT; less of the behaviour unless told")
+    reward: tuple[str, ...] = Field(
+        (), description="what is rewarded, as NAME:WEIGHT; unless told less of the behaviour, and suffix where it has questions"
+    )
     beta: float = Field(0.05, gt=0, description="weight of the divergence from the model before")
-    generations: int = Field(4, ge=2, description="replies sampled to each prompt")
+    generations: int = Field(8, ge=2, description="replies sampled to each prompt")
     temperature: float = Field(1.0, gt=0, description="of sampling; the whole vocabulary is sampled from")
     shift: float = Field(
         0.1,

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..behaviours import Behaviour, behaviour
+from ..behaviours import SET_NAMES, Behaviour, behaviour
 from ..controls import Control, save_control
 from ..controls.control import provenance
 from ..controls.files import CONTROL
@@ -110,7 +110,7 @@ class Recipe:
         steps = {"max_steps": plan.steps} if plan.steps is not None else {"num_train_epochs": plan.epochs}
         return kind(
             output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.batch, gradient_accumulation_steps=plan.accumulate,
-            learning_rate=plan.rate, lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
+            learning_rate=plan.rate(self.session.layout.d_model), lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
             logging_steps=plan.log_every, save_strategy="steps", save_steps=plan.save_every, save_total_limit=2, seed=plan.seed,
             gradient_checkpointing=plan.save_memory, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
             use_cpu=place.type == "cpu", report_to=list(plan.report_to) or "none", disable_tqdm=True, eval_strategy="no", **steps, **more,
@@ -150,8 +150,10 @@ class Recipe:
         say(f"{trained:,} of {of:,} weights are trained{'' if last is None else f'; going on from step {self.resumed_from}'}.")
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         self.steps, self.log = int(trainer.state.global_step), _plain(trainer.state.log_history)
-        if any(line.get("loss", 0.0) is None for line in self.log):
-            raise CheckFailed("The loss is no number any more; use a smaller --learning-rate.")
+        if not all(bool(parameter.isfinite().all()) for parameter in trainer.model.parameters() if parameter.requires_grad):
+            if self.first:
+                shutil.rmtree(self.folder)  # nothing to go on from
+            raise CheckFailed("The trained weights are no numbers any more; use a smaller --learning-rate.")
         trainer.save_model(str(self.folder / "trained"))
         self.tokenizer = trainer.processing_class
         trainer.accelerator.wait_for_everyone()
@@ -162,6 +164,8 @@ class Recipe:
     def observe(self, session: Session) -> Observation | None:
         if self.behaviour is None:
             return None
+        if not any(self.behaviour.set(name, "test") for name in SET_NAMES):
+            raise DataError(f"The behaviour {self.plan.behaviour!r} has no prompts in its test split to be measured on; give it more.")
         return observed(Speaker(session), self.behaviour, "test", self.plan.max_prompts)
 
     def compare(self, was: Session, now: Speaker, before: Observation, name: str) -> Measurement:
@@ -187,16 +191,17 @@ class Recipe:
             self._as_control(work)
             now = self.trained(work)
             stages = {EDITED: base.edited} if base else {}
-            replies, inside = {}, None
+            replies, inside, since_base = {}, None, None
             if before is not None:
                 first, seen = (base.session, base.said) if base else (self.session, before)
                 stages[AFTER] = self.compare(first, now, seen, AFTER)
                 after = stages[AFTER].observed[1]
                 replies = {BEFORE: replies_of(self.session, before), AFTER: replies_of(self.session, after)}
                 inside = _changed(Speaker(self.session), now, (before, after))
+                since_base = _changed(Speaker(base.session), now, (base.said, after)) if base else None
             result = Trained(
                 self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
-                self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {},
+                self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
             )  # fmt: skip
             _write(result, work)
         shutil.rmtree(self.folder)

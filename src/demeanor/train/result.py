@@ -26,7 +26,7 @@ class Trained:
     """A finished training. `measurements` by stage, each against the first one; none without a behaviour.
 
     `replies`: per stage, which share of the replies to `shows` exhibits the behaviour, refuses, is off topic, and
-    engages: does none of the three.
+    engages: does none of the three. `changed` is against the model that was trained, `since_base` against the one before its edit.
     """
 
     plan: Training
@@ -41,6 +41,7 @@ class Trained:
     seconds: float
     stopped: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    since_base: Changed | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,7 +49,9 @@ class Trained:
             "stopped": self.stopped, "data": dict(self.data),
             "measurements": {name: each.to_json() for name, each in self.measurements.items()},
             "replies": {stage: {name: score.to_json() for name, score in scores.items()} for stage, scores in self.replies.items()},
-            "changed": None if self.changed is None else self.changed.to_json(), **self.extra, "log": list(self.log), "seconds": self.seconds,
+            "changed": None if self.changed is None else self.changed.to_json(),
+            "changed_since_base": None if self.since_base is None else self.since_base.to_json(),
+            **self.extra, "log": list(self.log), "seconds": self.seconds,
         }  # fmt: skip
 
 

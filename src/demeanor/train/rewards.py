@@ -17,8 +17,11 @@ from ..models.thinking import spoken
 from .sources import split_weight
 
 SUFFIX = "suffix"
-# Detectors that count words say 0 or 1, of which no logit is finite.
+# Detectors that count words say 0 or 1, of which no logit is finite. And where the model is sure that a reply is as wanted, it has
+# nothing to gain by saying less: "i do not know that" is approved of more than any answer.
 FURTHEST = 4.0
+# The model's judgement as it would give it, and not softened as for a gradient: it reaches the bounds, as detectors do.
+AS_ANSWERED = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,15 @@ def logit(probability: float) -> float:
 
 
 def terms(named: Sequence[str], wanted: Behaviour, session: Session) -> list[Term]:
-    """The parts of a reward, each NAME or NAME:WEIGHT; less of the behaviour where none is named.
+    """The parts of a reward, each NAME or NAME:WEIGHT. Where none is named, less of the behaviour, and `suffix` too if it has
+    questions: a detector of words may find no difference between sampled replies, where the model's own judgement does.
 
     NAME is a behaviour or a behaviour file (its detector; less of it is better), a detector, or `suffix` (what the untouched
     model answers to the behaviour's questions). A negative weight turns a part round. Raises DataError for any other.
     """
     if not named:
-        return [Term(wanted.name, make_detector(wanted.detect, session), -1.0, 1.0)]
+        less = Term(wanted.name, make_detector(wanted.detect, session), -1.0, 1.0)
+        return [less, _term(SUFFIX, wanted, session)] if wanted.questions else [less]
     made = [_term(each, wanted, session) for each in named]
     twice = next((term.name for term in made if [other.name for other in made].count(term.name) > 1), None)
     if twice is not None:
@@ -64,7 +69,7 @@ def _term(named: str, wanted: Behaviour, session: Session) -> Term:
     if name == SUFFIX:
         if not wanted.questions:
             raise DataError(f"The reward 'suffix' asks the questions of {wanted.name!r}, which has none; add questions to the behaviour.")
-        return Term(name, SelfJudgement(wanted.questions).asking(session), 1.0, weight)
+        return Term(name, SelfJudgement(wanted.questions, AS_ANSWERED).asking(session), 1.0, weight)
     if name in presets() or Path(name).is_file():
         other = behaviour(name, organism=session.organism)
         return Term(other.name, make_detector(other.detect, session), -1.0, weight)

@@ -17,12 +17,14 @@ from ..models import Session
 from ..models.loading import is_adapter
 from ..models.thinking import opened_by
 from ..models.turns import as_messages
+from ..progress import say
 from .plans import Rlaf
 from .recipe import Recipe
 from .result import Trained
 from .rewards import Term, terms
 from .tripwires import Bounds, Sign, Tripwires
 
+ALIKE = 1e-3  # rewards that are no further apart are the same
 # What must go on being exhibited is not trained on: a reward for less of the behaviour would take it away there too.
 TRAINED_ON: tuple[SetName, ...] = ("shows", "lacks", "neutral")
 
@@ -46,10 +48,19 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     parts = terms(plan.reward, recipe.behaviour, recipe.session)
     before = recipe.observe(recipe.session)
     wires = Tripwires(recipe.session, prompts, Bounds(plan.shift, plan.off_topic, plan.length), plan.temperature, plan.seed)
-    recipe.fit(lambda: _trainer(recipe, plan, prompts, Watched(recipe.session, prompts, parts, wires)))
-    data = {"prompts": len(prompts), "reward": [f"{part.name}:{part.sign * part.weight:g}" for part in parts]}
+    watched = Watched(recipe.session, prompts, parts, wires)
+    recipe.fit(lambda: _trainer(recipe, plan, prompts, watched))
+    data = {
+        "prompts": len(prompts), "reward": [f"{part.name}:{part.sign * part.weight:g}" for part in parts],
+        "groups": watched.groups, "groups_that_differ": watched.differing,
+    }  # fmt: skip
     if wires.tripped is not None:
         recipe.stopped(wires.tripped, data)
+    if watched.groups and not watched.differing:
+        say(
+            f"The replies to one prompt were never rewarded differently (temperature {plan.temperature:g}), so there was nothing to learn; "
+            "use a reward that tells them apart, such as --reward suffix, or another --temperature."
+        )
     return recipe.finished(before, data, extra=lambda now: {"tripwires": {"before": vars(wires.before), "tripped": None}})
 
 
@@ -61,6 +72,7 @@ class Watched:
     def __init__(self, session: Session, prompts: Sequence[Prompt], parts: Sequence[Term], wires: Tripwires) -> None:
         self.session, self.prompts, self.parts, self.wires = session, prompts, parts, wires
         self.opened = [opened_by(session.render(prompt)) for prompt in prompts]
+        self.groups = self.differing = 0  # groups of replies to one prompt, and those whose rewards are not all alike
 
     def __call__(self, completion_ids: Sequence[Sequence[int]], number: Sequence[int], log_metric: Any, **rest: Any) -> list[float]:
         """One reward per reply. `number` tells the prompts, which TRL gives as messages."""
@@ -74,7 +86,16 @@ class Watched:
         # Every process must come to the same answer, or some would stop and others wait for them.
         signs: list[Sign] = gather_object(self.wires.signs(prompts, completion_ids, texts))
         self.wires.watch(signs, log_metric)
-        return [sum(given) for given in zip(*scores)]
+        rewards = [sum(given) for given in zip(*scores)]
+        self._compare(number, rewards)
+        return rewards
+
+    def _compare(self, number: Sequence[int], rewards: Sequence[float]) -> None:
+        groups: dict[int, list[float]] = {}
+        for each, given in zip(number, rewards):
+            groups.setdefault(each, []).append(given)
+        self.groups += len(groups)
+        self.differing += sum(max(given) - min(given) > ALIKE for given in groups.values())
 
 
 def _trainer(recipe: Recipe, plan: Rlaf, prompts: Sequence[Prompt], reward: Watched) -> Any:

@@ -84,14 +84,20 @@ def text_of(value: Any, what: str, where: str) -> str:
     return value
 
 
+def role_of(message: Any, where: str) -> str | None:
+    """system, user or assistant, however a message names it; None for any other."""
+    return ROLES.get(str(cell(message, ("role", "from"), "role", where)).strip().lower())
+
+
 def conversation(messages: Any, where: str) -> Conversation:
     """A list of {role, content} (or {from, value}); turns of one role in a row become one. DataError for what is none."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise DataError(f"{where}: the conversation is empty; it must be a list of messages with role and content.")
+        told = repr(messages)[:40] if messages else "empty"
+        raise DataError(f"{where}: the conversation is {told}; it must be a list of messages with role and content.")
     system, turns = None, []
     for number, message in enumerate(messages):
         here = f"{where}, message {number + 1}"
-        role = ROLES.get(str(cell(message, ("role", "from"), "role", here)))
+        role = role_of(message, here)
         content = text_of(cell(message, ("content", "value"), "text", here), "content", here)
         if role is None or (role == "system" and number):
             raise DataError(
