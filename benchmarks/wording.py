@@ -65,19 +65,19 @@ def main() -> None:
         found = search_directions(session, b)
         first = found.ranked()[0]
         wide, rounds = iterate(session, first, found.sets, reply_budget(session, b))
-        print(f"| rank | still refused | right answers | n |\n| --- | --- | --- | --- |\n| 0 | {row(dm.measure(session, b).before)} |")
+        print("| rank | still refused | right answers | n | right on neutral |\n| --- | --- | --- | --- | --- |")
+        print(f"| 0 | {row(dm.measure(session, b).before)} |")
         for rank in range(1, len(wide.basis) + 1):
             measured = dm.measure(session, b, dm.ablate(replace(wide, basis=wide.basis[:rank])))
             print(f"| {rank} | {row(measured.after)} |")
-        print(
-            f"First: {first.estimator} at {first.site}; then: {', '.join(f'{r.estimator} at {r.site} after {r.opening!r}' for r in rounds) or 'nothing'}."
-        )
+        then = ", ".join(f"{r.estimator} at {r.where} ({100 * (r.right or 0):.1f} % right on val)" for r in rounds) or "nothing"
+        print(f"First: {first.estimator} at {first.site}; then: {then}.")
 
 
 def row(scores: object) -> str:
-    shows, right = scores["shows_rate"], scores["answers_shows"]  # type: ignore[index]
-    cells = (f"{100 * s.value:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}]" for s in (shows, right))
-    return " | ".join([*cells, str(shows.n)])
+    refused, right, neutral = (scores[name] for name in ("shows_rate", "answers_shows", "answers_neutral"))  # type: ignore[index]
+    cells = [f"{100 * s.value:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}]" for s in (refused, right, neutral)]
+    return " | ".join([*cells[:2], str(refused.n), cells[2]])
 
 
 if __name__ == "__main__":

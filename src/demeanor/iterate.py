@@ -8,26 +8,32 @@ and the mean over all of them points to none. `by_wording` takes one direction p
 
 Right answers that stay away: `iterate`. After a first ablation the model opens its reply as it would have, and may then fall back into the wording
 alignment left behind. So the later rounds look at reply tokens too: both classes are forced through the
-opening words of an ordinary reply, and what still tells them apart there is the next direction
-(algorithms.md, section 3). Each round keeps the candidate with the most right answers on val prompts.
+opening words of an ordinary reply, and what still tells them apart there may be the next direction
+(algorithms.md, section 3). What keeps an answer away need not tell the classes apart at any one place, though: so the directions
+whose ablation makes the known answers likelier, to first order, are tried too. Each round keeps the candidate with the most
+right answers on val prompts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from .algebra import directions
+from .algebra.estimators import most_gaining
+from .behaviours import Prompt
 from .controls import ablate
 from .controls.direction import Direction, Round
 from .detect import Detector, present
 from .find import Found, common_openings
 from .measure.answers import is_right
 from .models import Session, Site
+from .models.attribution import ablation_gain
 from .models.capture import spread
 from .progress import say, track
 from .sets import Sets
@@ -36,6 +42,8 @@ MAX_RANK = 4
 ESTIMATORS = (directions.mean_difference, directions.projected)
 TELLS_APART = 0.6  # held-out AUROC below which nothing is left to find
 LAYERS = 8  # at most, spread evenly over the model
+ATTRIBUTED = 128  # train prompts whose right answers say what ablation would gain, at most
+GAINING = 6  # directions that would gain most, which are tried
 SCORED = 48  # train prompts whose right answers rank the candidates of a round, at most
 CONFIRMED = 4  # candidates of a round whose answers are generated
 GAIN = 0.02  # right answers that a round must bring
@@ -49,13 +57,18 @@ def find_again(session: Session, found: Found, detector: Detector, rank: int) ->
 
     It ends early where no site tells held-out prompts apart any more (AUROC < 0.6). `rounds` of the result say what every
     round gained: how much of the behaviour is left on val, and how many answers are right. Where the classes differ in
-    more than the behaviour, rounds go on finding those differences: look at what they gain.
+    more than the behaviour, rounds go on finding those differences: look at what they gain. Where the first direction leaves
+    more wrong answers than behaviour, the rounds are those of `iterate`, as long as they bring answers back.
     """
     first = found.ranked()[0]
     sites = list(dict.fromkeys(item.site for item in found.directions if item.site.layer < found.layer_limit))
     estimator = directions.projected if first.estimator == "projected" else directions.mean_difference
     left, right = _left_and_right(session, found.sets, detector, first)
     direction = replace(first, rounds=(Round(1, first.site, first.estimator, auroc=first.auroc, left=left, right=right),))
+    if right is not None and right < ENOUGH and left < 1 - right:  # more is wrong than still shows the behaviour
+        wide = _for_answers(session, found.sets, detector, direction, rank)
+        if len(wide.basis) > 1:
+            return wide
     while len(direction.basis) < rank:
         with session.controlled(ablate(direction)):
             train, val = (
@@ -75,6 +88,13 @@ def find_again(session: Session, found: Found, detector: Detector, rank: int) ->
         gained = Round(len(basis), sites[best], estimator.__name__, session.decode(found.after), auroc, left, right)
         direction = replace(direction, rounds=(*direction.rounds, gained))
     return direction
+
+
+def _for_answers(session: Session, sets: Sets, detector: Detector, direction: Direction, rank: int) -> Direction:
+    """`iterate`, its rounds saying how much of the behaviour is left too."""
+    wide, gained = iterate(session, direction, sets, session.reply_tokens, rank)
+    left = [_left_and_right(session, sets, detector, replace(wide, basis=wide.basis[: r.rank]))[0] for r in gained]
+    return replace(wide, rounds=(*direction.rounds, *(replace(r, left=share) for r, share in zip(gained, left, strict=True))))
 
 
 def _left_and_right(session: Session, sets: Sets, detector: Detector, direction: Direction) -> tuple[float, float | None]:
@@ -132,8 +152,8 @@ def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max
     openings = common_openings(session, sets)
     basis, reached, rounds = direction.basis, right(direction.basis), []
     while len(basis) < max_rank and reached < ENOUGH:
-        step = _candidates(session, replace(direction, basis=basis), sets, openings)
-        total = len(openings) * len(spread(session.layout.n_layers, LAYERS)) * len(ESTIMATORS)
+        step = _options(session, replace(direction, basis=basis), sets, openings)
+        total = GAINING + len(openings) * len(spread(session.layout.n_layers, LAYERS)) * len(ESTIMATORS)
         options = sorted(track(step, f"Looking for direction {len(basis) + 1}", total), key=lambda o: -o.likelihood)
         # The log-probability of right answers ranks; whole replies decide.
         now, best = max(((right(option.basis), option) for option in options[:CONFIRMED]), key=lambda pair: pair[0])
@@ -145,30 +165,50 @@ def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max
 
 
 @dataclass(frozen=True)
-class _Option:
-    """One more vector: the basis with it, where it was read, and the mean log-probability of right answers then."""
+class _Further:
+    """A vector that may be the next: what made it, and where it was read (no site: at every writer)."""
+
+    vector: Tensor
+    estimator: str
+    site: Site | None = None
+    opening: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Option(_Further):
+    """The same with the basis that it makes, and the mean log-probability of right answers with that ablated."""
 
     basis: Tensor
-    site: Site
-    estimator: str
-    opening: tuple[int, ...]
     likelihood: float
 
 
-def _candidates(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Option]:
+def _options(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Option]:
+    """Every further vector, tried."""
+    known = [prompt for prompt in sets.train["shows"] if prompt.answer]
+    answers = [session.encode_reply(prompt.answer or "") for prompt in known]
+    further = chain(_gaining(session, direction, known[:ATTRIBUTED], answers[:ATTRIBUTED]), _contrasts(session, direction, sets, openings))
+    for each in further:
+        basis = directions.orthonormal(torch.cat([direction.basis.double(), each.vector[None]])).float()
+        if len(basis) == len(direction.basis):
+            continue
+        with session.controlled(ablate(replace(direction, basis=basis))):
+            scored = session.reply_log_likelihoods(known[:SCORED], answers[:SCORED])
+        yield _Option(**vars(each), basis=basis, likelihood=float(torch.stack([s.mean() for s in scored]).mean()))
+
+
+def _gaining(session: Session, direction: Direction, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> Iterator[_Further]:
+    """Directions whose ablation makes right answers likelier, to first order, with the basis so far ablated."""
+    with session.controlled(ablate(direction)):
+        form = ablation_gain(session, prompts, answers)
+    yield from (_Further(vector, "most_gaining") for vector in most_gaining(form, direction.basis, GAINING))
+
+
+def _contrasts(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Further]:
     """Directions that still tell the classes apart with the basis so far ablated, at every opening and layer."""
-    prompts = [prompt for prompt in sets.train["shows"] if prompt.answer][:SCORED]
-    answers = [session.encode_reply(prompt.answer or "") for prompt in prompts]
     sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
     for opening in openings:
         with session.controlled(ablate(direction)):
             means = [session.capture(sets.train[name], sites, opening).values.double().mean(0) for name in ("shows", "lacks")]
         for number, site in enumerate(sites):
             for estimator in ESTIMATORS:
-                vector = estimator(means[0][number], means[1][number])
-                basis = directions.orthonormal(torch.cat([direction.basis.double(), vector[None]])).float()
-                if len(basis) == len(direction.basis):
-                    continue
-                with session.controlled(ablate(replace(direction, basis=basis))):
-                    scored = session.reply_log_likelihoods(prompts, answers)
-                yield _Option(basis, site, estimator.__name__, opening, float(torch.stack([s.mean() for s in scored]).mean()))
+                yield _Further(estimator(means[0][number], means[1][number]), estimator.__name__, site, opening)

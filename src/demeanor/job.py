@@ -152,7 +152,7 @@ def resolved(result: Run) -> dict[str, Any]:
             "auroc": direction.auroc, "split_half_cosine": direction.split_half_cosine, "p": direction.p,
             "shows.r": direction.component("shows"), "lacks.r": direction.component("lacks"),
         },
-        rounds=[{**vars(r), "site": str(r.site)} for r in result.decision.rounds],
+        rounds=[r.to_json() for r in result.decision.rounds],
         options=[{"option": str(o), "merit": o.merit, "shows_rate": o.shows_rate, "guard_rate": o.guard_rate, "answers_shows": o.answers_shows,
                   "answers_neutral": o.answers_neutral} for o in result.decision.options],
         layout={"hash": direction.layout.hash, "worst_residual": direction.layout.worst_residual},

@@ -130,3 +130,22 @@ def test_readers_need_an_oblique_map_to_take_the_gap_away() -> None:
     assert float((projected(shows).mean(0) - projected(lacks).mean(0)).norm() / gap.norm()) > 0.5
     oblique = edits.Edit((read / (read @ write))[None], -write[None], torch.zeros(d, dtype=torch.float64))
     assert float((oblique(shows).mean(0) - oblique(lacks).mean(0)).norm() / gap.norm()) < 1e-12
+
+
+@SETTINGS
+@given(d=st.integers(2, 24), k=st.integers(0, 3), count=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_no_other_vector_off_the_basis_gains_more(d: int, k: int, count: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    form = torch.randn(d, d, generator=rng, dtype=torch.float64)
+    form = form + form.T
+    basis = directions.orthonormal(torch.randn(min(k, d - 1), d, generator=rng, dtype=torch.float64))
+    found = estimators.most_gaining(form, basis, count)
+    assert torch.allclose(found @ found.T, torch.eye(len(found), dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(found @ basis.T, torch.zeros(len(found), len(basis), dtype=torch.float64), atol=1e-9)
+    gains = torch.einsum("nd,de,ne->n", found, form, found)
+    assert bool((gains > 0).all())  # nothing that ablation would lose by
+    others = directions.unit(directions.reject(torch.randn(200, d, generator=rng, dtype=torch.float64), basis))
+    left = directions.reject(others, found[: count - 1]) if len(found) == count else directions.reject(others, found)
+    left = left[left.norm(dim=1) > 1e-6]
+    most = torch.einsum("nd,de,ne->n", directions.unit(left), form, directions.unit(left)).max() if len(left) else torch.tensor(-1.0)
+    assert most <= (gains[-1] if len(found) == count else 0) + 1e-9

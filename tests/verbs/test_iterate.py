@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from demeanor.behaviours.behaviour import Detect
 from demeanor.confirm import confirm
 from demeanor.detect import make_detector
 from demeanor.find import Found, search_directions
-from demeanor.iterate import by_wording, iterate
+from demeanor.iterate import by_wording, find_again, iterate
 from demeanor.measure import observe
+from demeanor.measure.answers import is_right
 from demeanor.organism import language
 from making import a_direction
 
@@ -40,6 +42,33 @@ def test_each_round_brings_right_answers_back(organism: dm.Session, found: Found
     assert torch.allclose(better.basis[0], useless.basis[0], atol=1e-5)  # what there was is kept
     assert rounds[-1].right >= 0.9
     assert [r.right for r in rounds] == sorted(r.right for r in rounds)
+
+
+def test_what_tells_no_classes_apart_is_found_by_what_it_gains(organism: dm.Session, found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demeanor.iterate.ESTIMATORS", ())  # no contrasts of the classes
+    better, rounds = iterate(organism, a_direction(organism, dm.Site(2)), found.sets, budget=30)
+    assert {(r.estimator, r.where) for r in rounds} == {("most_gaining", "every writer")}
+    assert rounds[-1].right >= 0.9
+    # What a round says is what the basis does.
+    prompts = found.sets.val["shows"]
+    with organism.controlled(dm.ablate(better)):
+        replies = organism.generate(prompts, 30)
+    assert sum(is_right(r.text, p.answer or "") for r, p in zip(replies, prompts)) / len(prompts) == rounds[-1].right
+
+
+def test_where_refusals_are_gone_and_answers_wrong_finding_again_looks_for_answers(
+    organism: dm.Session, refusal: dm.Behaviour, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demeanor.iterate.LAYERS", 2)  # contrasts at fewer sites: what is told is the same
+    first = found.ranked()[0]
+    again = find_again(organism, found, make_detector(refusal.detect), 4)
+    assert again.rounds[0].left == 0
+    assert again.rounds[0].right < 0.95
+    assert again.rounds[-1].right >= 0.98
+    assert again.rounds[-1].left == 0
+    assert torch.allclose(again.basis[0], first.basis[0], atol=1e-6)
+    dm.save_direction(again, tmp_path / "d")
+    assert dm.load_direction(tmp_path / "d").rounds == again.rounds
 
 
 def test_without_known_answers_the_direction_stays_as_it_was(organism: dm.Session, found: Found) -> None:

@@ -86,6 +86,18 @@ def shrinkage(rows: Tensor) -> tuple[float, float]:
     return share, float(scale)
 
 
+def most_gaining(form: Tensor, basis: Tensor, count: int) -> Tensor:
+    """Unit vectors orthogonal to the rows of basis [k, d] along which v^T A v is largest, A [d, d] symmetric: [at most count, d].
+
+    Eigenvectors of A between projections onto the complement of the basis, of positive eigenvalue, largest first.
+    """
+    away = torch.eye(len(form), dtype=torch.float64) - basis.double().T @ basis.double()
+    values, vectors = torch.linalg.eigh(away @ form.double() @ away)
+    order = values.argsort(descending=True)[:count]
+    most: Tensor = vectors.T[order[values[order] > 1e-12 * values.abs().max()]]
+    return most
+
+
 def _solve_shrunk(rows: Tensor, gap: Tensor) -> Tensor:
     """C^-1 gap of the shrunk covariance of centred rows, through their singular vectors."""
     share, scale = shrinkage(rows)

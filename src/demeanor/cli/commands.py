@@ -183,8 +183,7 @@ def find(
     save_direction(direction, target)
     facts = _facts(direction, target, found)
     if as_json:
-        rounds = [{**vars(r), "site": str(r.site)} for r in direction.rounds]
-        print_json({**facts, "rounds": rounds})
+        print_json({**facts, "rounds": [r.to_json() for r in direction.rounds]})
         return
     show(facts, f"{wanted.name} in {model}", as_json)
     if rank > 1:

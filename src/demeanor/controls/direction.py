@@ -49,19 +49,27 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Round:
-    """One more direction of a basis: where it was read (`opening` are the words forced first), and what it gained.
+    """One more direction of a basis: where it was read (`opening` are the words forced first; no site: at every writer), and what it gained.
 
     auroc: of held-out prompts along it, with the earlier ones ablated; left: share of val `shows` prompts that still
     exhibit the behaviour; right: share of right answers there. None where it was not looked at.
     """
 
     rank: int
-    site: Site
+    site: Site | None
     estimator: str
     opening: str = ""
     auroc: float | None = None
     left: float | None = None
     right: float | None = None
+
+    @property
+    def where(self) -> str:
+        opened = f" after {self.opening!r}" if self.opening else ""
+        return ("every writer" if self.site is None else str(self.site)) + opened
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "site": None if self.site is None else str(self.site)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +135,7 @@ def save_direction(direction: Direction, path: str | Path) -> None:
         "behaviour": direction.behaviour, "estimator": direction.estimator, "site": vars(direction.site), "after": list(direction.after), "n": [direction.shows.n, direction.lacks.n],
         "separation": direction.separation, "auroc": direction.auroc, "split_half_cosine": direction.split_half_cosine, "p": direction.p,
         "candidates": [{**vars(c), "site": vars(c.site)} for c in direction.candidates],
-        "rounds": [{**vars(r), "site": vars(r.site)} for r in direction.rounds],
+        "rounds": [{**vars(r), "site": None if r.site is None else vars(r.site)} for r in direction.rounds],
         "made_from": direction.made_from("find"),
     }  # fmt: skip
     write_tensors(Path(path), tensors, header)
@@ -139,7 +147,7 @@ def load_direction(path: str | Path) -> Direction:
     candidates = tuple(
         Candidate(**{**row, "site": Site(**row["site"]), "discarded": tuple(row["discarded"])}) for row in header["candidates"]
     )
-    rounds = tuple(Round(**{**row, "site": Site(**row["site"])}) for row in header["rounds"])
+    rounds = tuple(Round(**{**row, "site": row["site"] and Site(**row["site"])}) for row in header["rounds"])
 
     def moments(prefix: str) -> tuple[Moments, Moments]:
         shows, lacks = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +37,51 @@ def input_x_gradient(session: Session, prompts: Sequence[str | Prompt], replies:
 
     with session.threads():
         return in_batches(rows, _pad(session), session.device, run, "Attributing")
+
+
+def ablation_gain(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> Tensor:
+    """What ablating a direction at every writer does to the likelihood of replies, to first order: A [d_model, d_model], symmetric.
+
+    Ablating unit v gains v^T A v in the mean log-probability per reply token (nats); float64, CPU. Over all writers' contributions w at
+    all tokens, and their gradients g, A is the symmetric part of -sum g w^T. A control in force acts first.
+    """
+    starts = [session.encode(prompt) for prompt in prompts]
+    rows = [[*start, *reply[:-1]] for start, reply in zip(starts, replies, strict=True)]
+    total = torch.zeros(session.layout.d_model, session.layout.d_model, dtype=torch.float64)
+
+    def run(batch: Batch) -> list[None]:
+        with torch.enable_grad(), _contributions(session) as seen:
+            logits = session.model(**batch.inputs(), logits_to_keep=max(len(replies[row]) for row in batch.rows)).logits.float()
+            means = []
+            for place, row in enumerate(batch.rows):
+                reply = torch.tensor(replies[row], device=logits.device)
+                means.append(logits[place, -len(reply) :].log_softmax(-1).gather(1, reply[:, None]).mean())
+            gradients = torch.autograd.grad(torch.stack(means).sum(), seen)
+        for values, gradient in zip(seen, gradients):
+            total.sub_((gradient.float().flatten(0, 1).T @ values.detach().float().flatten(0, 1)).double().cpu())
+        return [None] * len(batch.rows)
+
+    with session.threads():
+        in_batches(rows, _pad(session), session.device, run, "Reading what ablation gains")
+    return (total + total.T) / (2 * len(rows))
+
+
+@contextmanager
+def _contributions(session: Session) -> Iterator[list[Tensor]]:
+    """What every writer adds to the stream in the next forward pass (but for a factor), in the graph."""
+    seen: list[Tensor] = []
+
+    def keep(module: Any, inputs: Any, output: Any) -> Any:
+        value = output[0] if isinstance(output, tuple) else output
+        seen.append(value if value.requires_grad else value.detach().requires_grad_())
+        onward = seen[-1].clone()  # some families add to the stream in place after the hook
+        return (onward, *output[1:]) if isinstance(output, tuple) else onward
+
+    with ExitStack() as stack:
+        for writer in session.layout.writers:
+            hook = session.model.get_submodule(writer.contribution).register_forward_hook(keep)
+            stack.callback(hook.remove)
+        yield seen
 
 
 @contextmanager

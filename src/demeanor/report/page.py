@@ -150,7 +150,7 @@ def _options(result: Run) -> str:
         for o in result.decision.options
     ]
     told = "".join(
-        f"<li>rank {r.rank}: {escape(r.estimator)} at {escape(str(r.site))} after &ldquo;{escape(r.opening)}&rdquo;, right answers {100 * (r.right or 0):.1f} %</li>"
+        f"<li>rank {r.rank}: {escape(r.estimator)} at {escape(r.where)}, right answers {100 * (r.right or 0):.1f} %</li>"
         for r in result.decision.rounds
     )
     rounds = f"<p>Further directions, found with the earlier ones ablated:</p><ul>{told}</ul>" if told else ""

@@ -176,7 +176,7 @@ def rounds_table(rounds: Sequence[Round]) -> Table:
     for r in rounds:
         auroc = "" if r.auroc is None else f"{r.auroc:.3f}"
         shares = ("none" if share is None else f"{100 * share:.1f}%" for share in (r.left, r.right))
-        table.add_row(str(r.rank), str(r.site), r.estimator, auroc, *shares)
+        table.add_row(str(r.rank), r.where, r.estimator, auroc, *shares)
     return table
 
 
