@@ -32,7 +32,7 @@ FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply
 def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_path: Path) -> None:
     gate = dm.gate(organism, behaviour("over-refusal", organism=True))
     save_control(ablation_of_refusal(organism, 1.0).when(gate), tmp_path / "gated.safetensors")
-    plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, epochs=4, learning_rate=3e-3, max_prompts=60)
+    plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, epochs=4, max_prompts=60)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
     baked = dm.bake("organism", load_control(tmp_path / "out"), tmp_path / "baked")
@@ -51,7 +51,7 @@ def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_p
 
 
 def test_what_a_search_finds_is_learned(tmp_path: Path) -> None:
-    plan = Prefix(**FEW, prompts=40, epochs=8, learning_rate=3e-3, max_prompts=40)
+    plan = Prefix(**FEW, prompts=40, epochs=8, max_prompts=40)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
     before, after = trained.measurements["after"].before, trained.measurements["after"].after

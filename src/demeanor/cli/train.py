@@ -202,7 +202,7 @@ def prefix(
     prompts: Annotated[Optional[int], typer.Option(help=_help("prompts", Prefix), show_default=False)] = None,
     merge: Merge = False, rank: Rank = 16, in_4bit: In4bit = False, in_8bit: In8bit = False,
     steps: Steps = None, epochs: Epochs = 6.0, batch: Batch = 8, accumulate: Accumulate = 1,
-    learning_rate: Annotated[float, typer.Option(help=_help("learning_rate", Prefix))] = 1e-3,
+    learning_rate: LearningRate = None,
     save_every: SaveEvery = 50, log_every: LogEvery = 10, save_memory: SaveMemory = False, seed: Seed = 0,
     report_to: ReportTo = None, max_prompts: MaxPrompts = None, device: Device = None, dtype: Dtype = None,
     reply_tokens: ReplyTokens = REPLY_TOKENS, as_json: AsJson = False,

@@ -135,13 +135,14 @@ class Prefix(Training):
 
     behaviour: str
     epochs: float = Field(6.0, gt=0, le=1000, description="passes over the targets")
-    learning_rate: float | None = Field(1e-3, gt=0, lt=1, description="the largest step size")
     control: str | None = Field(None, description="the control to distil; SelfControl's search with the behaviour's questions unless told")
     less: bool = Field(False, description="search for the other answer to every question")
     sets: tuple[SetName, ...] = Field(
         ("shows",), min_length=1, description="the prompts of the behaviour that are searched; the others keep their replies"
     )
-    kind: Literal["lora", "adaption-prompt"] = Field("lora", description="lora, or adaption-prompt")
+    kind: Literal["lora", "adaption-prompt"] = Field(
+        "lora", description="what is trained: lora, or adaption-prompt (which PEFT computes at run time)"
+    )
     length: int = Field(10, ge=1, le=1024, description="states that every layer attends to besides, of adaption prompts")
     opening: int = Field(0, ge=0, le=1024, description="embeddings that open every prompt, learned beside a LoRA adapter")
     states: float = Field(1.0, ge=0, description="weight of following the stream, beside what is said next")
