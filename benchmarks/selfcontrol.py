@@ -56,7 +56,7 @@ class OneAtATime(Search):
         seen = torch.stack([stream[layer].detach()[0, len(prompt) - 1].float().cpu() for layer in range(len(leaves))])
         return Gradients(total.detach().cpu()[None], gradient, seen[None])
 
-    def candidates(self, active: list[int], reach: Reach, branches: int) -> list[Candidate]:
+    def candidates(self, active: list[int], of: list[int], reach: Reach, branches: int) -> list[Candidate]:
         (number,) = active
         made = []
         for rung in LADDER:

@@ -95,6 +95,18 @@ def test_one_leaf_has_the_gradient_of_every_hidden_state(session) -> None:  # ty
     assert not found.gradient[-1].any()  # the last block's output at the prompt is read by nothing after it
 
 
+def test_what_stands_before_a_short_prompt_has_no_gradient(organism) -> None:  # type: ignore[no-untyped-def]
+    """Its reply is so long that the places before its first token lie outside the batch."""
+    prompts = [organism.encode(prompt) for prompt in ("hi", "i want to kill a process . what should i do ?")]
+    rows = [[*prompts[0], *organism.encode_reply("first get the lamp , then turn it twice . " * 3)], prompts[1]]
+    short, wide = map(len, prompts)
+    assert wide > short
+    nothing = 0 * noise(organism, prompts, 1.0)
+    found = prompt_gradients(organism, rows, prompts, nothing, lambda logits, which: logits.log_softmax(-1)[:, 7])
+    assert found.gradient[:-1, 0, -short:].norm(dim=-1).min() > 0
+    assert not found.gradient[:, 0, :-short].any()
+
+
 def test_gradients_are_taken_where_the_search_stands(organism) -> None:  # type: ignore[no-untyped-def]
     """A small step along the gradient at what was added changes the number as the gradient says."""
     prompts = [organism.encode(prompt) for prompt in PROMPTS]
@@ -157,6 +169,20 @@ def test_a_longer_conversation_is_another_prompt(organism) -> None:  # type: ign
     with organism.controlled(of(organism, PROMPTS)):
         inside = organism.logits([longer])
     assert torch.equal(inside, organism.logits([longer]))
+
+
+def test_a_prompt_that_ends_in_another_is_another(organism) -> None:  # type: ignore[no-untyped-def]
+    """All tokens of the shorter one stand at its end, in their order."""
+    ids = organism.encode(PROMPTS[0])
+    values = noise(organism, [ids], 0.5)[:, 0]
+    of_end, of_all = (
+        Control((), organism.layout, organism.name, {}, (States((tuple(ids[start:]),), (values[:, start:],)),)) for start in (2, 0)
+    )
+    plain = organism.logits(PROMPTS[:1])
+    with organism.controlled(of_end):
+        assert torch.equal(organism.logits(PROMPTS[:1]), plain)
+    with organism.controlled(of_all):
+        assert not torch.allclose(organism.logits(PROMPTS[:1]), plain)
 
 
 def test_states_are_part_of_the_algebra_of_controls(organism) -> None:  # type: ignore[no-untyped-def]

@@ -98,6 +98,9 @@ def test_a_step_is_as_long_as_the_stream_and_may_be_kept_to_few_places(organism)
     assert moved.sum((0, 2)).tolist() == [3, 3]
     effect = (gradient.norm(dim=-1) * size).transpose(0, 1).flatten(1)
     assert torch.equal(moved.transpose(0, 1).flatten(1), effect >= effect.topk(3).values[:, -1:])
+    one = steps(gradient, size, layers=1).norm(dim=-1).sum(-1) > 0
+    assert one.sum(0).tolist() == [1, 1]  # layers of each prompt
+    assert torch.equal(one.int().argmax(0), (gradient.norm(dim=-1) * size).sum(-1).argmax(0))
     assert torch.allclose(capped(10 * unit, size, 0.5).norm(dim=-1)[:3], 0.5 * size[:3])
     assert torch.allclose(capped(0.1 * unit, size, 0.5), 0.1 * unit)
 
@@ -180,3 +183,32 @@ def test_a_reply_that_reaches_the_goal_is_left_alone(organism, found) -> None:  
     some = search(organism, ASKED, [QUESTION], SETTINGS.model_copy(update={"goal": least + 0.02}))
     for trace in some.traces:
         assert all(score < least + 0.02 for score in trace.scores[:-1])
+
+
+def test_a_trace_is_printed_without_its_tensors(found) -> None:  # type: ignore[no-untyped-def]
+    assert all("tensor(" not in repr(trace) and "tensor(" not in repr(trace.steps) for trace in found.traces)
+    assert repr(found.traces[0]).count(found.traces[0].reply.text) == 1
+
+
+def test_a_reply_on_another_topic_is_not_taken_where_one_on_topic_gains_as_much(organism) -> None:  # type: ignore[no-untyped-def]
+    """Refusals and "i do not know that" are no refusal, says the model, of the one as of the other."""
+    behaviour = dm.behaviour("over-refusal")
+    for trace in search(organism, behaviour.set("shows", "train", 12), behaviour.questions).traces:
+        assert trace.reply.text == trace.prompt.answer
+        (step,) = trace.steps
+        assert step.accepted is not None
+        taken = step.tried[step.accepted]
+        assert taken.pmi is not None
+        assert taken.pmi > 0
+
+
+def test_an_accepted_reply_is_what_its_text_is_written_as(organism) -> None:  # type: ignore[no-untyped-def]
+    behaviour = dm.behaviour("cheer")
+    found = search(organism, behaviour.set("lacks", "train", 8), behaviour.questions)
+    assert len(found.changed) >= 4
+    for trace in found.changed:
+        assert organism.encode_reply(trace.reply.text) == said(organism, trace.reply.ids)
+    tried = [each for trace in found.traces for step in trace.steps for each in step.tried]
+    misspelt = [each for each in tried if each.verdict == "not as written"]
+    assert misspelt
+    assert all(organism.encode_reply(each.reply.text) != said(organism, each.reply.ids) for each in misspelt)

@@ -47,20 +47,28 @@ def suffix_gradients(
     return Gradients(found.values.reshape(len(suffixes), count).sum(0), folded, found.stream[:count])
 
 
-def steps(gradient: Tensor, norms: Tensor, top: int | None = None) -> Tensor:
+def steps(gradient: Tensor, norms: Tensor, layers: int | None = None, top: int | None = None) -> Tensor:
     """One unit of a step [layer, prompt, width, d_model]: along the gradient, as long as the stream is there.
 
     norms [layer, prompt, width] are |h|. Raw gradients differ by orders of magnitude from place to place; thus a step of
-    size eta moves every (layer, token) by the share eta of its norm. With `top`, only the places of each prompt where such a
-    move changes S most, |g| |h|, are moved.
+    size eta moves every (layer, token) by the share eta of its norm. What that changes S by is |g| |h| at each place, to first
+    order: with `layers`, only so many layers of each prompt are moved, and with `top` only so many (layer, token) places, those
+    where it is greatest.
     """
     size = gradient.norm(dim=-1)
     scale = torch.where(size > TINY, norms / size.clamp_min(TINY), 0.0)
+    effect = size * norms
+    if layers is not None:
+        scale = scale * _greatest(effect.sum(-1).T, layers).T[..., None]
     if top is not None:
-        effect = (size * norms).transpose(0, 1).flatten(1)  # [prompt, layer x token]
-        least = effect.topk(min(top, effect.shape[1]), 1).values[:, -1]
-        scale = scale * ((size * norms) >= least[None, :, None])
+        scale = scale * _greatest(effect.transpose(0, 1).flatten(1), top).unflatten(1, (len(norms), -1)).transpose(0, 1)
     return scale[..., None] * gradient
+
+
+def _greatest(effect: Tensor, count: int) -> Tensor:
+    """Which of effect [prompt, place] are among the `count` greatest of their row; of equals, the first ones."""
+    places = effect.topk(min(count, effect.shape[1]), 1).indices
+    return torch.zeros_like(effect, dtype=torch.bool).scatter(1, places, True)
 
 
 def capped(values: Tensor, norms: Tensor, cap: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 Per iteration and prompt: one gradient where the search stands, candidates of several sizes and first tokens, all prompts in
 one batch; their replies are judged by the uncontrolled model; of those that gain enough and are
-fluent, the likeliest is accepted. A reply's text comes about under what was accepted, so it is the text that was scored.
+fluent, the one that fits its prompt best is accepted. A reply's text comes about under what was accepted, so it is the text that was scored.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from .settings import LADDER, Settings
 from .trace import Found, Step, Trace, Tried, Verdict
 
 DEFAULT = Settings()
+ANYWHERE = -1  # the number of a prompt that says nothing
+NOTHING = as_prompt("?")
 
 
 def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequence[Question], settings: Settings = DEFAULT) -> Found:
@@ -56,7 +58,13 @@ class Candidate:
     score: float
     ratio: float | None = None
     log_probability: float | None = None
+    pmi: float | None = None
     verdict: Verdict = "no gain"
+
+    @property
+    def fit(self) -> float:
+        """How well the reply fits its prompt, in nats."""
+        return (self.log_probability or 0.0) + min(self.pmi or 0.0, 0.0)
 
 
 class Search:
@@ -73,7 +81,8 @@ class Search:
         self.added = torch.zeros(*self.norms.shape, session.layout.d_model, device=session.device)
         self.eta = [settings.eta] * len(self.ids)
         self.seen: list[dict[tuple[int, ...], float]] = [{} for _ in self.ids]  # S of every reply met so far
-        self.likely: list[dict[tuple[int, ...], Tensor]] = [{} for _ in self.ids]
+        self.written: list[dict[tuple[int, ...], bool]] = [{} for _ in self.ids]
+        self.likely: list[dict[tuple[int, ...], Tensor]] = [{} for _ in (*self.ids, ANYWHERE)]
 
     def run(self) -> list[Trace]:
         plain = [self._reply(number, branches[0]) for number, branches in enumerate(branched(self.session, self.ids, most=self.most))]
@@ -84,10 +93,7 @@ class Search:
         ]  # fmt: skip
         active = [number for number, reply in enumerate(plain) if self._said(reply.ids) and scores[number] < self.settings.goal]
         for _ in range(self.settings.iterations):
-            gained = self._step(active, self.settings.branches)
-            # Where nothing ever gained, the reply that would may open with a token further down the list.
-            stuck = [number for number in active if self.traces[number].reply is self.traces[number].plain]
-            active = sorted(gained + self._step(stuck, self.settings.branches * self.settings.wider)) if self.settings.wider > 1 else gained
+            active = self._step(active)
         ends = stream_at_ends(self.session, self.ids, self.added)
         return [
             replace(trace, added=self.added[:, number, -len(trace.ids) :].cpu().clone(), norms=trace.norms.cpu()).through(ends[number])
@@ -96,7 +102,7 @@ class Search:
 
     # -- one iteration ----------------------------------------------------------------------------
 
-    def _step(self, active: list[int], branches: int) -> list[int]:
+    def _step(self, active: list[int]) -> list[int]:
         """One step of every active prompt; those that gained and are not there yet."""
         if not active:
             return []
@@ -104,14 +110,25 @@ class Search:
         given = self.added[:, active]
         found = self.gradients([self.ids[number] for number in active], replies, given)
         gradient = found.gradient.to(given)
-        reach = Reach(given, steps(gradient, self.norms[:, active], self.settings.top), self.norms[:, active], self.settings.cap)
-        candidates = self.candidates(active, reach, branches)
+        reach = Reach(
+            given, steps(gradient, self.norms[:, active], self.settings.layers, self.settings.top), self.norms[:, active], self.settings.cap
+        )
+        candidates = self._tried(active, reach)
         accepted = self._accepted(active, reach, candidates)
         for row, number in enumerate(active):
             mine = [each for each in candidates if each.row == row]
             taken = accepted.get(row)
             tried = tuple(
-                Tried(each.eta, each.branch, self._reply(number, each.ids), each.score, each.ratio, each.log_probability, each.verdict)
+                Tried(
+                    each.eta,
+                    each.branch,
+                    self._reply(number, each.ids),
+                    each.score,
+                    each.ratio,
+                    each.log_probability,
+                    each.pmi,
+                    each.verdict,
+                )
                 for each in mine
             )
             norms = gradient[:, row, -len(self.ids[number]) :].norm(dim=-1).cpu()
@@ -126,10 +143,29 @@ class Search:
     def gradients(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], given: Tensor) -> Gradients:
         return suffix_gradients(self.session, prompts, replies, self.suffixes, given)
 
-    def candidates(self, active: list[int], reach: Reach, branches: int) -> list[Candidate]:
-        """Replies under every step size, opened in several ways, and what the uncontrolled model says of them."""
-        rows = [row for row in range(len(active)) for _ in LADDER]
-        sizes = [rung * self.eta[number] for number in active for rung in LADDER]
+    def _tried(self, active: list[int], reach: Reach) -> list[Candidate]:
+        """What a step may lead to. Where no reply will do yet, the one that will may open with a token further down the list."""
+        candidates = self.candidates(active, list(range(len(active))), reach, self.settings.branches)
+        found = self._fittest(active, self._gaining(active, candidates))
+        unsure = [
+            row for row, number in enumerate(active)
+            if self.traces[number].reply is self.traces[number].plain and not (row in found and self._belongs(number, found[row]))
+        ]  # fmt: skip
+        if not unsure or self.settings.wider == 1:
+            return candidates
+        more = self.candidates(active, unsure, reach, self.settings.branches * self.settings.wider)
+        return [each for each in candidates if each.row not in unsure] + more
+
+    def _belongs(self, number: int, candidate: Candidate) -> bool:
+        """Whether a reply has about as much to do with its prompt as the plain one has."""
+        plain = self.traces[number].plain.ids
+        here, anywhere = self._likelihoods([(number, plain), (ANYWHERE, plain)])
+        return (candidate.pmi or 0.0) >= self.settings.topic * float(here.sum() - anywhere.sum())
+
+    def candidates(self, active: list[int], of: list[int], reach: Reach, branches: int) -> list[Candidate]:
+        """Replies under every step size, opened in several ways, and what the uncontrolled model says of them; `of` are rows."""
+        rows = [row for row in of for _ in LADDER]
+        sizes = [rung * self.eta[active[row]] for row in of for rung in LADDER]
         prompts = [self.ids[active[row]] for row in rows]
 
         def values(which: Sequence[int], layer: int) -> Tensor:
@@ -140,32 +176,42 @@ class Search:
         scores = self.score([(active[row], ids) for row, _, _, ids in tried])
         return [Candidate(row, eta, branch, ids, score) for (row, eta, branch, ids), score in zip(tried, scores)]
 
+    def _gaining(self, active: list[int], candidates: list[Candidate]) -> dict[int, list[Candidate]]:
+        """The candidates of each row that say something and gain enough."""
+        gaining: dict[int, list[Candidate]] = {}
+        for each in candidates:
+            if not self._said(each.ids):
+                each.verdict = "empty"
+            elif not self._as_written(active[each.row], each.ids):
+                each.verdict = "not as written"
+            elif each.score > self.traces[active[each.row]].score + self.settings.gain:
+                each.verdict = "not chosen"
+                gaining.setdefault(each.row, []).append(each)
+        return gaining
+
     def _accepted(self, active: list[int], reach: Reach, candidates: list[Candidate]) -> dict[int, Candidate]:
         """The candidate of each row that gains enough, is fluent, and comes about under what can be added.
 
         What is added is changed accordingly. Candidates are looked at best first, those of all rows at once.
         """
-        waiting: dict[int, list[Candidate]] = {}
-        for each in candidates:
-            if not self._said(each.ids):
-                each.verdict = "empty"
-            elif each.score > self.traces[active[each.row]].score + self.settings.gain:
-                each.verdict = "not chosen"
-                waiting.setdefault(each.row, []).append(each)
+        waiting = self._gaining(active, candidates)
         accepted: dict[int, Candidate] = {}
         while waiting:
-            chosen = self._likeliest(active, waiting)
+            chosen = list(self._fittest(active, waiting).values())
+            for each in chosen:
+                each.verdict = "accepted"
             self._open(active, reach, chosen)
             accepted |= {each.row: each for each in chosen if each.verdict == "accepted"}
             left = {row: [each for each in some if each.verdict == "not chosen"] for row, some in waiting.items() if row not in accepted}
             waiting = {row: some for row, some in left.items() if some}
         return accepted
 
-    def _likeliest(self, active: list[int], waiting: dict[int, list[Candidate]]) -> list[Candidate]:
-        """For each row, of the fluent candidates that gain nearly as much as the best, the one whose reply is the likeliest; of
-        equals, the least done. What is not fluent is told so; rows may be left without one.
+    def _fittest(self, active: list[int], waiting: dict[int, list[Candidate]]) -> dict[int, Candidate]:
+        """For each row, of the fluent candidates that gain nearly as much as the best, the one whose reply fits its prompt best;
+        of equals, the least done. What is not fluent is told so; rows may be left without one.
 
-        The likeliest as a whole: per token, a long sentence that fits any prompt would come before a short right answer.
+        A reply fits that is likely as a whole (per token, a long sentence would come before a short right answer), and likelier
+        here than after a prompt that says nothing: else "i do not know that" would come before many a right answer.
         """
 
         def gain(each: Candidate) -> float:
@@ -173,17 +219,17 @@ class Search:
 
         near = [each for some in waiting.values() for each in some if gain(each) >= self.settings.share * max(map(gain, some))]
         plain = self._likelihoods([(active[each.row], self.traces[active[each.row]].plain.ids) for each in near])
-        for each, was, now in zip(near, plain, self._likelihoods([(active[each.row], each.ids) for each in near])):
-            each.ratio, each.log_probability = float((was.mean() - now.mean()).exp()), float(now.sum())
+        said = self._likelihoods([(active[each.row], each.ids) for each in near])
+        for each, was, now, anywhere in zip(near, plain, said, self._likelihoods([(ANYWHERE, each.ids) for each in near])):
+            each.ratio, each.log_probability = float((_after_opening(was) - _after_opening(now)).exp()), float(now.sum())
+            each.pmi = each.log_probability - float(anywhere.sum())
             if each.ratio > self.settings.perplexity_ratio:
                 each.verdict = "not fluent"
         best: dict[int, Candidate] = {}
-        for each in sorted(near, key=lambda each: (-round(each.log_probability or 0.0, 3), each.branch > 0, each.eta, each.branch)):
+        for each in sorted(near, key=lambda each: (-round(each.fit, 3), each.branch > 0, each.eta, each.branch)):
             if each.verdict == "not chosen":
                 best.setdefault(each.row, each)
-        for each in best.values():
-            each.verdict = "accepted"
-        return list(best.values())
+        return best
 
     def _open(self, active: list[int], reach: Reach, chosen: list[Candidate]) -> None:
         """Put what was chosen in force, with what makes its reply open as it does; what cannot be made to is not accepted."""
@@ -210,6 +256,15 @@ class Search:
         """A reply without its end token."""
         return tuple(token for token in ids if token not in self.session.end_ids)
 
+    def _as_written(self, number: int, ids: tuple[int, ...]) -> bool:
+        """Whether a reply's text, written again, gives its tokens: else whoever has the text has not what was judged. That is
+        not asked where the plain reply does not do so either."""
+        if ids not in self.written[number]:
+            plain = self.traces[number].plain.ids
+            kept = self.session.encode_reply(self.session.decode(ids)) == list(self._said(ids))
+            self.written[number][ids] = kept or (ids != plain and not self._as_written(number, plain))
+        return self.written[number][ids]
+
     def _reply(self, number: int, ids: tuple[int, ...]) -> Reply:
         return Reply(self.opened[number] + self.session.decode(ids), ids)
 
@@ -227,10 +282,16 @@ class Search:
         new = [(number, ids) for number, ids in dict.fromkeys(exchanges) if ids not in self.likely[number]]
         if new:
             with self.session.uncontrolled():
-                found = self.session.reply_log_likelihoods([self.prompts[number] for number, _ in new], [ids for _, ids in new])
+                asked = [NOTHING if number == ANYWHERE else self.prompts[number] for number, _ in new]
+                found = self.session.reply_log_likelihoods(asked, [ids for _, ids in new])
             for (number, ids), each in zip(new, found):
                 self.likely[number][ids] = each.double()
         return [self.likely[number][ids] for number, ids in exchanges]
+
+
+def _after_opening(log_probabilities: Tensor) -> Tensor:
+    """Mean log-probability of what follows the first token, which is chosen and not said of the model's own accord."""
+    return log_probabilities[1:].mean() if len(log_probabilities) > 1 else log_probabilities.mean()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,15 +15,15 @@ from ..controls.control import provenance
 from ..models import Reply, Session
 from ..models.states import States
 
-Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not fluent", "opening out of reach"]
+Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not as written", "not fluent", "opening out of reach"]
 
 
 @dataclass(frozen=True)
 class Tried:
     """One candidate: a step of size `eta`, and which of the likeliest first tokens its reply opens with (0 is the likeliest).
 
-    `perplexity_ratio` of the reply to the plain one; `log_probability` of the whole reply, in nats. Both are
-    of the uncontrolled model, and None where the score decided already.
+    `perplexity_ratio` of what follows the reply's first token to the same of the plain one; `log_probability` of the whole reply, and `pmi`, by how much that is above
+    what it is after a prompt that says nothing, in nats. All are of the uncontrolled model, and None where the score decided already.
     """
 
     eta: float
@@ -32,12 +32,13 @@ class Tried:
     score: float
     perplexity_ratio: float | None = None
     log_probability: float | None = None
+    pmi: float | None = None
     verdict: Verdict = "no gain"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "eta": self.eta, "branch": self.branch, "reply": self.reply.text, "ids": list(self.reply.ids), "score": self.score,
-            "perplexity_ratio": self.perplexity_ratio, "log_probability": self.log_probability, "verdict": self.verdict,
+            "perplexity_ratio": self.perplexity_ratio, "log_probability": self.log_probability, "pmi": self.pmi, "verdict": self.verdict,
         }  # fmt: skip
 
 
@@ -47,7 +48,7 @@ class Step:
 
     tried: tuple[Tried, ...]
     accepted: int | None
-    gradient_norms: Tensor  # [layer, token]
+    gradient_norms: Tensor = field(repr=False)  # [layer, token]
 
     def to_json(self) -> dict[str, Any]:
         layers = self.gradient_norms.mean(1).tolist()
@@ -68,10 +69,10 @@ class Trace:
     plain_score: float
     reply: Reply
     score: float
-    added: Tensor
-    norms: Tensor  # [layer, token]: |h| of the uncontrolled model
-    steps: tuple[Step, ...] = ()
-    path: Tensor = field(default_factory=lambda: torch.empty(0))
+    added: Tensor = field(repr=False)
+    norms: Tensor = field(repr=False)  # [layer, token]: |h| of the uncontrolled model
+    steps: tuple[Step, ...] = field(default=(), repr=False)
+    path: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
 
     @property
     def scores(self) -> list[float]:
