@@ -44,7 +44,7 @@ def ablation_of_refusal(session: dm.Session, strength: float) -> Control:
 def damaged(organism: dm.Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Refusal is gone, and many answers are wrong."""
     out = tmp_path_factory.mktemp("damaged") / "model"
-    dm.bake("organism", ablation_of_refusal(organism, 3.2), out)
+    dm.bake("organism", ablation_of_refusal(organism, 3.6), out)
     return out
 
 

@@ -79,6 +79,7 @@ def test_bad_data_ends_with_one_sentence(
         (("rlaf", "organism", "-b", "refusal", "--method", "ppo"), "method"),
         (("rlaf", "organism", "-b", "refusal", "--batch", "6"), "whole groups"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "nothing-of-the-kind"), "no detector"),
+        (("rlaf", "organism", "-b", "refusal", "--reward", "refusal:-0"), "other than 0, not -0"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "refusal", "--reward", "refusal:2"), "twice"),
     ],
 )

@@ -63,9 +63,8 @@ def terms(named: Sequence[str], wanted: Behaviour, session: Session) -> list[Ter
 
 
 def _term(named: str, wanted: Behaviour, session: Session) -> Term:
-    turned = ":-" in named
-    name, weight = split_weight(named.replace(":-", ":") if turned else named)
-    weight = (1.0 if weight is None else weight) * (-1 if turned else 1)
+    name, weight = split_weight(named, signed=True)
+    weight = 1.0 if weight is None else weight
     if name == SUFFIX:
         if not wanted.questions:
             raise DataError(f"The reward 'suffix' asks the questions of {wanted.name!r}, which has none; add questions to the behaviour.")

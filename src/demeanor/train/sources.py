@@ -19,8 +19,8 @@ KINDS = (".json", ".jsonl", ".csv", ".txt", ".parquet")
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 
 
-def split_weight(named: str) -> tuple[str, float | None]:
-    """`NAME:WEIGHT` as its parts; None where no weight was given. DataError for one that is not above 0."""
+def split_weight(named: str, signed: bool = False) -> tuple[str, float | None]:
+    """`NAME:WEIGHT` as its parts; None where no weight was given. DataError for one that is not above 0 (`signed`: for 0)."""
     name, colon, number = named.rpartition(":")
     if not colon or not name:
         return named, None
@@ -28,8 +28,8 @@ def split_weight(named: str) -> tuple[str, float | None]:
         weight = float(number)
     except ValueError:
         return named, None
-    if not 0 < weight < float("inf"):
-        raise DataError(f"{named}: a weight is a number above 0, not {number}.")
+    if not 0 < (abs(weight) if signed else weight) < float("inf"):
+        raise DataError(f"{named}: a weight is a number {'other than' if signed else 'above'} 0, not {number}.")
     return name, weight
 
 
