@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def directions(organism: dm.Session, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_every_kind_is_made_and_says_what_it_is(demeanor, directions, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     d, o = directions
+    later = tmp_path / "later.safetensors"
+    dm.save_direction(replace(dm.load_direction(d), after=(5, 6)), later)
     wanted = {
         "scale (rank 1, factor 2) at every writer, reply": ["scale", d, "--factor", 2, "--tokens", "reply"],
         "scale (rank 1, factor 0) at layer 1 resid_post, all tokens": ["scale", d, "--factor", 0, "--at-site"],
@@ -31,6 +34,9 @@ def test_every_kind_is_made_and_says_what_it_is(demeanor, directions, tmp_path: 
         "clamp (rank 1, held at 3) at layer 2 resid_post, last prompt token and reply": ["clamp", o, "--to", "shows"],
         "clamp (rank 1, held at -1.5) at layer 1 resid_post, prompt tokens -1, -2": ["clamp", d, "--to", "-1.5", "--tokens", "-1,-2"],
         "add (rank 1, dose -1) at layer 1 resid_post, prompt": ["add", d, "--dose", -1, "--tokens", "prompt"],
+        "add (rank 1, dose 0.5) at layer 1 resid_post, last prompt token": ["add", d, "--dose", 0.5, "--tokens", "read"],
+        "ablate (rank 1, dose 1) at every writer, last prompt token": ["ablate", d, "--tokens", "read"],
+        "ablate (rank 1, dose 1) at every writer, reply token 2": ["ablate", later, "--tokens", "read"],
         "ablate (rank 1, dose 1) at every writer weighed by layer 0 to 1, all tokens": ["ablate", d, "--kernel", "1,0,0.6,0.1"],
     }
     for told, arguments in wanted.items():

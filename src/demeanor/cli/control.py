@@ -53,7 +53,10 @@ from .options import (
 control_app = typer.Typer(help="Make a control from a direction, put two together, or show one.")
 
 Tokens = Annotated[
-    str, typer.Option(help="all, prompt, reply, last_and_reply, or places in the prompt such as -1,-2 (-1 is its last token).")
+    str,
+    typer.Option(
+        help="all, prompt, reply, last_and_reply, read (the one where the direction was read), or places in the prompt such as -1,-2 (-1 is its last token)."
+    ),
 ]
 AtSite = Annotated[bool, typer.Option("--at-site", help="Act at the direction's own site instead of at every writer.")]
 Kernel = Annotated[
@@ -301,7 +304,13 @@ def _tokens(text: str) -> tuple[Any, tuple[int, ...]]:
 def _scope(direction: Direction, tokens: str, at_site: bool, kernel: str | None) -> Scope:
     name, positions = _tokens(tokens)
     site = Site(direction.site.layer, direction.site.point) if at_site else None
-    return Scope(site, name, 0, positions, None if kernel is None else _weights(kernel, direction.layout.n_layers))
+    return Scope(
+        site,
+        name,
+        direction.place if name == "read" else 0,
+        positions,
+        None if kernel is None else _weights(kernel, direction.layout.n_layers),
+    )
 
 
 def _weights(kernel: str, n_layers: int) -> tuple[float, ...]:

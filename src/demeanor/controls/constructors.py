@@ -104,5 +104,4 @@ def _at_own_site(direction: Direction, tokens: Tokens, positions: Sequence[int])
     site = Site(direction.site.layer, direction.site.point)
     if tokens == "read" and direction.site.position == REPLY:
         return Scope(site, "last_and_reply")
-    offset = len(direction.after) + direction.site.position + 1 if tokens == "read" else 0
-    return Scope(site, tokens, offset, tuple(positions))
+    return Scope(site, tokens, direction.place if tokens == "read" else 0, tuple(positions))

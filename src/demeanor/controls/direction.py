@@ -107,6 +107,11 @@ class Direction:
         """(m+ - m-).r along the first basis vector, in residual-stream units: what dose 1 moves."""
         return float((self.shows.mean - self.lacks.mean) @ self.basis[0].double())
 
+    @property
+    def place(self) -> int:
+        """The place of the token it was read at: 0 is the prompt's last, 1 the first of the reply."""
+        return len(self.after) + self.site.position + 1
+
     def component(self, name: Literal["shows", "lacks"]) -> float:
         """The class mean along the first basis vector: plain ablation moves both to 0."""
         moments = self.shows if name == "shows" else self.lacks
