@@ -80,7 +80,7 @@ class Control:
     def bakeable(self) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""
         if self.states:
-            return "it holds states for single prompts, which weights cannot tell apart; distil it instead"
+            return "it holds states for single prompts, which weights cannot tell apart; distil it (demeanor train prefix --from)"
         reasons = [*(part.bakeable(self.layout) for part in self.parts), *(adapter.bakeable() for adapter in self.adapters)]
         return next(filter(None, reasons), None)
 

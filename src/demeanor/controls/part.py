@@ -106,7 +106,7 @@ class Part:
     def bakeable(self, layout: Layout) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""
         if self.gates:
-            return "it is gated per request; distil it instead, or bake it without its gate"
+            return "it is gated per request; distil it (demeanor train prefix --from), or bake it without its gate"
         if self.kind in ("add", "clamp") or not self.scope.everywhere:
             return f"{self.kind} at {self.scope} is done at run time; only what acts on every token at the writers can be written into the weights"
         if self.read is not None and any(writer.post_norm for writer in layout.writers):
