@@ -19,15 +19,8 @@ def write_card(plan: Training, steps: int, table: str, folder: Path) -> None:
     """Say first that the model was trained, how, and what was measured."""
     base = plan.model if plan.model == "organism" or not Path(plan.model).exists() else str(Path(plan.model).resolve())
     front = ["---", "tags: [demeanor, trl]", *([f"base_model: {base}"] if base.count("/") == 1 else []), "---"]
-    kind = (
-        "every weight"
-        if plan.full
-        else "adaption prompts"
-        if getattr(plan, "kind", "") == "adaption-prompt"
-        else f"a LoRA adapter of rank {plan.rank}{', merged' if plan.merge else ''}"
-    )
     note = [
-        f"> **Trained model.** `{base}` was changed with demeanor by {HOW[type(plan).__name__]}: {steps} steps, {kind}"
+        f"> **Trained model.** `{base}` was changed with demeanor by {HOW[type(plan).__name__]}: {steps} steps, {plan.trains}"
         + (f", for the behaviour `{plan.behaviour}`." if plan.behaviour else "."),
         "> Guard rails of the original may be weaker here. Measure it in both directions before you use or share it, and moderate what it serves.",
     ]

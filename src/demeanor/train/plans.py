@@ -60,6 +60,11 @@ class Training(BaseModel):
         """The learning rate: narrow models need a larger one, as Adam moves every weight alike (Yang et al., 2022)."""
         return self.learning_rate or (1e-5 if self.full else 1e-4) * COMMON_WIDTH / d_model
 
+    @property
+    def trains(self) -> str:
+        """What is trained, in words."""
+        return "every weight" if self.full else f"a LoRA adapter of rank {self.rank}{', merged' if self.merge else ''}"
+
     @classmethod
     def of(cls, values: Any, where: str = "the plan") -> Self:
         """A plan from its values; DataError, naming `where` they come from, when they are not one."""
@@ -166,3 +171,9 @@ class Prefix(Training):
         if self.control is not None and (self.less or self.sets != ("shows",)):
             raise ValueError("less and sets say what is searched, and with a control nothing is; leave them out")
         return self
+
+    @property
+    def trains(self) -> str:
+        if self.kind == "adaption-prompt":
+            return f"adaption prompts of {self.length} states"
+        return super().trains + (f" and {self.opening} embeddings before every prompt" if self.opening else "")
