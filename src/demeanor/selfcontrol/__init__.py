@@ -2,13 +2,13 @@
 
 from .gradient import NormPattern
 from .norms import norms
-from .outcome import Outcome, outcome, write_run
+from .outcome import Outcome, outcome, scores, write_run
 from .pairs import Pair, preference_pairs, write_pairs
 from .search import search
 from .settings import Settings
 from .trace import Found, Step, Trace, Tried
 
 __all__ = [
-    "Found", "NormPattern", "Outcome", "Pair", "Settings", "Step", "Trace", "Tried", "norms", "outcome", "preference_pairs", "search",
+    "Found", "NormPattern", "Outcome", "Pair", "Settings", "Step", "Trace", "Tried", "norms", "outcome", "preference_pairs", "scores", "search",
     "write_pairs", "write_run",
 ]  # fmt: skip

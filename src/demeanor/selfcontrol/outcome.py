@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from ..algebra import intervals
+from ..behaviours import Prompt, Question, as_prompt
 from ..behaviours.behaviour import Detect
 from ..controls import save_control
 from ..controls.files import CONTROL
 from ..detect import make_detector, present
+from ..detect.suffix import SelfJudgement
 from ..measure.answers import is_right
 from ..models import Session
 from ..score import Score
@@ -38,6 +40,11 @@ class Outcome:
         for key, p in self.p.items():
             told["delta"][key]["p"] = p
         return told
+
+
+def scores(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[str], questions: Sequence[Question]) -> list[float]:
+    """S of a reply to each prompt: what the model itself says of it, uncontrolled, from 0 (not as the questions want it) to 1."""
+    return SelfJudgement(tuple(questions), session=session).probabilities(replies, [as_prompt(prompt) for prompt in prompts])
 
 
 def outcome(session: Session, found: Found, detect: Detect) -> Outcome:
