@@ -6,7 +6,7 @@ c = dm.ablate(dm.find(s, b)).when(dm.gate(s, b, false_positives=0.05))
 print(dm.measure(s, b, control=c))
 """
 
-from . import report, select, selfcontrol
+from . import report, select, selfcontrol, train
 from .bake import bake
 from .behaviours import Behaviour, Prompt, behaviour
 from .controls import (
@@ -38,5 +38,5 @@ from .version import __version__
 __all__ = [
     "Behaviour", "Control", "DemeanorError", "Direction", "Gate", "Measurement", "NoCandidate", "NoUsableDirection", "Plan", "Prompt",
     "Scope", "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
-    "load_control", "load_direction", "measure", "report", "rotate", "run", "save_control", "save_direction", "scale", "select", "selfcontrol",
+    "load_control", "load_direction", "measure", "report", "rotate", "run", "save_control", "save_direction", "scale", "select", "selfcontrol", "train",
 ]  # fmt: skip

@@ -45,6 +45,10 @@ def test_the_walk_through_selfcontrol_brings_answers_back(capsys) -> None:  # ty
     names, shown = run(next(path for path in NOTEBOOKS if path.name == "selfcontrol.ipynb"))
     assert sum(isinstance(each, Figure) for each in shown) == 4
     assert names["rates"]["SelfControl"] >= 0.75
+    assert names["rates"]["prefix"] >= 0.75  # learned from other prompts
+    learned = names["learned"].measurements["after"].after
+    assert learned["guard_rate"].value >= 0.9
+    assert learned["answers_neutral"].value >= 0.9
     assert names["pairs"]
     assert all(pair.chosen == pair.prompt.answer for pair in names["pairs"])
     assert "chosen" in capsys.readouterr().out

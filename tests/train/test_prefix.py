@@ -50,18 +50,6 @@ def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_p
     assert trained.measurements["after"].after["guard_rate"].value >= 0.9
 
 
-def test_what_a_search_finds_is_learned(tmp_path: Path) -> None:
-    plan = Prefix(**FEW, prompts=40, epochs=8, max_prompts=40)
-    trained = prefix(plan, tmp_path / "out")
-    assert trained is not None
-    before, after = trained.measurements["after"].before, trained.measurements["after"].after
-    assert before["shows_rate"].value == 1.0
-    assert after["shows_rate"].value <= 0.4
-    assert after["guard_rate"].value >= 0.9
-    assert after["answers_neutral"].value >= 0.95
-    assert trained.data["targets"]["kept"] > 100
-
-
 @pytest.mark.parametrize("more", [{"kind": "adaption-prompt", "length": 4}, {"opening": 3}], ids=["adaption prompts", "embeddings"])
 def test_kinds_that_are_read_at_run_time(organism: dm.Session, tmp_path: Path, more: dict[str, Any]) -> None:
     save_control(ablation(organism), tmp_path / "c.safetensors")
