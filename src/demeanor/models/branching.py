@@ -43,7 +43,7 @@ def branched(
     # What a row costs is its branches' tokens; the prompt itself is counted by the batch.
     extra = max(0, branches * most + (branches - 1) * max(map(len, prompts), default=0))
     with session.uncontrolled(), session.threads():
-        return in_batches(prompts, int(session.tokenizer.pad_token_id), session.device, run, "Branching", extra)
+        return in_batches(prompts, int(session.tokenizer.pad_token_id), session.device, run, "Branching", extra, session.branch_budget)
 
 
 def _prefill(session: Session, batch: Batch, values: RowValues | None) -> Any:

@@ -65,7 +65,13 @@ def groups(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[list[int]
 
 
 def in_batches(
-    ids: Sequence[Sequence[int]], pad: int, device: torch.device, run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0
+    ids: Sequence[Sequence[int]],
+    pad: int,
+    device: torch.device,
+    run: Callable[[Batch], Sequence[T]],
+    what: str,
+    extra: int = 0,
+    budget: int = TOKEN_BUDGET,
 ) -> list[T]:
     """`run` on every batch; its results, one per row, in the order of `ids`.
 
@@ -92,7 +98,7 @@ def in_batches(
         attempt(rows[:middle])
         attempt(rows[middle:])
 
-    plan = groups([len(row) + extra for row in ids])
+    plan = groups([len(row) + extra for row in ids], budget)
     for rows in track(plan, what, len(plan)):
         attempt(rows)
     return [results[i] for i in range(len(ids))]

@@ -15,7 +15,7 @@ from ..behaviours import Prompt, as_prompt
 from ..errors import AccountingError, ControlError, DataError
 from .adapters import Adapted
 from .capture import REPLY, Activations, Attention, Reader, Site
-from .generate import Batch, Reply, each, said_one_of, trimmed
+from .generate import TOKEN_BUDGET, Batch, Reply, each, said_one_of, trimmed
 from .generate import in_batches as run_in_batches
 from .intervene import Intervention, at_writers
 from .proof import prove
@@ -65,6 +65,11 @@ class Session(Texts):
         """What the weights are computed with: "float32", "bfloat16", ..., or "quantised"."""
         quantised = getattr(self.model, "hf_quantizer", None) is not None
         return "quantised" if quantised else str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def branch_budget(self) -> int:
+        """Padded tokens in one batch of branches. A small model's cost is its many calls, and most branches end early."""
+        return TOKEN_BUDGET * (4 if self._small else 1)
 
     @property
     def organism(self) -> bool:
