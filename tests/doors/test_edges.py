@@ -16,6 +16,7 @@ from conftest import save_tiny
 from demeanor.algebra.edits import ablate
 from demeanor.cli import commands, options
 from demeanor.controls import load_control, save_control
+from demeanor.controls.files import FORMAT
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
 from demeanor.models.layout import PostNorm, Weight, Writer, writer_edits
 from making import PROMPTS, a_direction, ablation, gate_on_length
@@ -134,7 +135,7 @@ def test_a_control_file_changed_by_hand_is_refused(tiny, tmp_path):
 
 def test_a_newer_file_is_refused(tiny, tmp_path):
     save_control(ablation(tiny["llama"]), tmp_path / "c")
-    _rewrite(tmp_path / "c", lambda h: h.update(format=3))
+    _rewrite(tmp_path / "c", lambda h: h.update(format=FORMAT + 1))
     with pytest.raises(DataError, match="newer version"):
         load_control(tmp_path / "c")
 
