@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from demeanor.behaviours import Question
 from demeanor.behaviours.behaviour import Detect
 from demeanor.detect.suffix import suffix, suffix_scores
 from demeanor.errors import DataError
+from demeanor.models import Reply
 from demeanor.selfcontrol import Found, Settings, norms, outcome, preference_pairs, search, write_pairs, write_run
 from demeanor.selfcontrol.gradient import capped, norm_pattern, steps, suffix_gradients
 from making import PROMPTS
@@ -212,3 +214,15 @@ def test_an_accepted_reply_is_what_its_text_is_written_as(organism) -> None:  # 
     misspelt = [each for each in tried if each.verdict == "not as written"]
     assert misspelt
     assert all(organism.encode_reply(each.reply.text) != said(organism, each.reply.ids) for each in misspelt)
+
+
+def test_replies_that_are_all_alike_are_remarked_on(found) -> None:  # type: ignore[no-untyped-def]
+    def plain(*texts: str) -> Found:
+        traces = [replace(found.traces[0], plain=Reply(text, (1,))) for text in texts]
+        return Found(tuple(traces), {})
+
+    assert plain(*"abcdefghijkl").remark("organism") is None
+    assert plain(*["i do not know that ."] * 11, "yes").remark("organism") == (
+        "11 of 12 plain replies are 'i do not know that .'; organism may not know what these prompts are about."
+    )
+    assert plain("", "", "yes").remark("organism") == "2 of 3 plain replies are empty, so there was nothing to judge."

@@ -128,6 +128,8 @@ def selfcontrol_run(
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
     wanted.must_fit(session.name, session.organism)
     found = search(session, given, wanted.questions, settings)
+    if (remark := found.remark(model)) is not None:
+        say(remark)
     told = outcome(session, found, wanted.detect)
     patterns = norms(session, given[:PATTERNS], {wanted.name: wanted.questions})
     tokens = [str(session.tokenizer.decode([token])) for token in found.changed[0].ids] if found.changed else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ..controls.control import provenance
 from ..models import Reply, Session
 from ..models.states import States
 
+MANY = 10  # equal replies that are worth a remark
 Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not as written", "not fluent", "opening out of reach"]
 
 
@@ -101,6 +103,15 @@ class Found:
     def changed(self) -> list[Trace]:
         """Those in which a step was accepted."""
         return [trace for trace in self.traces if any(step.accepted is not None for step in trace.steps)]
+
+    def remark(self, name: str) -> str | None:
+        """What a reader of the scores should know of the model's plain replies: that they are empty, or mostly one and the same."""
+        said = Counter(trace.plain.text.strip() for trace in self.traces)
+        text, count = said.most_common(1)[0]
+        told = [f"{said['']} of {len(self.traces)} plain replies are empty, so there was nothing to judge"] if said[""] else []
+        if text and count >= MANY and count > len(self.traces) / 2:
+            told.append(f"{count} of {len(self.traces)} plain replies are {text!r}; {name} may not know what these prompts are about")
+        return f"{'; '.join(told)}." if told else None
 
     def control(self, session: Session) -> Control:
         """A control that gives these prompts the replies that were found, and leaves others alone."""
