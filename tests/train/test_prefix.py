@@ -24,21 +24,19 @@ from demeanor.train.prefix import divergence_of_likeliest
 from demeanor.train.targets import Chunks, Plain, Targets
 from making import ablation
 
-from .conftest import ablation_of_refusal
-
 FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply_tokens": 20}
 
 
 def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_path: Path) -> None:
-    gate = dm.gate(organism, behaviour("over-refusal", organism=True))
-    save_control(ablation_of_refusal(organism, 1.0).when(gate), tmp_path / "gated.safetensors")
+    wanted = behaviour("over-refusal", organism=True)
+    control = dm.ablate(dm.find(organism, wanted, max_prompts=48)).when(dm.gate(organism, wanted))
+    save_control(control, tmp_path / "gated.safetensors")
     plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, epochs=4, max_prompts=60)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
     baked = dm.bake("organism", load_control(tmp_path / "out"), tmp_path / "baked")
     assert baked.edited == 42  # of every block, the seven linear layers
     session = dm.load(tmp_path / "baked", device="cpu")
-    wanted = behaviour("over-refusal", organism=True)
     over_refused, guarded = asked(wanted.set("shows", "test")), asked(wanted.set("guard", "test"))
     said = [reply.text for reply in session.generate(over_refused, 20)]
     assert sum(is_right(text, prompt.answer) for text, prompt in zip(said, over_refused)) >= 0.9 * len(said)  # a refusal is never right

@@ -69,6 +69,8 @@ def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
     if reason:
         raise ControlError(f"This control cannot be baked: {reason}.")
     out = Path(out)
+    if control.adapters:
+        _refuse_other(str(model), control.model_name, "The adapter")
     with new_folder(out) as work, _folder(str(model), out) as folder:
         source = open_checkpoint(folder)
         files = _Names(source, control)
@@ -85,14 +87,19 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
     Raises ControlError when it was made for another model, ModelError when it cannot be merged.
     """
     base, out = base_of(Path(adapter)), Path(out)
-    if resolve(str(model)) != resolve(base):
-        raise ControlError(f"The adapter {adapter} was made for {base}, and this is {model}; name the model it was made for.")
+    _refuse_other(str(model), base, f"The adapter {adapter}")
     with new_folder(out) as work:
         save_merged(str(adapter), work)
         card = Path(adapter) / "README.md"
         if card.is_file():
             shutil.copyfile(card, work / card.name)
     return out
+
+
+def _refuse_other(model: str, base: str, what: str) -> None:
+    """Raises ControlError where an adapter would be added to other weights than those it was trained beside."""
+    if model != base and resolve(model) != resolve(base):
+        raise ControlError(f"{what} was made for {base}, and this is {model}; name the model it was made for.")
 
 
 @contextmanager
@@ -246,7 +253,7 @@ def _patch(source: Checkpoint, files: _Names, control: Control, work: Path) -> i
         for name, (a, b) in adapter.low_rank.items()
     ]
     jobs += [
-        (piece.key, partial(edit_in_place, axis=piece.axis, edit=edit))
+        (piece.key, _editing(piece.axis, edit))
         for part in control.parts
         for name, axis, edit in _edits(part, files)
         for piece in files.of(name, axis)
@@ -262,6 +269,10 @@ def _patch(source: Checkpoint, files: _Names, control: Control, work: Path) -> i
             del whole  # the map cannot be closed while a tensor looks into it
             view.flush()
     return len({key for key, _ in jobs})
+
+
+def _editing(axis: int, edit: Edit) -> Callable[[Tensor], None]:
+    return lambda tensor: edit_in_place(tensor, axis, edit)
 
 
 def _edits(part: Part, files: _Names) -> Iterator[tuple[str, int, Edit]]:
@@ -299,11 +310,12 @@ def add_low_rank(tensor: Tensor, adapter: Adapter, name: str) -> None:
 
 def _write_card(source: Checkpoint, control: Control, model: str, work: Path) -> None:
     """The model card says first that, and how, the model was edited."""
-    behaviour = control.made_from.get("behaviour", "a behaviour")
+    behaviour = control.made_from.get("behaviour") or "a behaviour"
+    kind, how = ("Edited", "edited") if control.parts else ("Trained", "changed")
     card = work / "README.md"
     old = card.read_text(encoding="utf-8") if card.is_file() else ""
     note = (
-        f"> **Edited model.** The weights of `{model}` were edited with demeanor to change the behaviour `{behaviour}`: {control}.\n"
+        f"> **{kind} model.** The weights of `{model}` were {how} with demeanor to change the behaviour `{behaviour}`: {control}.\n"
         "> Guard rails of the original may be weaker here. Measure it in both directions before you use or share it, and moderate what it serves.\n"
     )
     front = ""
