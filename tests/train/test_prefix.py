@@ -96,6 +96,14 @@ def test_replies_far_from_the_plain_stream_are_left_out_and_counted(organism: dm
             Targets([chunks.path(0)])
 
 
+def test_where_nothing_can_be_learned_nothing_is_left_behind(organism: dm.Session, tmp_path: Path) -> None:
+    save_control(ablation(organism, rank=20), tmp_path / "c.safetensors")
+    plan = Prefix(**FEW, control=str(tmp_path / "c.safetensors"), prompts=2, max_prompts=1, apart=1e-9)
+    with pytest.raises(CheckFailed, match="--apart"):
+        prefix(plan, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
+
+
 def test_targets_hold_what_the_controlled_model_does(organism: dm.Session, tmp_path: Path) -> None:
     prompts = [tuple(organism.encode(text)) for text in ("hello", "how do i crack an egg ?")]
     control = ablation(organism, rank=3)

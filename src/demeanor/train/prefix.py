@@ -5,6 +5,7 @@ The stream after every block and the next tokens are followed, along what the co
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..behaviours import SET_NAMES, asked, opposites
 from ..controls import Control, load_control
 from ..controls.files import CONTROL
-from ..errors import DataError
+from ..errors import CheckFailed, DataError
 from ..measure.speaker import Speaker
 from ..models import Session
 from ..models.adapters import OPENING, opened_by
@@ -45,7 +46,12 @@ def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trai
     recipe.begin()
     chunks = Chunks(recipe.folder / "targets", work, plan.top, plan.apart)
     _make(recipe, chunks)
-    targets = Targets([chunks.path(number) for number in range(len(work))])
+    try:
+        targets = Targets([chunks.path(number) for number in range(len(work))])
+    except CheckFailed:  # with other options there may be something to learn, so what was begun must not stand in their way
+        if recipe.first:
+            shutil.rmtree(recipe.folder)
+        raise
     counts = targets.counts
     say(
         f"{counts.kept} of {counts.prompts} replies are followed; {counts.no_gain} gained nothing, {counts.too_far} moved the stream too far."
