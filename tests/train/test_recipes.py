@@ -123,6 +123,23 @@ def test_an_adapter_is_baked_like_a_control(demeanor: Any, organism: dm.Session,
     assert "--merge" in again.sentence
 
 
+class Tracker(TrainerCallback):
+    """Writes where transformers' trackers that write files do."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        path = Path(args.output_dir) / "runs" / "today" / "events"
+        path.parent.mkdir(parents=True)
+        path.write_text("loss")
+
+
+def test_what_a_tracker_writes_is_kept(tmp_path: Path) -> None:
+    data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:8]])
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=1, rank=2, longest=64)
+    train.sft(plan, tmp_path / "out", [Tracker()])
+    assert (tmp_path / "out" / "runs" / "today" / "events").read_text() == "loss"
+    assert not (tmp_path / ".out.training").exists()
+
+
 REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "generations": 4, "reply_tokens": 24, "learning_rate": 1e-3}
 
 

@@ -45,6 +45,7 @@ from .sources import Reserved
 
 PLAN, RESULT = "plan.yaml", "training.json"
 EDITED = "edited"
+TRACKED = "runs"  # transformers' name for the folder of a tracker that writes files
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ class Recipe:
         with new_folder(self.out) as work:
             finish(self.plan, self.folder / "trained", self.tokenizer, work)
             self._as_control(work)
+            self._keep_logs(work)
             now = self.trained(work)
             stages = {EDITED: base.edited} if base else {}
             replies, inside, since_base = {}, None, None
@@ -206,6 +208,12 @@ class Recipe:
             _write(result, work)
         shutil.rmtree(self.folder)
         return result
+
+    def _keep_logs(self, work: Path) -> None:
+        """What a tracker wrote beside the checkpoints (tensorboard does) outlives them, in `work`/runs."""
+        logs = self.folder / "checkpoints" / TRACKED
+        if logs.is_dir():
+            shutil.move(logs, work / TRACKED)
 
     def trained(self, work: Path) -> Speaker:
         """Who is measured after: the model in the folder `work`, under the name it will have."""
@@ -232,6 +240,7 @@ class Recipe:
             seconds = time.monotonic() - self.started
             with new_folder(self.out) as work:
                 _write(Trained(self.plan, self.out, self.steps, self.resumed_from, {}, None, {}, data, self.log, seconds, reason), work)
+                self._keep_logs(work)
             shutil.rmtree(self.folder)
         raise CheckFailed(f"{reason} The log is in {self.out}, without a model.")
 
