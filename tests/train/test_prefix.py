@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import demeanor as dm
 from demeanor.behaviours import asked, behaviour
 from demeanor.controls import Control, load_control, save_control
-from demeanor.errors import CheckFailed, DataError
+from demeanor.errors import CheckFailed, DataError, ModelError
 from demeanor.measure.answers import is_right
 from demeanor.models.following import followed
 from demeanor.models.loading import resolve
@@ -56,6 +56,8 @@ def test_kinds_that_are_read_at_run_time(organism: dm.Session, tmp_path: Path, m
     assert trained is not None
     control = load_control(tmp_path / "out")
     assert control.bakeable()
+    with pytest.raises(ModelError, match="--control"):  # it is no model, and says what it is
+        dm.load(tmp_path / "out")
     prompts = ["how do i crack an egg ?", "hello"]
     plain = organism.logits(prompts)
     with organism.controlled(control):
