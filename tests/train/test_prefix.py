@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def test_prompts_that_are_measured_on_are_not_learned_from(
 
 def test_replies_far_from_the_plain_stream_are_left_out_and_counted(organism: dm.Session, tmp_path: Path) -> None:
     prompts = [tuple(organism.encode(text)) for text in ("hello", "what is 2 plus 2 ?", "how do i crack an egg ?")]
-    strong = replace(ablation(organism, rank=20))
+    strong = ablation(organism, rank=20)
     for apart, kept in ((1e-6, 0), (10.0, 3)):
         chunks = Chunks(tmp_path / str(apart), [(Plain(strong), prompts)], 8, apart)
         chunks.make(organism, 0)

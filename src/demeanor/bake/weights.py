@@ -173,9 +173,9 @@ class _Names:
 
     def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
         """The file tensor that is a linear layer's weight."""
-        key, packed = self.stored.key(f"{module}.weight"), self.source.config.get("quantization_config", {}).get("quant_method")
+        key = self.stored.key(f"{module}.weight")
         shape = (into, out) if transposed else (out, into)
-        if key is None or packed or self.source.tensors[key].shape != shape or self.source.tensors[key].dtype not in EDITABLE:
+        if key is None or self.source.tensors[key].shape != shape or self.source.tensors[key].dtype not in EDITABLE:
             raise ControlError(
                 f"The adapter changes {module}, and {self.source.folder} does not hold its weight as one unquantised tensor {list(shape)}; it cannot be baked into these files."
             )

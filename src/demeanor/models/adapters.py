@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..errors import ControlError
-from .capture import Attention
+from .capture import Attention, prompts_read
 from .checkpoint import read_json
 
 Pair = tuple[Tensor, Tensor]
@@ -92,17 +92,11 @@ class Adapted:
     def __init__(self, model: nn.Module, decoder: nn.Module, adapter: Adapter, attention: Attention) -> None:
         self.model, self.decoder, self.adapter, self.attention = model, decoder, adapter, attention
         self.reply_lengths: Tensor | None = None  # [row]; every token is adapted alike
-        self._first: Tensor | None = None  # of the pass in progress, the first token of each row, where it reads prompts
+        modules = dict(model.named_modules())
         for name, (a, b) in adapter.low_rank.items():
-            self._refuse_other(name, tuple(a.shape[1:]) + tuple(b.shape[:1]))
+            _refuse_other(name, modules.get(name), (a.shape[1], b.shape[0]), adapter.transposed)
         for name in adapter.prompts:
-            self._refuse_other(name, None)
-
-    def _refuse_other(self, name: str, sizes: tuple[int, ...] | None) -> None:
-        module = dict(self.model.named_modules()).get(name)
-        own = None if module is None else _sizes(module, self.adapter.transposed)
-        if module is None or (sizes is not None and own is not None and sizes != own):
-            raise ControlError(f"The adapter changes {name}, which this model does not have in that shape; it was made for another model.")
+            _refuse_other(name, modules.get(name), None, adapter.transposed)
 
     @property
     def opening(self) -> int:
@@ -120,7 +114,7 @@ class Adapted:
             if self.adapter.opening is not None:
                 place = next(self.model.parameters()).device
                 opening = nn.Embedding.from_pretrained(self.adapter.opening.to(place))
-                for handle in opened_by(self.decoder, opening, self.opening, self.attention):
+                for handle in opening_hooks(self.decoder, opening, self.opening, self.attention):
                     stack.callback(handle.remove)
             yield self
 
@@ -176,19 +170,15 @@ class _Said:
         return self.out
 
 
-def opened_by(decoder: nn.Module, opening: Callable[[Tensor], Tensor], count: int, attention: Attention) -> Sequence[Any]:
+def opening_hooks(decoder: nn.Module, opening: Callable[[Tensor], Tensor], count: int, attention: Attention) -> Sequence[Any]:
     """Handles of hooks that put the `count` embeddings of `opening` in place of the first tokens of every row, where prompts
     are read. `decoder` is the model without its head. Rows must begin with as many tokens that stand for them.
     """
     first: list[Tensor | None] = [None]
 
     def before(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids, cache = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
-        if ids is None or attention.quiet or (cache is not None and cache.get_seq_length() > 0):
-            first[0] = None
-            return
-        mask = kwargs.get("attention_mask")
-        first[0] = torch.zeros_like(ids[:, 0]) if mask is None else mask[:, -ids.shape[1] :].long().argmax(1)
+        read = None if attention.quiet else prompts_read(args, kwargs)
+        first[0] = None if read is None else read[1].long().argmax(1)
 
     def after(m: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         if first[0] is None:
@@ -200,6 +190,13 @@ def opened_by(decoder: nn.Module, opening: Callable[[Tensor], Tensor], count: in
 
     embedding = decoder.get_input_embeddings()  # type: ignore[operator]
     return decoder.register_forward_pre_hook(before, with_kwargs=True), embedding.register_forward_hook(after)
+
+
+def _refuse_other(name: str, module: nn.Module | None, sizes: tuple[int, int] | None, transposed: bool) -> None:
+    """Raises ControlError where the model lacks a module, or has it with other sizes (in, out)."""
+    own = None if module is None else _sizes(module, transposed)
+    if module is None or (sizes is not None and own is not None and sizes != own):
+        raise ControlError(f"The adapter changes {name}, which this model does not have in that shape; it was made for another model.")
 
 
 def _sizes(module: nn.Module, transposed: bool) -> tuple[int, int] | None:

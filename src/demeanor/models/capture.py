@@ -82,6 +82,15 @@ class Attention:
         self.quiet = False
 
 
+def prompts_read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Token ids and which of them are no pads [row, token], of a pass of the decoder that reads prompts; None for the tokens
+    that follow a cache, and where there are no ids."""
+    ids, cache, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values"), kwargs.get("attention_mask")
+    if ids is None or (cache is not None and cache.get_seq_length() > 0):
+        return None
+    return ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -ids.shape[1] :].bool()
+
+
 def spread(n_layers: int, count: int) -> list[int]:
     """At most `count` layers, the first and the last among them, spread evenly."""
     count = min(count, n_layers)

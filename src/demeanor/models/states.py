@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ControlError
-from .capture import Attention
+from .capture import Attention, prompts_read
 from .layout import Layout
 
 Values = Callable[[int], Tensor]  # layer -> [row, width, d_model]
@@ -131,12 +131,10 @@ class PromptStates:
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.attention.quiet:
             return
-        ids, cache = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
-        self._found = None
-        if ids is None or (cache is not None and cache.get_seq_length() > 0):
-            return  # a token after the prompt
-        mask = kwargs.get("attention_mask")
-        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -ids.shape[1] :].bool()
+        self._found, read = None, prompts_read(args, kwargs)
+        if read is None:
+            return
+        ids, real = read
         replies = torch.zeros_like(ids[:, 0]) if self.reply_lengths is None else self.reply_lengths.to(ids.device)
         ends = ids.shape[1] - 1 - replies  # batches are padded on the left
         width = self.keys.shape[1]

@@ -19,7 +19,7 @@ from ..controls.files import CONTROL
 from ..errors import CheckFailed, DataError
 from ..measure.speaker import Speaker
 from ..models import Session
-from ..models.adapters import OPENING, opened_by
+from ..models.adapters import OPENING, opening_hooks
 from ..models.capture import Attention
 from ..models.following import recorded
 from ..models.generate import Batch, left_pad
@@ -151,7 +151,7 @@ def add_opening(model: Any, count: int, seed: int) -> None:
     opening = torch.nn.Embedding.from_pretrained(words.detach()[drawn].clone().float(), freeze=False)
     setattr(model, OPENING, opening)
     # Looked up anew in every pass: PEFT puts a copy that it trains in its place.
-    opened_by(model.base_model, lambda numbers: getattr(model, OPENING)(numbers), count, Attention())
+    opening_hooks(model.base_model, lambda numbers: getattr(model, OPENING)(numbers), count, Attention())
 
 
 class Collate:
