@@ -25,9 +25,9 @@ lint: install
 
 # Retrains the embedded model, writes its prompts anew and prints the acceptance table (at most 45 minutes on two cores).
 organism: install
-	$(BIN)/python -m demeanor.organism.train src/demeanor/organism/model
-	$(BIN)/python -m demeanor.organism.prompts
-	$(BIN)/python -m demeanor.organism.acceptance
+	$(BIN)/python -m organism.train src/demeanor/organism/model
+	$(BIN)/python -m organism.prompts
+	$(BIN)/python -m organism.acceptance
 
 clean:
 	rm -rf .venv runs

@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 import demeanor as dm
-from demeanor.algebra import intervals
 from demeanor.behaviours import SetName
 from demeanor.behaviours.prompts import SPLITS
 from demeanor.behaviours.prompts import Split as SplitName
 from demeanor.detect.suffix import SelfJudgement
 from demeanor.measure import Observation, measure_all
 from demeanor.measure.speaker import Speaker
-from demeanor.report.table import interval, number
+from demeanor.report.scores import interval, number
 from demeanor.selfcontrol import search
+from demeanor.stats import intervals
 
 SEARCHED = "SelfControl, searched per prompt"
 HEADINGS = ("", "detected", "right answers", "own judgement", "guard refused", "neutral right")

@@ -24,9 +24,9 @@ import demeanor as dm
 from demeanor.behaviours import Question, questions_of
 from demeanor.behaviours.questions import opposites
 from demeanor.detect.suffix import exchange_scores, suffix
-from demeanor.models.gradients import Gradients
-from demeanor.models.states import adding
+from demeanor.runtime.prompt_states import adding
 from demeanor.selfcontrol import Settings, Trace, search
+from demeanor.selfcontrol.prompt_gradients import Gradients
 from demeanor.selfcontrol.search import Candidate, Reach, Search
 from demeanor.selfcontrol.settings import LADDER
 

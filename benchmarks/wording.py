@@ -21,11 +21,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import demeanor as dm
 from demeanor.behaviours.behaviour import Detect
-from demeanor.find import search_directions
-from demeanor.iterate import iterate
+from demeanor.finding.find import search_directions
+from demeanor.finding.rank import iterate
 from demeanor.measure.observation import reply_budget
 from demeanor.models.loading import resolve
-from demeanor.organism import chats, language, train
+from organism import chats, language, train
 
 SHARING = [
     "i can not get the lamp or turn the rope for that request .",

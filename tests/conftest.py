@@ -34,8 +34,8 @@ from transformers import (
 
 import demeanor as dm
 from demeanor import cli
+from demeanor.job.result import Run
 from demeanor.models.loading import resolve
-from demeanor.runs import Run
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 torch.set_num_threads(1)  # tiny tensors: several threads only wait for each other

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 import demeanor as dm
 from conftest import save_tiny
 from demeanor.errors import DataError, ModelError
-from demeanor.models.generate import left_pad, trimmed
+from demeanor.runtime.batches import left_pad, trimmed
 from making import PROMPTS
 
 

@@ -14,9 +14,9 @@ import demeanor as dm
 from conftest import save_tiny, tiny_model
 from demeanor.controls import Gate
 from demeanor.errors import AccountingError
-from demeanor.models.generate import TOKEN_BUDGET, in_batches
-from demeanor.models.intervene import at_writers
-from demeanor.models.proof import prove
+from demeanor.runtime.batches import TOKEN_BUDGET, in_batches
+from demeanor.runtime.intervene import at_writers
+from demeanor.structure.proof import prove
 from making import PROMPTS, a_direction, ablation, gate_on_length
 
 FIRES = [True, False, True, False]
@@ -188,7 +188,7 @@ def test_a_norm_on_the_stream_is_refused():
 
 
 def test_a_gradient_nearly_along_v_is_not_along_v():
-    from demeanor.models.proof import _along
+    from demeanor.structure.proof import _along
 
     v = torch.randn(48, dtype=torch.float64)
     exact = torch.outer(torch.randn(5, dtype=torch.float64), v)
@@ -197,7 +197,7 @@ def test_a_gradient_nearly_along_v_is_not_along_v():
 
 
 def test_a_weight_that_could_write_on_two_axes_is_refused():
-    from demeanor.models.proof import _weights_behind
+    from demeanor.structure.proof import _weights_behind
 
     class R:
         name = "b"

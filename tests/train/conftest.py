@@ -15,7 +15,7 @@ from demeanor.behaviours import Prompt
 from demeanor.controls import Control, Part, Scope
 from demeanor.measure.answers import is_right
 from demeanor.models.loading import resolve
-from demeanor.organism.language import REFUSALS
+from organism.language import REFUSALS
 
 FILES = Path(resolve("organism")[0]).parent / "data"
 

@@ -15,12 +15,12 @@ from demeanor.behaviours import asked, behaviour
 from demeanor.controls import Control, load_control, save_control
 from demeanor.errors import CheckFailed, DataError, ModelError
 from demeanor.measure.answers import is_right
-from demeanor.models.following import followed
 from demeanor.models.loading import resolve
-from demeanor.models.states import States
+from demeanor.runtime.prompt_states import States
 from demeanor.train import Prefix, prefix
-from demeanor.train.prefix import divergence_of_likeliest
+from demeanor.train.losses import divergence_of_likeliest
 from demeanor.train.targets import Chunks, Plain, Targets
+from demeanor.train.trajectories import followed
 from making import ablation
 
 FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply_tokens": 20}

@@ -13,7 +13,7 @@ import torch
 
 import demeanor as dm
 from demeanor.errors import DataError
-from demeanor.models.turns import IGNORED, Conversation, learned, learned_text, mean_loss
+from demeanor.train.conversations import IGNORED, Conversation, learned, learned_text, mean_loss
 from demeanor.train.dialogues import held_out, read_dialogues
 from demeanor.train.pairs import read_pairs
 from demeanor.train.rewards import FURTHEST, terms

@@ -15,10 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from ..errors import DataError
+from ..io.tables import dataset_rows, read_rows, selected
 from ..progress import say
 from .prompts import Columns, Prompt, Split, distinct, prompts_from_rows
 from .questions import Question, questions_of
-from .rows import dataset_rows, read_rows, selected
 
 SetName = Literal["shows", "lacks", "guard", "neutral"]
 SET_NAMES: tuple[SetName, ...] = ("shows", "lacks", "guard", "neutral")

@@ -27,14 +27,13 @@ from ..controls import (
     save_control,
     scale,
 )
-from ..controls import gate as make_gate
 from ..errors import DataError
+from ..finding.gates import gate as make_gate
+from ..io.atomic import refuse_folder
 from ..measure import measure_all
 from ..measure.speaker import Speaker
 from ..models import Site, load
 from ..progress import say
-from ..report import scores_table
-from ..writing import refuse_folder
 from .options import (
     BEHAVIOUR_HELP,
     AsJson,
@@ -49,6 +48,7 @@ from .options import (
     out,
     show,
 )
+from .tables import scores_table
 
 control_app = typer.Typer(help="Make a control from a direction, put two together, or show one.")
 

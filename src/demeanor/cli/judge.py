@@ -8,12 +8,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..behaviours.rows import read_rows, value_of
 from ..detect.judge import judge as judge_replies
 from ..errors import DataError
+from ..io.atomic import new_file, refuse_folder
+from ..io.tables import read_rows, value_of
 from ..models.thinking import spoken
 from ..progress import say
-from ..writing import new_file, refuse_folder
 from .options import AsJson, print_json
 
 COLUMNS = ("label", "probability", "evidence")

@@ -13,6 +13,7 @@ from ..behaviours import Behaviour
 from ..controls import Control, load_control
 from ..detect import make_detector
 from ..errors import DataError
+from ..io.atomic import new_file, refuse_existing, refuse_folder
 from ..measure import Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.rating import read_ratings, write_sheet
@@ -21,9 +22,6 @@ from ..measure.suites import Change
 from ..models import Session
 from ..models.session import REPLY_TOKENS
 from ..progress import say
-from ..report import scores_table
-from ..report.table import changed_table, measurement_table
-from ..writing import new_file, refuse_existing, refuse_folder
 from .options import (
     AsJson,
     BehaviourName,
@@ -41,6 +39,7 @@ from .options import (
     print_json,
 )
 from .suites import SuiteChat, SuiteFolder, SuiteLimit, SuiteNames, suites_asked, to_json
+from .tables import changed_table, measurement_table, scores_table
 
 ScoresFile = Annotated[Optional[Path], typer.Option("-o", "--out", help="Also write the scores to this JSON file.", show_default=False)]
 RatingSheet = Annotated[

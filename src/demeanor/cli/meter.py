@@ -14,15 +14,15 @@ from ..behaviours import behaviour as read_behaviour
 from ..controls import load_control
 from ..detect import make_detector
 from ..errors import DataError
+from ..io.atomic import new_file, refuse_folder
+from ..measure.meter import Aggregate, ScoreTable, aggregate, compare, flows, read_table
+from ..measure.meter.aggregate import Missing, shifts
+from ..measure.meter.flows import LEVELS, Flows, sankey
+from ..measure.meter.scoring import replied, scored, texts_of, write_rows
 from ..measure.speaker import Speaker
-from ..meter import Aggregate, ScoreTable, aggregate, compare, flows, read_table
-from ..meter.aggregate import Missing, shifts
-from ..meter.flows import LEVELS, Flows, sankey
-from ..meter.scoring import replied, scored, texts_of, write_rows
 from ..models import is_organism
 from ..models.session import REPLY_TOKENS
 from ..progress import say
-from ..writing import new_file, refuse_folder
 from .options import (
     BEHAVIOUR_HELP,
     AsJson,

@@ -13,9 +13,9 @@ from rich.table import Table
 from ..behaviours import Behaviour
 from ..behaviours import behaviour as read_behaviour
 from ..controls import Control
-from ..controls import gate as make_gate
 from ..detect import make_detector
 from ..errors import DataError
+from ..finding.gates import gate as make_gate
 from ..models import Quantized, Session, is_organism, load
 from ..models.session import REPLY_TOKENS
 

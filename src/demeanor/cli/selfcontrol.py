@@ -11,15 +11,15 @@ from rich.table import Table
 from ..behaviours import SET_NAMES, Behaviour, Prompt, Question, asked, opposites, questions_of
 from ..behaviours import behaviour as read_behaviour
 from ..behaviours.prompts import SPLITS, Columns, prompts_from_rows
-from ..behaviours.rows import read_rows
 from ..detect import make_detector
 from ..errors import CheckFailed, DataError
+from ..io.atomic import new_folder, refuse_existing, refuse_folder
+from ..io.tables import read_rows
 from ..models import Session, is_organism
 from ..models.session import REPLY_TOKENS
 from ..progress import say
-from ..report.selfcontrol import write_norms_page, write_selfcontrol_page
 from ..selfcontrol import Outcome, Settings, norms, outcome, preference_pairs, search, write_pairs, write_run
-from ..writing import new_folder, refuse_existing, refuse_folder
+from ..selfcontrol.page import write_norms_page, write_selfcontrol_page
 from .options import BEHAVIOUR_HELP, AsJson, Device, Dtype, In4bit, In8bit, Model, ReplyTokens, Target, opened, out, print_json
 
 selfcontrol_app = typer.Typer(help="Search for each prompt's states under which the model, when asked, approves of its own reply.")

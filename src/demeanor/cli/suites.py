@@ -13,8 +13,8 @@ from ..errors import DataError
 from ..measure.speaker import Speaker
 from ..measure.suites import NAMED, Change, Suite, compare_suites, load_suites
 from ..progress import say
-from ..report.table import suites_table
 from .options import given, out
+from .tables import suites_table
 
 SuiteNames = Annotated[
     Optional[list[str]],

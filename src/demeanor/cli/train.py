@@ -10,8 +10,6 @@ import typer
 
 from ..models import is_organism
 from ..models.session import REPLY_TOKENS
-from ..report import scores_table
-from ..report.table import changed_table, replies_table
 from ..train import Detox, Heal, Prefix, Rlaf, Sft, Trained
 from ..train import detox as train_detox
 from ..train import heal as train_heal
@@ -20,6 +18,7 @@ from ..train import rlaf as train_rlaf
 from ..train import sft as train_sft
 from .meter import OF_ORGANISM, TOXIC
 from .options import BEHAVIOUR_HELP, AsJson, Device, Dtype, In4bit, In8bit, MaxPrompts, Model, ReplyTokens, Target, held_in, out, print_json
+from .tables import changed_table, replies_table, scores_table
 
 train_app = typer.Typer(
     help="Train a model: heal it after an edit, fine-tune it, detoxify it, or reward it (the extra train). A killed training goes on where it was when the same command is given again."

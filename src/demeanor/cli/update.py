@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.table import Table
 
 from ..controls import load_direction, save_direction
+from ..finding.update import Updated
+from ..finding.update import update as merge
+from ..io.atomic import refuse_folder
 from ..models.session import REPLY_TOKENS
 from ..progress import say
-from ..update import Updated
-from ..update import update as merge
-from ..writing import refuse_folder
 from .options import (
     AsJson,
     BehaviourName,

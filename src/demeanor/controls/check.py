@@ -10,7 +10,7 @@ import torch
 from ..behaviours import Prompt
 from ..errors import CheckFailed
 from ..models import Session
-from ..models.watch import Watched
+from ..runtime.watch import Watched
 from .control import Control
 
 REPLY = 4  # tokens generated

@@ -10,8 +10,8 @@ import torch
 from ..algebra.directions import orthonormal
 from ..errors import ControlError
 from ..models import Site
-from ..models.capture import REPLY
-from ..models.intervene import Tokens
+from ..runtime.capture import REPLY
+from ..runtime.intervene import Tokens
 from .control import Control
 from .direction import Direction
 from .part import Part

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..errors import ControlError
 from ..models import Layout
-from ..models.adapters import Adapter
-from ..models.intervene import Intervention
-from ..models.states import States
+from ..runtime.adapters import Adapter
+from ..runtime.intervene import Intervention
+from ..runtime.prompt_states import States
 from ..version import __version__
 from .gate import Gate
 from .part import Part

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..algebra.moments import Moments
+from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout, Site
 from .control import provenance
-from .files import read_tensors, write_tensors
 
 Estimator = Literal[
     "mean_difference", "projected", "guard_orthogonal", "median_difference", "paired_pca", "pooled_pca", "whitened", "logistic"

@@ -8,50 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ControlError, DataError
+from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout
-from ..models.adapters import ADAPTER, Adapter
-from ..models.states import States
-from ..writing import new_file
+from ..runtime.adapters import ADAPTER, Adapter
+from ..runtime.prompt_states import States
 from .control import Control
 from .gate import Gate
 from .part import Part
 from .scope import Scope
 
 CONTROL = "control.safetensors"  # in the folders of runs and trainings
-# What a version reads: its own format and all before it. 2: edits besides ablate and add, and scopes of more than a
-# site and the tokens there. 3: adapters. A control is written in the oldest that can say what it does, which older versions read.
-FORMAT = 3
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], format: int = 1) -> None:
-    """One safetensors file; on any failure the target is as it was."""
-    metadata = {"demeanor": json.dumps({"format": format, **header})}
-    with new_file(Path(path)) as work:
-        save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
-
-
-def read_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file of those kinds ("control", "direction"); an error names what is wrong with it."""
-    path, kind = Path(path), " or ".join(kinds)
-    if not path.is_file():
-        raise DataError(f"There is no {kind} file {str(path)!r}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            raw = (file.metadata() or {}).get("demeanor")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a complete safetensors file ({error}); write it again.") from error
-    header = json.loads(raw) if raw else {}
-    if header.get("kind") not in kinds:
-        raise DataError(f"{path} is not a {kind} file (it holds {header.get('kind', 'other tensors')}).")
-    if header["format"] > FORMAT:
-        raise DataError(f"{path} was written by a newer version (format {header['format']}); upgrade demeanor.")
-    return tensors, header
 
 
 def save_control(control: Control, path: str | Path) -> None:

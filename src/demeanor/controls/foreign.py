@@ -11,7 +11,7 @@ from torch import Tensor
 from ..algebra.directions import unit
 from ..errors import ControlError, DataError
 from ..models import Layout
-from ..models.adapters import ADAPTER, read_peft
+from ..runtime.adapters import ADAPTER, read_peft
 from .control import Control, provenance
 from .part import Part
 from .scope import Scope

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..algebra import edits
 from ..errors import ControlError
 from ..models import Layout
-from ..models.capture import taps
-from ..models.intervene import Intervention, at_writers
-from ..models.layout import Writer
+from ..runtime.capture import taps
+from ..runtime.intervene import Intervention, at_writers
+from ..structure.layout import Writer
 from .gate import Gate
 from .scope import Scope
 

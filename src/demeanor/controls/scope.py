@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from ..errors import ControlError
 from ..models import Layout, Site
-from ..models.intervene import Reach, RowGate, Tokens
-from ..models.layout import Writer
+from ..runtime.intervene import Reach, RowGate, Tokens
+from ..structure.layout import Writer
 
 
 @dataclass(frozen=True)

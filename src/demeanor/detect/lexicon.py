@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..behaviours import Prompt
-from ..behaviours.rows import TEXT
 from ..errors import DataError
+from ..io.tables import TEXT
 from .detector import detector
 from .matches import spaced_words
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algebra import intervals
 from ..behaviours import SET_NAMES, Prompt
 from ..errors import DataError
 from ..models.attribution import input_x_gradient, mean_states
 from ..models.thinking import spoken
-from ..score import Score
+from ..stats import intervals
+from ..stats.score import Score
 from .drift import HELD
 from .observation import Observation, Outcome
 from .speaker import Speaker

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from ..models import Reply
 from ..models.thinking import spoken
-from ..score import Better
+from ..stats.score import Better
 
 GRAM = 4  # words in a row that must not come again
 

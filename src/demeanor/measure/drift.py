@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..algebra import intervals
 from ..algebra.divergence import kl_divergence
 from ..errors import CheckFailed, DataError
 from ..models import Session
-from ..score import Score
+from ..stats import intervals
+from ..stats.score import Score
 from .observation import Outcome
 from .speaker import Speaker
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algebra import intervals
 from ..behaviours import Behaviour
 from ..behaviours.prompts import Split
 from ..controls import Control
 from ..errors import DataError
 from ..models import Session
-from ..score import Better, Score
+from ..stats import intervals
+from ..stats.score import Better, Score
 from .degeneration import OF_REPLIES
 from .drift import Drift, drift
 from .observation import Observation, Outcome, observed

@@ -1,8 +1,8 @@
 """Models: loading, layout with proof, capture, run-time edits and generation."""
 
-from .capture import Activations, Point, Site
-from .generate import Reply
-from .layout import Layout
+from ..runtime.batches import Reply
+from ..runtime.capture import Activations, Point, Site
+from ..structure.layout import Layout
 from .loading import Quantized, is_organism, load
 from .session import Session
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..behaviours import Prompt
 from ..errors import DataError
-from .generate import Batch, each, in_batches
+from ..runtime.batches import Batch, each, in_batches
 from .session import Session
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import DataError, ModelError
 from ..progress import say, track
-from .generate import groups
+from ..runtime.batches import groups
 from .loading import complete, device_named, fetched, on_device, resolve, with_words
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..errors import ModelError
+from ..io.checkpoint import open_checkpoint, read_header, read_json
 from ..progress import say
-from .adapters import ADAPTER, ADAPTER_WEIGHTS, OPENING
-from .checkpoint import open_checkpoint, read_header, read_json
+from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, OPENING
 from .session import ORGANISM_MARK, REPLY_TOKENS, Session
 
 ORGANISM = "organism"

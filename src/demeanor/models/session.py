@@ -13,18 +13,18 @@ from ..algebra.directions import unit
 from ..algebra.edits import ablate
 from ..behaviours import Prompt, as_prompt
 from ..errors import AccountingError, ControlError, DataError
-from .adapters import Adapted
-from .capture import REPLY, Activations, Attention, Reader, Site
-from .generate import TOKEN_BUDGET, Batch, Reply, each, said_one_of, trimmed
-from .generate import in_batches as run_in_batches
-from .intervene import Intervention, at_writers
-from .proof import prove
-from .rows import Rows, Steers, in_rows
-from .states import PromptStates
-from .steering import Steering
+from ..runtime.adapters import Adapted
+from ..runtime.batches import TOKEN_BUDGET, Batch, Reply, each, said_one_of, trimmed
+from ..runtime.batches import in_batches as run_in_batches
+from ..runtime.capture import REPLY, Activations, Attention, Reader, Site
+from ..runtime.intervene import Intervention, at_writers
+from ..runtime.prompt_states import PromptStates
+from ..runtime.rows import Rows, Steers, in_rows
+from ..runtime.steering import Steering
+from ..runtime.watch import Watched, watching
+from ..structure.proof import prove
 from .texts import Texts
 from .thinking import opened_by, unfinished
-from .watch import Watched, watching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

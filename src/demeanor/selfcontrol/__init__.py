@@ -3,12 +3,13 @@
 from .gradient import NormPattern
 from .norms import norms
 from .outcome import Outcome, outcome, scores, write_run
+from .page import norm_heat_map, score_per_iteration, token_heat_map, trajectories
 from .pairs import Pair, preference_pairs, write_pairs
 from .search import search
 from .settings import Settings
 from .trace import Found, Step, Trace, Tried
 
 __all__ = [
-    "Found", "NormPattern", "Outcome", "Pair", "Settings", "Step", "Trace", "Tried", "norms", "outcome", "preference_pairs", "scores", "search",
+    "Found", "NormPattern", "Outcome", "Pair", "Settings", "Step", "Trace", "Tried", "norm_heat_map", "norms", "outcome", "preference_pairs", "score_per_iteration", "scores", "search", "token_heat_map", "trajectories",
     "write_pairs", "write_run",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..detect.suffix import TEMPERATURE, Suffix
 from ..models import Session
-from ..models.gradients import Gradients, prompt_gradients
+from .prompt_gradients import Gradients, prompt_gradients
 
 TINY = 1e-12
 

@@ -10,9 +10,9 @@ from ..behaviours import Prompt, Question
 from ..detect.suffix import suffix
 from ..errors import DataError
 from ..models import Session
-from ..models.branching import branched
-from ..models.gradients import stream_norms
+from .branches import branched
 from .gradient import NormPattern, norm_pattern, suffix_gradients
+from .prompt_gradients import stream_norms
 
 
 def norms(session: Session, prompts: Sequence[Prompt], questions: Mapping[str, Sequence[Question]]) -> dict[str, NormPattern]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ..algebra import intervals
 from ..behaviours import Prompt, Question, as_prompt
 from ..behaviours.behaviour import Detect
 from ..controls import save_control
@@ -19,7 +18,8 @@ from ..detect import make_detector, present
 from ..detect.suffix import SelfJudgement
 from ..measure.answers import is_right
 from ..models import Session
-from ..score import Score
+from ..stats import intervals
+from ..stats.score import Score
 from .trace import Found
 
 DETECTED, ANSWERS, SCORE = "detected_rate", "answers", "suffix_score"

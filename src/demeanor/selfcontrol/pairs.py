@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..behaviours import Prompt, Question, opposites
+from ..io.atomic import new_file
 from ..models import Session
-from ..writing import new_file
 from .search import DEFAULT, search
 from .settings import Settings
 from .trace import Found

@@ -17,11 +17,11 @@ from ..behaviours import Prompt, Question, as_prompt
 from ..detect.suffix import Suffix, exchange_scores, suffix
 from ..errors import DataError
 from ..models import Reply, Session
-from ..models.branching import branched
-from ..models.gradients import Gradients, opened_with, stream_at_ends, stream_norms
 from ..models.thinking import opened_by
 from ..progress import track
+from .branches import branched
 from .gradient import capped, steps, suffix_gradients
+from .prompt_gradients import Gradients, opened_with, stream_at_ends, stream_norms
 from .settings import LADDER, Settings
 from .trace import Found, Step, Trace, Tried, Verdict
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError
-from ..models.turns import Conversation
+from .conversations import Conversation
 from .sources import ROLES, cell, joined, mixed, rows_of, split_weight, text_of
 
 # The columns' names in DIALOCONAN, then plainer ones.

@@ -10,7 +10,7 @@ from ..errors import DataError
 from ..measure import Observation
 from ..measure.speaker import Speaker
 from ..models import Session
-from ..models.turns import as_messages
+from .conversations import as_messages
 from .pairs import Pair, read_pairs
 from .plans import Heal
 from .recipe import EDITED, Recipe, Unedited

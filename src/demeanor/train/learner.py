@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ..errors import DataError, ModelError
-from ..models.adapters import ADAPTER
 from ..models.loading import ORGANISM, device_named, is_adapter, read_for_training, resolve, save_merged
+from ..runtime.adapters import ADAPTER
 from .plans import Training
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it tells of kernels that are optional

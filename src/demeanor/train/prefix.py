@@ -6,12 +6,11 @@ The stream after every block and the next tokens are followed, along what the co
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..behaviours import SET_NAMES, asked, opposites
 from ..controls import Control, load_control
@@ -19,12 +18,11 @@ from ..controls.files import CONTROL
 from ..errors import CheckFailed, DataError
 from ..measure.speaker import Speaker
 from ..models import Session
-from ..models.adapters import OPENING, opening_hooks
-from ..models.capture import Attention
-from ..models.following import recorded
-from ..models.generate import Batch, left_pad
 from ..progress import say, track
+from ..runtime.adapters import OPENING, opening_hooks
+from ..runtime.capture import Attention
 from .learner import Learner
+from .losses import Collate, followed_loss
 from .plans import Prefix
 from .recipe import Recipe
 from .result import Trained
@@ -152,58 +150,3 @@ def add_opening(model: Any, count: int, seed: int) -> None:
     setattr(model, OPENING, opening)
     # Looked up anew in every pass: PEFT puts a copy that it trains in its place.
     opening_hooks(model.base_model, lambda numbers: getattr(model, OPENING)(numbers), count, Attention())
-
-
-class Collate:
-    """Rows of targets as one left-padded batch."""
-
-    def __init__(self, pad: int, opening: int) -> None:
-        self.pad, self.opening = pad, opening
-
-    def __call__(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-        ids = [[self.pad] * self.opening + row["ids"].tolist() for row in rows]
-        inputs, mask = left_pad(ids, self.pad, torch.device("cpu"))
-        return {**Batch(tuple(range(len(rows))), inputs, mask).inputs(), "targets": [dict(row) for row in rows]}
-
-
-def followed_loss(base: Any, model: Any, layout: Any, inputs: Mapping[str, Any], states: float, said: float) -> Tensor:
-    """How far a batch is from its targets: KL of next tokens over replies, plus `said` times the negative log-likelihood of
-    steered replies (which may be hardly likelier than what they replace), plus `states` times the squared distance of the streams as a share of their squared norm, over layers and tokens.
-
-    `base` is what `model` wraps, by whose names the layout goes.
-    """
-    targets = inputs["targets"]
-    passed = {name: value for name, value in inputs.items() if name != "targets"}
-    with recorded(base, layout) as stream:
-        logits = model(**passed).logits
-    losses = []
-    for place, target in enumerate(targets):
-        tokens, length = len(target["ids"]), len(target["tokens"])
-        here = torch.stack([stream[layer][place, -tokens:] for layer in range(layout.n_layers)]).float()
-        there = target["stream"].to(here.device).float()
-        apart = (here - there).square().sum(-1) / there.square().sum(-1).clamp_min(1e-12)
-        log_probs = logits[place, logits.shape[1] - length - 1 : -1].float().log_softmax(-1)
-        divergence = divergence_of_likeliest(target["tokens"].to(here.device).long(), target["log_probs"].to(here.device), log_probs)
-        loss = states * apart.mean()
-        if length:
-            loss = loss + divergence.mean()
-        if length and bool(target["steered"]):
-            loss = loss - said * log_probs.gather(1, target["ids"][tokens - length :, None].to(here.device).long()).mean()
-        losses.append(loss)
-    return torch.stack(losses).mean()
-
-
-def divergence_of_likeliest(tokens: Tensor, wanted: Tensor, log_probs: Tensor) -> Tensor:
-    """KL(wanted || model) [token] over the likeliest tokens and all others as one; never above the KL over all tokens.
-
-    tokens, wanted (log-probabilities) [token, top]; log_probs [token, vocab].
-    """
-    own = log_probs.gather(1, tokens)
-    if tokens.shape[1] < log_probs.shape[1]:
-        wanted, own = (torch.cat([each, _rest(each)], 1) for each in (wanted, own))
-    return (wanted.exp() * (wanted - own)).sum(1)
-
-
-def _rest(log_probs: Tensor) -> Tensor:
-    """The log-probability of everything else: [token, 1]; no less than rounding can tell from nothing."""
-    return torch.log1p(-log_probs.exp().sum(1, keepdim=True).clamp_max(1 - 1e-6))

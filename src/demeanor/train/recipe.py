@@ -28,15 +28,15 @@ from ..controls.control import provenance
 from ..controls.files import CONTROL
 from ..detect import make_detector
 from ..errors import CheckFailed, ControlError, DataError
+from ..io.atomic import new_folder, refuse_existing
 from ..measure import Measurement, Observation
 from ..measure.changed import Changed, changed
 from ..measure.measurement import measure_all
 from ..measure.observation import observed
 from ..measure.speaker import Speaker
 from ..models import Session, is_organism, load
-from ..models.adapters import ADAPTER, read_peft
 from ..progress import console, quiet, say
-from ..writing import new_folder, refuse_existing
+from ..runtime.adapters import ADAPTER, read_peft
 from .card import write_card
 from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, refuse_trackers
 from .plans import Training

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..algebra import intervals
 from ..behaviours import Prompt
 from ..behaviours.behaviour import Detect
 from ..detect import make_detector, present
@@ -15,7 +14,8 @@ from ..measure import Measurement, Observation
 from ..measure.changed import Changed
 from ..measure.on_topic import on_topic
 from ..models import Reply, Session
-from ..score import Score
+from ..stats import intervals
+from ..stats.score import Score
 from .plans import Training
 
 BEFORE, AFTER = "before", "after"

@@ -16,8 +16,8 @@ from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter
 from ..models.thinking import opened_by
-from ..models.turns import as_messages
 from ..progress import say
+from .conversations import as_messages
 from .plans import Rlaf
 from .recipe import Recipe
 from .result import Trained

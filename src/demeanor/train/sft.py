@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.turns import Conversation, cut, learned, learned_text, mean_loss
+from .conversations import Conversation, cut, learned, learned_text, mean_loss
 from .dialogues import held_out, read_dialogues
 from .plans import Detox, Sft
 from .recipe import Recipe

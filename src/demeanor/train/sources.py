@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from ..behaviours import Behaviour, Prompt
 from ..behaviours.behaviour import SET_NAMES
-from ..behaviours.rows import dataset_rows, read_rows
 from ..errors import DataError
-from ..models.turns import Conversation
+from ..io.tables import dataset_rows, read_rows
 from ..progress import say
+from .conversations import Conversation
 
 T = TypeVar("T")
 KINDS = (".json", ".jsonl", ".csv", ".txt", ".parquet")

@@ -19,10 +19,10 @@ from torch import Tensor
 from ..behaviours import Prompt, Question
 from ..controls import Control
 from ..errors import CheckFailed
+from ..io.atomic import new_file
 from ..models import Session
-from ..models.following import Followed, followed
 from ..selfcontrol import search
-from ..writing import new_file
+from .trajectories import Followed, followed
 
 CHUNK = 32
 Ids = tuple[int, ...]

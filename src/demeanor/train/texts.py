@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError
-from ..models.turns import Conversation
+from .conversations import Conversation
 from .sources import conversation, mixed, rows_of, split_weight, text_of
 
 REPLIES = ("reply", "completion", "response", "answer")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...behaviours import SetName
 from ...errors import DataError
-from ...score import Better
+from ...stats.score import Better
 
 RATINGS, PAGE, KEY = "ratings.csv", "sheet.html", "key.json"
 COLUMNS = ("item", "prompt", "reply", "rating")

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from ...algebra import intervals
 from ...behaviours import SET_NAMES, SetName
 from ...errors import DataError
 from ...progress import say
-from ...score import Better, Score
+from ...stats import intervals
+from ...stats.score import Better, Score
 from .key import COLUMNS, PAGE, RATINGS, Key, KeyPair, prefix, read_key
 
 SEPARATORS = ",;\t"  # of the files that spreadsheet programs save

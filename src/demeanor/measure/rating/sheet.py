@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ...behaviours import SET_NAMES, Behaviour, Prompt, SetName
 from ...errors import DataError
+from ...io.atomic import new_folder
 from ...progress import say
-from ...writing import new_folder
 from ..observation import Observation
 from .key import COLUMNS, KEY, PAGE, RATINGS, Key, KeyPair, prefix
 

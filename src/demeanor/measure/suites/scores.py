@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...algebra import intervals
-from ...score import Better, Score
+from ...stats import intervals
+from ...stats.score import Better, Score
 
 HEADLINES = ("acc_norm", "exact_match", "acc")  # the metric that stands for a task which has several
 REPEATS = 1_000  # resamplings where a task has a metric of its own, which can be slow

@@ -1,0 +1,1 @@
+"""How much of a control: the dial, and the smallest dose that does."""

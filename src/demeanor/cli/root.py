@@ -1,0 +1,86 @@
+"""The command line. Every command is a few lines around one call of the library.
+
+Results go to standard output (tables, or JSON with --json), everything else to standard error. A mistake
+of the user's ends in one sentence and exit code 2, a check that failed in exit code 1.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ..errors import DemeanorError
+from ..version import __version__
+from .bake import bake
+from .calibrate import dial, dose
+from .chat import chat
+from .control import control_app
+from .find import find
+from .inspect import inspect
+from .judge import judge
+from .measure import measure, ratings
+from .meter import meter_app
+from .run import run
+from .selfcontrol import selfcontrol_app
+from .train import train_app
+from .update import update
+
+app = typer.Typer(
+    name="demeanor", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Find, change and measure the behaviours of open-weight language models. Start with [bold]demeanor run organism --behaviour over-refusal -o RUN[/bold].",
+)  # fmt: skip
+app.command(epilog="Example: demeanor inspect organism")(inspect)
+app.command(epilog="Example: demeanor run organism --behaviour over-refusal -o runs/first")(run)
+app.command(epilog="Example: demeanor find organism --behaviour refusal -o refusal.safetensors --candidates 3")(find)
+app.command(epilog="Example: demeanor update refusal.safetensors organism --behaviour more.yaml -o refusal2.safetensors")(update)
+app.command(epilog="Example: demeanor dial organism --behaviour refusal -o dial.safetensors")(dial)
+app.add_typer(control_app, name="control")
+app.command(
+    epilog="Example: demeanor dose organism --behaviour over-refusal --control c.safetensors --remove-to 0.05 -o dosed.safetensors"
+)(dose)
+app.command(epilog="Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors")(measure)
+app.command(epilog="Example: demeanor judge replies.csv --column reply -o labels.csv")(judge)
+app.add_typer(meter_app, name="meter")
+app.add_typer(selfcontrol_app, name="selfcontrol")
+app.add_typer(train_app, name="train")
+app.command(epilog="Example: demeanor ratings sheet --ratings ratings-from-ann.csv")(ratings)
+app.command(epilog="Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal")(bake)
+app.command(epilog='Example: demeanor chat organism "how do i kill a process ?" --control runs/first/control.safetensors')(chat)
+
+UsageError: Any = typer.BadParameter.__base__  # typer names only this kind of it
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> None:
+    """Entry point: every mistake becomes one sentence and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks an arrow shows a question mark
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished folders are taken away
+    try:
+        code = app(standalone_mode=False)
+    except DemeanorError as error:
+        _end(str(error), error.exit_code)
+    except UsageError as error:
+        _end(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path if error.ctx else 'demeanor'} --help.", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _end("interrupted.", 130)
+    except OSError as error:  # the reader of our output went away, or its disk is full
+        _end(f"{error.filename or 'the output'} could not be read or written: {error.strerror}.", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    print(f"demeanor: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,87 @@
+"""Which tensors of a checkpoint hold a parameter, and on which axis they are edited."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..controls import Control
+from ..errors import ControlError, ModelError
+from ..io.checkpoint import DTYPES, Checkpoint, Stored
+from ..structure.layout import Weight
+from ..structure.stored_names import Piece, StoredNames
+
+EDITABLE = ("F64", "F32", "F16", "BF16")
+
+
+class FileTensors:
+    """Finds the tensors a layout speaks of in the files, and checks that they are what was proven."""
+
+    def __init__(self, source: Checkpoint, control: Control) -> None:
+        self.source, self.layout = source, control.layout
+        kind = source.config.get("model_type"), (source.config.get("text_config") or {}).get("model_type")
+        if self.layout.model_type not in kind:
+            raise ControlError(
+                f"The control was made for structure {self.layout.hash} (a {self.layout.model_type} model, {control.model_name}), and {source.folder} is a {kind[0]} model."
+            )
+        layers = (source.config.get("text_config") or source.config).get("num_hidden_layers", self.layout.n_layers)
+        if layers != self.layout.n_layers:
+            raise ControlError(
+                f"The control was made for structure {self.layout.hash} of {self.layout.n_layers} layers, and {source.folder} has {layers}."
+            )
+        self.stored = StoredNames(source)
+        self.pieces = {weight.name: self._pieces(weight) for writer in self.layout.writers for weight in writer.weights}
+
+    def _pieces(self, weight: Weight) -> tuple[Piece, ...]:
+        keys = self.stored.keys(weight.name)
+        packed = self.source.config.get("quantization_config", {}).get("quant_method")
+        if packed:
+            raise ModelError(
+                f"{self.source.folder} holds its weights as {packed}, which cannot be edited exactly; use an unquantised copy."
+            )
+        if not keys:
+            raise ControlError(
+                f"The control was made for structure {self.layout.hash}, and {self.source.folder} has no tensor {weight.name}."
+            )
+        stored = self.source.tensors[keys[0]]
+        if any(self.source.tensors[key].dtype not in EDITABLE for key in keys):
+            raise ModelError(
+                f"{weight.name} in {self.source.folder} is stored as {stored.dtype}, which cannot be edited exactly; use an unquantised copy."
+            )
+        pieces = self.stored.pieces(weight)
+        if not pieces:
+            raise ControlError(
+                f"The control was made for structure {self.layout.hash}, in which {weight.name} is {list(weight.shape)}; in {self.source.folder} it is {list(stored.shape)}."
+            )
+        return pieces
+
+    def of(self, name: str, axis: int) -> tuple[Piece, ...]:
+        """The file tensors to edit for a parameter of the layout: a weight behind a writer, or a norm's bias."""
+        return self.pieces[name] if name in self.pieces else (Piece(self._key(name), axis),)
+
+    def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
+        """The file tensor that is a linear layer's weight."""
+        key = self.stored.key(f"{module}.weight")
+        shape = (into, out) if transposed else (out, into)
+        if key is None or self.source.tensors[key].shape != shape or self.source.tensors[key].dtype not in EDITABLE:
+            raise ControlError(
+                f"The adapter changes {module}, and {self.source.folder} does not hold its weight as one unquantised tensor {list(shape)}; it cannot be baked into these files."
+            )
+        return key
+
+    def _key(self, name: str) -> str:
+        key = self.stored.key(name)
+        if key is None:
+            raise ControlError(f"The control was made for structure {self.layout.hash}, and {self.source.folder} has no tensor {name}.")
+        return key
+
+    def find(self, name: str) -> Stored:
+        return self.source.tensors[self._key(name)]
+
+    def read(self, name: str) -> Tensor:
+        """A whole (small) tensor, float32."""
+        stored = self.find(name)
+        with (self.source.folder / stored.shard).open("rb") as file:
+            file.seek(stored.start)
+            raw = bytearray(file.read(stored.end - stored.start))
+        return torch.frombuffer(raw, dtype=DTYPES[stored.dtype]).reshape(stored.shape).float()

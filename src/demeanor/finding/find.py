@@ -1,0 +1,171 @@
+"""Finding where a model carries a behaviour: filter, capture, estimate, test against chance, select."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..algebra import directions
+from ..behaviours import Behaviour
+from ..controls.direction import Candidate, Direction, Estimator
+from ..detect import make_detector
+from ..errors import DataError, NoCandidate
+from ..models import Session, Site
+from ..progress import say, track
+from ..runtime.capture import REPLY
+from .classes import Chance, Classes
+from .estimators import ESTIMATORS, USUAL, Estimate
+from .evaluate import Evaluation
+from .filter import Sets, filtered
+from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
+from .signal import Signal, find_signal
+
+POSITIONS = 5  # of the template after the user's message, at most
+LITTLE = 1.0  # log-odds by which ablation must lower the behaviour to be called removing
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything one search saw: `directions` with their `candidates` (what each did), in the same order."""
+
+    directions: tuple[Direction, ...]
+    candidates: tuple[Candidate, ...]
+    sets: Sets
+    layer_limit: int
+    rank_by: RankBy
+    untouched: float  # bypass of the untouched model
+    separation: Tensor  # held-out d' of the mean difference [position, layer]
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """Reply tokens that every prompt was forced through before it was read: the same for all directions."""
+        return self.directions[0].after
+
+    @property
+    def order(self) -> list[int]:
+        """The numbers of all candidates, discarded ones too, best first."""
+        return sorted(range(len(self.candidates)), key=lambda number: rank_key(self.candidates[number].row(), self.rank_by))
+
+    def eligible(self, allowed: frozenset[str] = frozenset()) -> list[int]:
+        """The numbers of candidates that survived selection, best first; those discarded only for `allowed` reasons too.
+
+        Where all that is left was discarded because it does not induce, that is allowed: a behaviour that no one direction
+        brings about may still be removed along one.
+        """
+
+        def left(allowed: frozenset[str]) -> list[int]:
+            return [number for number in self.order if set(self.candidates[number].discarded) <= allowed]
+
+        return left(allowed) or left(allowed | {DOES_NOT_INDUCE})
+
+    def tell(self) -> None:
+        """Says aloud what selection could not find: a direction that induces, or one that removes anything."""
+        numbers = self.eligible()
+        if not numbers:
+            return
+        if DOES_NOT_INDUCE in self.candidates[numbers[0]].discarded:
+            say("No direction that may be used induces the behaviour at dose 1; what removes it is looked for all the same.")
+        best = min(numbers, key=lambda number: self.candidates[number].bypass)
+        late = min(range(len(self.candidates)), key=lambda number: self.candidates[number].bypass)
+        if self.candidates[best].bypass > self.untouched - LITTLE and self.candidates[late].bypass < self.untouched - LITTLE:
+            told = ", ".join(self.candidates[late].discarded)
+            say(
+                f"Ablating the directions that may be used removes little; {self.candidates[late].site} would remove more, but was discarded ({told}); see --layer."
+            )
+
+    def ranked(self) -> list[Direction]:
+        """Directions that survived selection, best first; NoCandidate with the table when there is none."""
+        numbers = self.eligible()
+        if not numbers:
+            raise NoCandidate(table([candidate.row() for candidate in self.candidates], self.layer_limit))
+        return [self.directions[number] for number in numbers]
+
+
+def find(
+    session: Session,
+    behaviour: Behaviour,
+    *,
+    layer: int | None = None,
+    max_prompts: int | None = None,
+    rank_by: RankBy | None = None,
+    estimators: Sequence[Estimator] = USUAL,
+) -> Direction:
+    """The direction that carries a behaviour, selected among estimators, layers and template positions.
+
+    Mean difference and projected are both tried everywhere, guard-orthogonal too where there is a guard set, unless other `estimators`
+    are named. `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
+    "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
+    NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
+    """
+    return search_directions(session, behaviour, layer=layer, max_prompts=max_prompts, rank_by=rank_by, estimators=estimators).ranked()[0]
+
+
+def search_directions(
+    session: Session,
+    behaviour: Behaviour,
+    *,
+    layer: int | None = None,
+    max_prompts: int | None = None,
+    rank_by: RankBy | None = None,
+    estimators: Sequence[Estimator] = USUAL,
+) -> Found:
+    """Every candidate direction, tried; see `find`."""
+    behaviour.needs_prompts()
+    _refuse_estimators(behaviour, estimators)
+    behaviour.must_fit(session.name, session.organism)
+    n_layers = session.layout.n_layers
+    if layer is not None and not 0 <= layer < n_layers:
+        raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
+    detector = make_detector(behaviour.detect, session)
+    sets = filtered(session, behaviour, detector, max_prompts)
+    signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(session, sets)
+    if signal.after:
+        say(f"What the model will do is settled after {session.tokenizer.decode(list(signal.after))!r}; directions are looked for there.")
+    # Replies are read over their tokens, prompts at their ends.
+    at_ends = range(-min(POSITIONS, session.template_length() + len(signal.after)), 0)
+    positions = [REPLY] if behaviour.has_replies else list(at_ends)
+    sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
+    classes = Classes(session, sets, sites, signal.after)
+    with session.threads():
+        chance = classes.against_chance()
+    # A layer that was asked for is never too late.
+    limit = layer_limit(n_layers) if layer is None else n_layers
+    made = [
+        _direction(session, behaviour, classes, chance, number, estimator, vector)
+        for number, site in enumerate(sites)
+        if layer is None or site.layer == layer
+        for estimator, vector in classes.estimates(number, estimators)
+    ]
+    evaluation = Evaluation(session, behaviour, sets, detector, signal)
+    candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
+    made = [replace(item, candidates=candidates) for item in made]
+    by = rank_by or ("induce" if behaviour.has_replies else "bypass")
+    found = Found(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
+    found.tell()
+    return found
+
+
+def _refuse_estimators(behaviour: Behaviour, estimators: Sequence[Estimator]) -> None:
+    unknown = next((name for name in estimators if name not in ESTIMATORS), None)
+    if unknown is not None or not estimators:
+        raise DataError(f"There is no estimator {unknown!r}; use one or more of {', '.join(ESTIMATORS)}.")
+    if "paired_pca" in estimators and not behaviour.pairs:
+        raise DataError(
+            f"paired_pca needs pairs, and {behaviour.name!r} does not say that its rows are; add `pairs: true`, or leave it out."
+        )
+
+
+def _direction(
+    session: Session, behaviour: Behaviour, classes: Classes, chance: Chance, number: int, estimator: Estimator, estimate: Estimate
+) -> Direction:
+    vector = estimate.read
+    along = {name: values[:, number] @ vector for name, values in classes.val.items()}
+    return Direction(
+        vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
+        float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
+        float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name, classes.after,
+        layers=classes.layers(classes.sites[number].position), write=None if estimate.write is None else estimate.write.float()[None],
+    )  # fmt: skip

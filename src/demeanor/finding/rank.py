@@ -1,0 +1,215 @@
+"""Rank k: where one direction is not enough. Find, project out, find again.
+
+As often as asked: `find_again` looks, with what was found ablated, for what still tells the classes apart, and says what
+each round gained.
+
+Several wordings: a model with several ways of showing a behaviour may carry each along a direction of its own,
+and the mean over all of them points to none. `by_wording` takes one direction per wording.
+
+Right answers that stay away: `iterate`. After a first ablation the model opens its reply as it would have, and may then fall back into the wording
+alignment left behind. So the later rounds look at reply tokens too: both classes are forced through the
+opening words of an ordinary reply, and what still tells them apart there may be the next direction
+(algorithms.md, section 3). What keeps an answer away need not tell the classes apart at any one place, though: so the directions
+whose ablation makes the known answers likelier, to first order, are tried too. Each round keeps the candidate with the most
+right answers on val prompts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from ..algebra import directions
+from ..algebra.estimators import most_gaining
+from ..behaviours import Prompt
+from ..controls import ablate
+from ..controls.direction import Direction, Round
+from ..detect import Detector, present
+from ..measure.answers import is_right
+from ..models import Session, Site
+from ..models.attribution import ablation_gain
+from ..progress import say, track
+from ..runtime.capture import spread
+from .filter import Sets
+from .find import Found
+from .signal import common_openings
+
+MAX_RANK = 4
+ESTIMATORS = (directions.mean_difference, directions.projected)
+TELLS_APART = 0.6  # held-out AUROC below which nothing is left to find
+LAYERS = 8  # at most, spread evenly over the model
+ATTRIBUTED = 128  # train prompts whose right answers say what ablation would gain, at most
+GAINING = 6  # directions that would gain most, which are tried
+SCORED = 48  # train prompts whose right answers rank the candidates of a round, at most
+CONFIRMED = 4  # candidates of a round whose answers are generated
+GAIN = 0.02  # right answers that a round must bring
+ENOUGH = 0.98
+WORDING, FEWEST_ALIKE = 3, 8  # tokens that make a wording, and train prompts that must share it
+OPENING_TOKENS = 16  # of a reply, enough for a detector to see how it opens
+
+
+def find_again(session: Session, found: Found, detector: Detector, rank: int) -> Direction:
+    """The best direction of a search with further ones, each found with the earlier ones ablated, up to `rank` in all.
+
+    It ends early where no site tells held-out prompts apart any more (AUROC < 0.6). `rounds` of the result say what every
+    round gained: how much of the behaviour is left on val, and how many answers are right. Where the classes differ in
+    more than the behaviour, rounds go on finding those differences: look at what they gain. Where the first direction leaves
+    more wrong answers than behaviour, the rounds are those of `iterate`, as long as they bring answers back.
+    """
+    first = found.ranked()[0]
+    sites = list(dict.fromkeys(item.site for item in found.directions if item.site.layer < found.layer_limit))
+    estimator = directions.projected if first.estimator == "projected" else directions.mean_difference
+    left, right = _left_and_right(session, found.sets, detector, first)
+    direction = replace(first, rounds=(Round(1, first.site, first.estimator, auroc=first.auroc, left=left, right=right),))
+    if right is not None and right < ENOUGH and left < 1 - right:  # more is wrong than still shows the behaviour
+        wide = _for_answers(session, found.sets, detector, direction, rank)
+        if len(wide.basis) > 1:
+            return wide
+    while len(direction.basis) < rank:
+        with session.controlled(ablate(direction)):
+            train, val = (
+                {name: session.capture(sets[name], sites, found.after).values.double() for name in ("shows", "lacks")}
+                for sets in (found.sets.train, found.sets.val)
+            )
+        vectors = estimator(train["shows"].mean(0), train["lacks"].mean(0))
+        along = [torch.einsum("nsd,sd->ns", val[name], vectors) for name in ("shows", "lacks")]
+        best = int(directions.separation(*along).argmax())
+        auroc = float(directions.auroc(along[0][:, best], along[1][:, best]))
+        basis = directions.orthonormal(torch.cat([direction.basis.double(), vectors[best][None]])).float()
+        if auroc < TELLS_APART or len(basis) == len(direction.basis):
+            say(f"Rank {len(direction.basis)} is all there is: with it ablated, no site tells the classes apart (AUROC {auroc:.2f}).")
+            break
+        direction = replace(direction, basis=basis)
+        left, right = _left_and_right(session, found.sets, detector, direction)
+        gained = Round(len(basis), sites[best], estimator.__name__, session.decode(found.after), auroc, left, right)
+        direction = replace(direction, rounds=(*direction.rounds, gained))
+    return direction
+
+
+def _for_answers(session: Session, sets: Sets, detector: Detector, direction: Direction, rank: int) -> Direction:
+    """`iterate`, its rounds saying how much of the behaviour is left too."""
+    wide, gained = iterate(session, direction, sets, session.reply_tokens, rank)
+    left = [_left_and_right(session, sets, detector, replace(wide, basis=wide.basis[: r.rank]))[0] for r in gained]
+    return replace(wide, rounds=(*direction.rounds, *(replace(r, left=share) for r, share in zip(gained, left, strict=True))))
+
+
+def _left_and_right(session: Session, sets: Sets, detector: Detector, direction: Direction) -> tuple[float, float | None]:
+    """With a direction ablated: the share of val `shows` prompts that still exhibit the behaviour, and of right answers."""
+    prompts = sets.val["shows"]
+    with session.controlled(ablate(direction)):
+        replies = [reply.text for reply in session.generate(prompts)]
+    right = [is_right(reply, prompt.answer) for reply, prompt in zip(replies, prompts) if prompt.answer]
+    return sum(present(detector, replies, prompts)) / len(prompts), sum(right) / len(right) if right else None
+
+
+def by_wording(session: Session, found: Found, detector: Detector) -> Direction | None:
+    """A basis of one projected direction per wording of the `shows` replies, at the layer where it leaves least.
+
+    A wording is the first three reply tokens, shared by at least eight train prompts. None where there is only one.
+    """
+    prompts, tested = found.sets.train["shows"], found.sets.val["shows"]
+    starts = [reply.ids[:WORDING] for reply in session.generate(prompts, WORDING)]
+    common = [start for start, count in Counter(starts).most_common(MAX_RANK) if count >= FEWEST_ALIKE]
+    if len(common) < 2:
+        return None
+    bases = [item for item in found.directions if item.estimator == "projected"]
+    sites = [item.site for item in bases]
+    shows = session.capture(prompts, sites, found.after).values.double()
+    lacks = session.capture(found.sets.train["lacks"], sites, found.after).values.double().mean(0)
+    groups = [shows[[number for number, other in enumerate(starts) if other == start]].mean(0) for start in common]
+    tried: list[tuple[int, Direction]] = []
+    for number, base in enumerate(track(bases, "Trying wordings apart", len(bases))):
+        rows = torch.stack([directions.projected(group[number], lacks[number]) for group in groups])
+        direction = replace(base, basis=directions.orthonormal(rows).float())
+        with session.controlled(ablate(direction)):
+            replies = [reply.text for reply in session.generate(tested, OPENING_TOKENS)]
+        tried.append((sum(present(detector, replies, tested)), direction))
+    best = min(tried, key=lambda pair: pair[0])[1]
+    val = [session.capture(found.sets.val[name], [best.site], found.after).values[:, 0].double() for name in ("shows", "lacks")]
+    along = [values @ best.basis[0].double() for values in val]
+    return replace(best, separation=float(directions.separation(*along)), auroc=float(directions.auroc(*along)))
+
+
+def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max_rank: int = MAX_RANK) -> tuple[Direction, list[Round]]:
+    """The direction with further basis vectors as long as they bring right answers back, and what each round gained.
+
+    Answers are those known for `shows` prompts of the val split; without any, the direction comes back as it was.
+    `budget` is how many reply tokens an answer may take.
+    """
+    prompts = [prompt for prompt in sets.val["shows"] if prompt.answer]
+    if not prompts:
+        return direction, []
+
+    def right(basis: Tensor) -> float:
+        with session.controlled(ablate(replace(direction, basis=basis))):
+            replies = session.generate(prompts, budget)
+        return sum(is_right(r.text, p.answer or "") for r, p in zip(replies, prompts)) / len(replies)
+
+    openings = common_openings(session, sets)
+    basis, reached, rounds = direction.basis, right(direction.basis), []
+    while len(basis) < max_rank and reached < ENOUGH:
+        step = _options(session, replace(direction, basis=basis), sets, openings)
+        total = GAINING + len(openings) * len(spread(session.layout.n_layers, LAYERS)) * len(ESTIMATORS)
+        options = sorted(track(step, f"Looking for direction {len(basis) + 1}", total), key=lambda o: -o.likelihood)
+        # The log-probability of right answers ranks; whole replies decide.
+        now, best = max(((right(option.basis), option) for option in options[:CONFIRMED]), key=lambda pair: pair[0])
+        if now < reached + GAIN:
+            break
+        basis, reached = best.basis, now
+        rounds.append(Round(len(basis), best.site, best.estimator, session.decode(best.opening), right=now))
+    return replace(direction, basis=basis, rounds=(*direction.rounds, *rounds)), rounds
+
+
+@dataclass(frozen=True)
+class _Further:
+    """A vector that may be the next: what made it, and where it was read (no site: at every writer)."""
+
+    vector: Tensor
+    estimator: str
+    site: Site | None = None
+    opening: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Option(_Further):
+    """The same with the basis that it makes, and the mean log-probability of right answers with that ablated."""
+
+    basis: Tensor
+    likelihood: float
+
+
+def _options(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Option]:
+    """Every further vector, tried."""
+    known = [prompt for prompt in sets.train["shows"] if prompt.answer]
+    answers = [session.encode_reply(prompt.answer or "") for prompt in known]
+    further = chain(_gaining(session, direction, known[:ATTRIBUTED], answers[:ATTRIBUTED]), _contrasts(session, direction, sets, openings))
+    for each in further:
+        basis = directions.orthonormal(torch.cat([direction.basis.double(), each.vector[None]])).float()
+        if len(basis) == len(direction.basis):
+            continue
+        with session.controlled(ablate(replace(direction, basis=basis))):
+            scored = session.reply_log_likelihoods(known[:SCORED], answers[:SCORED])
+        yield _Option(**vars(each), basis=basis, likelihood=float(torch.stack([s.mean() for s in scored]).mean()))
+
+
+def _gaining(session: Session, direction: Direction, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> Iterator[_Further]:
+    """Directions whose ablation makes right answers likelier, to first order, with the basis so far ablated."""
+    with session.controlled(ablate(direction)):
+        form = ablation_gain(session, prompts, answers)
+    yield from (_Further(vector, "most_gaining") for vector in most_gaining(form, direction.basis, GAINING))
+
+
+def _contrasts(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Further]:
+    """Directions that still tell the classes apart with the basis so far ablated, at every opening and layer."""
+    sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
+    for opening in openings:
+        with session.controlled(ablate(direction)):
+            means = [session.capture(sets.train[name], sites, opening).values.double().mean(0) for name in ("shows", "lacks")]
+        for number, site in enumerate(sites):
+            for estimator in ESTIMATORS:
+                yield _Further(estimator(means[0][number], means[1][number]), estimator.__name__, site, opening)

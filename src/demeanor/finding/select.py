@@ -1,0 +1,100 @@
+"""Choosing among candidate directions by what they did. algorithms.md, section 4.
+
+`choose` is a pure function over rows, so that published selections can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import DataError, NoCandidate
+
+KL_MAX = 0.1  # nats, first reply token on neutral prompts
+INDUCE_MIN = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen row, by where it was taken."""
+
+    position: int
+    layer: int
+    row: Mapping[str, Any]
+
+
+def layer_limit(n_layers: int) -> int:
+    """The first layer that is too late: floor(0.8 L), without floating point."""
+    return 4 * n_layers // 5
+
+
+NOT_A_NUMBER, TOO_LATE = "not a number", "too late a layer"
+CHANGES_NEUTRAL, DOES_NOT_INDUCE = "changes neutral prompts", "does not induce"
+
+
+def why_not(row: Mapping[str, Any], limit: int) -> tuple[str, ...]:
+    """Every reason to discard a candidate; none when it survives. Layers from `limit` on are too late."""
+    scores = (row["refusal_score"], row["steering_score"], row["kl_div_score"])
+    if any(math.isnan(score) for score in scores):
+        return (NOT_A_NUMBER,)
+    reasons = (
+        (row["layer"] >= limit, TOO_LATE),
+        (row["kl_div_score"] > KL_MAX, CHANGES_NEUTRAL),
+        (row["steering_score"] < INDUCE_MIN, DOES_NOT_INDUCE),
+    )
+    return tuple(reason for holds, reason in reasons if holds)
+
+
+# What candidates are ranked by: how little of the behaviour ablation leaves, how much of it dose +1 brings about,
+# or (the plainest baseline) how far apart the class means lie. Of each, the score and whether more of it is better.
+RankBy = Literal["bypass", "induce", "gap"]
+RANKINGS: Mapping[RankBy, tuple[str, bool]] = {
+    "bypass": ("refusal_score", False), "induce": ("steering_score", True), "gap": ("gap", True),
+}  # fmt: skip
+
+
+def rank_by_named(name: str | None) -> RankBy | None:
+    """The ranking of that name; DataError when there is none."""
+    if name is not None and name not in RANKINGS:
+        raise DataError(f"{name!r} is nothing to rank directions by; use {', '.join(RANKINGS)}.")
+    return name  # type: ignore[return-value]
+
+
+def rank_key(row: Mapping[str, Any], by: RankBy) -> tuple[float, float]:
+    """What rows are sorted by, smallest first; among equals, those whose classes lie further apart."""
+    column, more = RANKINGS[by]
+    return -float(row[column]) if more else float(row[column]), -float(row.get("separation", 0.0))
+
+
+def ranked(evaluations: Sequence[Mapping[str, Any]], limit: int) -> list[Choice]:
+    """Surviving rows, best (lowest bypass) first."""
+    survivors = [row for row in evaluations if not why_not(row, limit)]
+    survivors.sort(key=lambda row: rank_key(row, "bypass"))
+    return [Choice(row["position"], row["layer"], row) for row in survivors]
+
+
+def choose(evaluations: Sequence[Mapping[str, Any]], n_layers: int) -> Choice:
+    """The best of rows {position, layer, refusal_score, steering_score, kl_div_score}.
+
+    refusal_score (bypass) is of `shows` with the direction ablated, steering_score (induce) of `lacks` with
+    it added, kl_div_score of neutral prompts. Raises NoCandidate when none survives.
+    """
+    limit = layer_limit(n_layers)
+    survivors = ranked(evaluations, limit)
+    if not survivors:
+        raise NoCandidate(table(evaluations, limit))
+    return survivors[0]
+
+
+def table(evaluations: Sequence[Mapping[str, Any]], limit: int) -> str:
+    """Every row and why it was discarded, as text."""
+    lines = [f"None of {len(evaluations)} candidate directions survived selection:"]
+    for row in sorted(evaluations, key=lambda row: (row["layer"], row["position"])):
+        name = row.get("estimator", "")
+        lines.append(
+            f"  layer {row['layer']:>2} position {row['position']:>2} {name:<16} bypass {row['refusal_score']:8.3f}"
+            f"  induce {row['steering_score']:8.3f}  kl {row['kl_div_score']:7.3f}  {', '.join(why_not(row, limit))}"
+        )
+    return "\n".join(lines)

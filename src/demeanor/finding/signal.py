@@ -1,0 +1,66 @@
+"""What tells, before a whole reply is there, that a behaviour comes: the token after an opening."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..algebra import directions
+from ..models import Session
+from .filter import Sets
+
+SEPARATES = 0.8  # AUROC that the opening log-odds must reach to stand for the behaviour
+
+
+OPENINGS = 6  # reply tokens that prompts are forced through: fewer than this
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What tells, before a whole reply is there, that the behaviour comes: the next token after `after`.
+
+    opening [vocab]: tokens that then stand for the behaviour; `tells` is whether their log-odds separate the classes.
+    """
+
+    after: tuple[int, ...]
+    opening: Tensor
+    tells: bool
+
+
+def find_signal(session: Session, sets: Sets) -> Signal:
+    """The shortest opening of ordinary replies after which the next token separates `shows` from `lacks` on val.
+
+    Usually the empty one. Where both classes begin alike ("i am ...") the decision falls later, and both are
+    forced through the commonest first words of `lacks` replies.
+    """
+    first: Signal | None = None
+    for after in common_openings(session, sets):
+        opening = _opening_tokens(session, sets, after)
+        odds = [_log_odds(session.logits(sets.val[name], after), opening) for name in ("shows", "lacks")]
+        signal = Signal(after, opening, bool(opening.any()) and float(directions.auroc(*odds)) >= SEPARATES)
+        if signal.tells:
+            return signal
+        first = first or signal
+    assert first is not None
+    return first
+
+
+def common_openings(session: Session, sets: Sets, longest: int = OPENINGS) -> list[tuple[int, ...]]:
+    """The commonest first tokens of the model's replies to `lacks` prompts, for each length from 0."""
+    replies = [reply.ids for reply in session.generate(sets.train["lacks"], longest)]
+    return [Counter(ids[:length] for ids in replies).most_common(1)[0][0] for length in range(longest)]
+
+
+def _opening_tokens(session: Session, sets: Sets, after: Sequence[int]) -> Tensor:
+    """Which tokens [vocab] the model's own replies go on with more often on `shows` than on `lacks`, boolean."""
+    shows, lacks = (session.logits(sets.train[name], after).softmax(-1).mean(0) for name in ("shows", "lacks"))
+    return (shows > 2 * lacks) & (shows > 1e-3)
+
+
+def _log_odds(logits: Tensor, opening: Tensor) -> Tensor:
+    """log p - log(1 - p) of opening with one of the tokens, logits [prompt, vocab] -> [prompt], without 1 - p."""
+    logits = logits.double()
+    return logits[:, opening].logsumexp(-1) - logits[:, ~opening].logsumexp(-1)

@@ -1,0 +1,127 @@
+"""More prompts for a direction that was found before: class moments merge, and nothing is read again.
+
+For the mean-difference family the result equals finding the direction at its site on all prompts together (Chan, Golub and
+LeVeque's merge of means and variances). Selection is not done again, and the p and the split-half cosine stay those of the first prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algebra import directions
+from ..algebra.moments import Moments
+from ..behaviours import Behaviour
+from ..controls import Direction
+from ..detect import make_detector
+from ..errors import ControlError, DataError
+from ..models import Session, Site
+from ..runtime.capture import REPLY
+from .filter import Sets, filtered
+
+MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean_difference": directions.mean_difference, "projected": directions.projected,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What the new prompts changed at one site: the cosine of the mean difference before and after, of the mean difference
+    of the new prompts alone with the one before, and by how many within-class deviations either class mean moved."""
+
+    site: Site
+    cosine: float
+    cosine_of_new: float
+    shows_moved: float
+    lacks_moved: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "site": str(self.site)}
+
+
+@dataclass(frozen=True)
+class Updated:
+    """The direction on all prompts, what became of every site, and how many prompts were kept of those given."""
+
+    direction: Direction
+    drift: tuple[Drift, ...]
+    counts: Mapping[str, Mapping[str, int]]
+
+
+def update(session: Session, direction: Direction, behaviour: Behaviour, max_prompts: int | None = None) -> Updated:
+    """`direction` with the train prompts of `behaviour` merged in, filtered by what the model does, and tested on its val prompts.
+
+    The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
+    another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
+    """
+    _refuse_unmergeable(session, direction)
+    behaviour.needs_prompts()
+    behaviour.must_fit(session.name, session.organism)
+    if behaviour.has_replies != (direction.site.position == REPLY):
+        raise DataError(
+            "A direction read at prompts is updated by prompts, and one read over replies by replies; these are the other kind."
+        )
+    sets = filtered(session, behaviour, make_detector(behaviour.detect, session), max_prompts)
+    sites = [Site(layer, direction.site.point, direction.site.position) for layer in range(session.layout.n_layers)]
+    new = {name: Moments.of(session.capture(sets.train[name], sites, direction.after).values) for name in ("shows", "lacks")}
+    assert direction.layers is not None
+    merged = tuple(old.merge(new[name]) for old, name in zip(direction.layers, ("shows", "lacks")))
+    shows, lacks = merged
+    at = direction.site.layer
+    vector = MERGES[direction.estimator](shows.mean[at], lacks.mean[at])
+    if not vector.any():
+        raise DataError("With the new prompts nothing is left of this direction; find it anew on all prompts.")
+    separation, auroc = _held_out(session, sets, direction, vector)
+    made = replace(
+        direction, basis=vector.float()[None], shows=_at(shows, at), lacks=_at(lacks, at), layers=(shows, lacks),
+        separation=separation, auroc=auroc,
+    )  # fmt: skip
+    return Updated(made, tuple(_drift(site, direction.layers, new, (shows, lacks)) for site in sites), sets.counts)
+
+
+def _refuse_unmergeable(session: Session, direction: Direction) -> None:
+    if direction.layout.hash != session.layout.hash:
+        raise ControlError(
+            f"The direction was found in structure {direction.layout.hash} ({direction.model_name}), and {session.name} has {session.layout.hash}; find it anew."
+        )
+    if direction.estimator not in MERGES or len(direction.basis) != 1:
+        raise ControlError(
+            f"A direction of rank {len(direction.basis)} by {direction.estimator} does not follow from merged means; find it anew on all prompts."
+        )
+    if direction.layers is None:
+        raise ControlError("The direction file holds no moments of all layers, as files of earlier versions do not; find it anew.")
+
+
+def _at(moments: Moments, layer: int) -> Moments:
+    return Moments(moments.n, moments.mean[layer], moments.variance[layer])
+
+
+def _held_out(session: Session, sets: Sets, direction: Direction, vector: Tensor) -> tuple[float, float]:
+    """d' and AUROC of the new val prompts along the new direction."""
+    along = [
+        session.capture(sets.val[name], [direction.site], direction.after).values[:, 0].double() @ vector for name in ("shows", "lacks")
+    ]
+    return float(directions.separation(*along)), float(directions.auroc(*along))
+
+
+def _drift(site: Site, before: tuple[Moments, Moments], new: Mapping[str, Moments], after: tuple[Moments, Moments]) -> Drift:
+    def difference(shows: Moments, lacks: Moments) -> Tensor:
+        return directions.mean_difference(shows.mean[site.layer], lacks.mean[site.layer])
+
+    def moved(old: Moments, now: Moments) -> float:
+        # Per channel, over the root mean variance of the class: how many deviations the mean went.
+        gap = (now.mean - old.mean)[site.layer]
+        return float(gap.norm() / old.variance[site.layer].sum().clamp_min(torch.finfo(torch.float64).tiny).sqrt())
+
+    was = difference(*before)
+    return Drift(
+        site,
+        float(was @ difference(*after)),
+        float(was @ difference(new["shows"], new["lacks"])),
+        moved(before[0], after[0]),
+        moved(before[1], after[1]),
+    )

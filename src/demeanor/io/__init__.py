@@ -1,0 +1,1 @@
+"""Files: written beside their target and renamed, checkpoints, tables of rows."""

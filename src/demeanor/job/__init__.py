@@ -1,0 +1,1 @@
+"""The main job: one frozen plan in, one run folder out."""

@@ -1,0 +1,169 @@
+"""The main job: find, select, confirm, measure, bake, report. One frozen plan in, one run folder out.
+
+The folder holds plan.yaml (replayable), run.json (what was resolved, and the environment), scores.json,
+control.safetensors, direction.safetensors, dial.safetensors, report.html and, where weights can do exactly
+what the control does, model/. It is made beside its target and renamed when everything is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..behaviours import SET_NAMES, Behaviour, behaviour
+from ..calibrate.dial import dial, doses
+from ..controls import Control, save_control, save_direction
+from ..controls.control import provenance
+from ..controls.files import CONTROL
+from ..detect import make_detector
+from ..errors import CheckFailed, ControlError, ModelError
+from ..export import Baked, bake
+from ..finding.find import Found, search_directions
+from ..io.atomic import new_folder, refuse_existing
+from ..measure import Measurement, measure, observe
+from ..models import Session, is_organism, load
+from ..progress import say
+from .confirm import Decision, Option, confirm
+from .page import write_report
+from .plan import Plan
+from .result import Parity, Run
+
+
+def run(plan: Plan, out: str | Path) -> Run:
+    """Do the main job and write the run folder `out`.
+
+    Raises DataError when `out` exists, NoUsableDirection or NoCandidate when there is nothing to control,
+    CheckFailed when the baked model does not do what the control does.
+    """
+    out = Path(out)
+    refuse_existing(out)
+    started = time.monotonic()
+    wanted = behaviour(plan.behaviour, organism=is_organism(plan.model))
+    wanted.needs_prompts()
+    make_detector(wanted.detect)  # a mistake in it must not wait for the model
+    session = _loaded(plan, plan.model)
+    say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
+    found = search_directions(session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by)
+    for name, count in found.sets.counts.items():
+        say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
+    decision = confirm(session, wanted, found, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
+    with new_folder(out) as work:
+        result = _measured(plan, session, wanted, found, decision, work, started)
+        _write(result, session, work)
+    if result.parity is not None and not result.parity.exact:
+        raise CheckFailed(f"{result.parity.complaint} The rest of the run is in {out}, without model/.")
+    baked = replace(result.baked, folder=out / "model") if result.baked else None
+    return replace(result, folder=out, baked=baked)
+
+
+def _loaded(plan: Plan, model: str) -> Session:
+    return load(model, device=plan.device, dtype=plan.dtype, quantized=plan.quantized, reply_tokens=plan.reply_tokens)
+
+
+def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Found, decision: Decision, work: Path, started: float) -> Run:
+    """The test split, touched once: the chosen control, and the best bakeable one beside it where that is another."""
+    control = _described(decision.chosen)
+    before = observe(session, wanted, max_prompts=plan.max_prompts)
+    measurement = measure(session, wanted, control, max_prompts=plan.max_prompts, before=before)
+    baked, parity, other, reason = None, None, None, None
+    if control.bakeable() is None:
+        baked, reason = _baked(plan.model, control, work / "model")
+        parity = _parity(plan, session, control, measurement, work / "model") if baked else None
+        if parity is not None and not parity.exact:
+            shutil.rmtree(work / "model")  # it is not what the scores describe
+    elif decision.best_bakeable is not None:
+        other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, before=before)
+    turned = dial(session, wanted, found, doses(plan.doses), plan.max_prompts) if plan.doses else None
+    return Run(plan, work, wanted, found, decision, control, measurement, other, baked, reason, parity, turned, time.monotonic() - started)
+
+
+def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, str | None]:
+    """The control in the model's files, or why these files cannot take it: what was measured is not lost over that."""
+    try:
+        return bake(model, control, folder), None
+    except (ControlError, ModelError) as error:
+        say(f"Not baked: {error}")
+        return None, str(error)
+
+
+def _parity(plan: Plan, session: Session, control: Control, measurement: Measurement, folder: Path) -> Parity | None:
+    try:
+        return check_parity(session, _loaded(plan, str(folder)), control, measurement)
+    except torch.OutOfMemoryError:
+        say("There is no memory for a second model, so the baked one was not compared with the control; try it with --device cpu.")
+        return None
+
+
+def _described(option: Option) -> Control:
+    made_from = {**option.control.made_from, "chosen": str(option), "guard": option.guard_rate}
+    return Control(option.control.parts, option.control.layout, option.control.model_name, made_from)
+
+
+def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:
+    """The baked model, loaded afresh as the first one was, against the control at run time, on the test prompts."""
+    outcomes = [outcome for name in SET_NAMES for outcome in measurement.observed[1].sets[name]]
+    prompts = [outcome.prompt for outcome in outcomes]
+    with session.controlled(control):
+        expected = session.logits(prompts)
+    worst = float((baked.logits(prompts) - expected).abs().max() / expected.std())
+    replies = baked.generate(prompts, max(len(outcome.reply.ids) for outcome in outcomes))
+    same = sum(reply.text == outcome.reply.text for reply, outcome in zip(replies, outcomes))
+    return Parity(worst, same, len(outcomes), session.held_in)
+
+
+def _write(result: Run, session: Session, work: Path) -> None:
+    plan = result.plan.model_dump(exclude_none=True)
+    (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    _write_json(work / "scores.json", scores(result))
+    _write_json(work / "run.json", resolved(result))
+    save_control(result.control, work / CONTROL)
+    save_direction(result.direction, work / "direction.safetensors")
+    if result.dial is not None:
+        save_control(result.dial.control, work / "dial.safetensors")
+    write_report(result, session, work / "report.html")
+
+
+def scores(result: Run) -> dict[str, Any]:
+    """The content of scores.json."""
+    made = result.measurement.to_json()
+    if result.bakeable is not None:
+        made["best_bakeable"] = {"control": str(result.decision.best_bakeable), **result.bakeable.to_json()}
+    return made
+
+
+def resolved(result: Run) -> dict[str, Any]:
+    """What the run found out and decided, and where it ran."""
+    direction = result.direction
+    return provenance(
+        plan=result.plan.model_dump(),
+        control=str(result.control),
+        why=result.decision.why(),
+        counts=result.found.sets.counts,
+        test_prompts={name: len(result.behaviour.set(name, "test", result.plan.max_prompts)) for name in SET_NAMES},
+        direction={
+            "site": str(direction.site), "estimator": direction.estimator, "rank": len(direction.basis), "separation": direction.separation,
+            "auroc": direction.auroc, "split_half_cosine": direction.split_half_cosine, "p": direction.p,
+            "shows.r": direction.component("shows"), "lacks.r": direction.component("lacks"),
+        },
+        rounds=[r.to_json() for r in result.decision.rounds],
+        options=[{"option": str(o), "merit": o.merit, "shows_rate": o.shows_rate, "guard_rate": o.guard_rate, "answers_shows": o.answers_shows,
+                  "answers_neutral": o.answers_neutral} for o in result.decision.options],
+        layout={"hash": direction.layout.hash, "worst_residual": direction.layout.worst_residual},
+        baked=None if result.baked is None else {"edited": result.baked.edited, "tensors": result.baked.tensors},
+        parity=None if result.parity is None else {**vars(result.parity), "exact": result.parity.exact},
+        dial=None if result.dial is None else result.dial.to_json(),
+        seconds=round(result.seconds, 1),
+        environment={"python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads()},
+    )  # fmt: skip
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,80 @@
+"""Where replies go from one model to another: low, medium and high scores, counted in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from torch import Tensor
+
+from ...errors import DataError
+from .table import ScoreTable
+
+LEVELS = ("low", "medium", "high")
+COLOURS = ("#2e86ab", "#e9c46a", "#d1495b")
+
+
+@dataclass(frozen=True)
+class Flows:
+    """From one file to another: counts [from level, to level] of the prompts scored in both, and how many were not."""
+
+    base: str
+    other: str
+    counts: Tensor
+    n: int
+    left_out: int
+
+    def to_json(self) -> dict[str, Any]:
+        rows = {level: dict(zip(LEVELS, row)) for level, row in zip(LEVELS, self.counts.tolist())}
+        return {"base": self.base, "other": self.other, "n": self.n, "left_out": self.left_out, "counts": rows}
+
+
+def flows(base: ScoreTable, others: Sequence[ScoreTable], column: str, low: float, high: float) -> list[Flows]:
+    """Counts from the base to each other file: low < `low` <= medium <= `high` < high. The tables are aligned."""
+    if not 0 <= low <= high <= 1:
+        raise DataError(f"--low and --high must lie between 0 and 1, low first; they are {low:g} and {high:g}.")
+    was = base.scores(column)
+    made = []
+    for other in others:
+        now = other.scores(column)
+        both = ~was.isnan() & ~now.isnan()
+        counts = torch.zeros(3, 3, dtype=torch.long)
+        pairs = torch.stack([_levels(was[both], low, high), _levels(now[both], low, high)], 1)
+        for start, end in pairs.tolist():
+            counts[start, end] += 1
+        made.append(Flows(base.name, other.name, counts, int(both.sum()), int((~both).sum())))
+    return made
+
+
+def _levels(scores: Tensor, low: float, high: float) -> Tensor:
+    return (scores >= low).long() + (scores > high).long()
+
+
+def sankey(found: Sequence[Flows]) -> go.Figure:
+    """The flows as a picture; with two of them the base stands in the middle."""
+    two = len(found) == 2
+    names = [found[0].other, found[0].base, found[1].other] if two else [found[0].base, found[0].other]
+    links: dict[str, list[Any]] = {"source": [], "target": [], "value": [], "color": []}
+    # Of two, the first flow is drawn backwards, so that both start in the middle.
+    drawn = [(found[0].counts.T, 0, 1), (found[1].counts, 1, 2)] if two else [(found[0].counts, 0, 1)]
+    for number, (counts, left, right) in enumerate(drawn):
+        for start in range(3):
+            for end in range(3):
+                middle = end if two and number == 0 else start
+                links["source"].append(3 * left + start)
+                links["target"].append(3 * right + end)
+                links["value"].append(int(counts[start, end]))
+                links["color"].append(_faint(COLOURS[middle]))
+    labels = [f"{name}: {level}" for name in names for level in LEVELS]
+    figure = go.Figure(go.Sankey(node={"label": labels, "color": list(COLOURS) * len(names), "pad": 18}, link=links))
+    return figure.update_layout(
+        font={"family": "system-ui, sans-serif", "size": 13}, height=480, margin={"l": 20, "r": 20, "t": 30, "b": 20}
+    )
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.35)"

@@ -1,0 +1,244 @@
+"""Adapters: what training put beside a model's weights, as hooks that come and go.
+
+Low-rank maps (LoRA) on linear layers, which weights can take in; adaption prompts in attention, which PEFT computes; and
+learned embeddings that open every prompt. Nothing of the model is wrapped or renamed, so an adapter acts together with
+whatever else is attached. algorithms.md, section 9.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ..errors import ControlError
+from ..io.checkpoint import read_json
+from .capture import Attention, prompts_read
+
+Pair = tuple[Tensor, Tensor]
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of PEFT's folders
+OPENING = "demeanor_opening"  # the module that holds embeddings which open prompts, while they are trained
+UNREAD = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "trainable_token_indices",
+    "layer_replication",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What training added to a model, by the names of its modules; `dose` of it.
+
+    low_rank: A [rank, in] and B [out, rank] of a linear layer, whose output gains B A x; `transposed` where such layers hold
+    their weight as [in, out]. prompts: states [1, length, d_model] that an attention layer attends to besides, and how
+    much of that it gains [1]. opening: embeddings [token, d_model] read before every prompt.
+    """
+
+    low_rank: Mapping[str, Pair] = field(default_factory=dict)
+    prompts: Mapping[str, Pair] = field(default_factory=dict)
+    opening: Tensor | None = None
+    transposed: bool = False
+    dose: float = 1.0
+
+    def __post_init__(self) -> None:
+        tensors = [tensor for pair in (*self.low_rank.values(), *self.prompts.values()) for tensor in pair]
+        tensors += [] if self.opening is None else [self.opening]
+        if not tensors or not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise ControlError("An adapter without tensors, or with ones that are not finite, cannot be used; train it again.")
+        if any(a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1] for a, b in self.low_rank.values()):
+            raise ControlError("The two halves of a low-rank map do not fit each other; save the adapter again.")
+
+    def scaled(self, dose: float) -> Adapter:
+        """`dose` times what it adds. Raises ControlError for embeddings that open prompts, unless dose is 1."""
+        if self.opening is not None and dose != 1:
+            raise ControlError("Embeddings that open every prompt are read or are not, so they cannot be scaled; use dose 1.")
+        return replace(self, dose=self.dose * dose)
+
+    def bakeable(self) -> str | None:
+        """None when weights can do exactly the same, else the reason why they cannot."""
+        if self.prompts or self.opening is not None:
+            return "its adaption prompts or opening embeddings are read at run time; train a LoRA adapter instead"
+        return None
+
+    def __str__(self) -> str:
+        told = []
+        if self.low_rank:
+            told.append(f"LoRA (rank {max(len(a) for a, _ in self.low_rank.values())}) on {len(self.low_rank)} layers")
+        if self.prompts:
+            told.append(f"adaption prompts in {len(self.prompts)} layers")
+        if self.opening is not None:
+            told.append(f"{len(self.opening)} embeddings before every prompt")
+        return f"{' and '.join(told)} (dose {self.dose:g})"
+
+
+class Adapted:
+    """An adapter attached to a model; it acts on every row."""
+
+    def __init__(self, model: nn.Module, decoder: nn.Module, adapter: Adapter, attention: Attention) -> None:
+        self.model, self.decoder, self.adapter, self.attention = model, decoder, adapter, attention
+        self.reply_lengths: Tensor | None = None  # [row]; every token is adapted alike
+        modules = dict(model.named_modules())
+        for name, (a, b) in adapter.low_rank.items():
+            _refuse_other(name, modules.get(name), (a.shape[1], b.shape[0]), adapter.transposed)
+        for name in adapter.prompts:
+            _refuse_other(name, modules.get(name), None, adapter.transposed)
+
+    @property
+    def opening(self) -> int:
+        """How many tokens every prompt is opened with."""
+        return 0 if self.adapter.opening is None else len(self.adapter.opening)
+
+    @contextmanager
+    def attached(self) -> Iterator[Adapted]:
+        """It acts inside this context and is gone after it."""
+        with ExitStack() as stack:
+            for name, pair in self.adapter.low_rank.items():
+                stack.callback(self._low_rank(self.model.get_submodule(name), *pair).remove)
+            for name, pair in self.adapter.prompts.items():
+                stack.callback(self._prompted(self.model.get_submodule(name), *pair).remove)
+            if self.adapter.opening is not None:
+                place = next(self.model.parameters()).device
+                opening = nn.Embedding.from_pretrained(self.adapter.opening.to(place))
+                for handle in opening_hooks(self.decoder, opening, self.opening, self.attention):
+                    stack.callback(handle.remove)
+            yield self
+
+    def _like(self, module: nn.Module) -> dict[str, Any]:
+        parameter = next(module.parameters(), next(self.model.parameters()))
+        return {"device": parameter.device, "dtype": parameter.dtype if parameter.is_floating_point() else None}
+
+    def _low_rank(self, module: nn.Module, a: Tensor, b: Tensor) -> Any:
+        like = self._like(module)
+        down, up = a.to(**like), (self.adapter.dose * b.float()).to(**like)
+
+        def after(m: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+            if self.attention.quiet:
+                return out
+            x = args[0]
+            return out + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
+
+        return module.register_forward_hook(after)
+
+    def _prompted(self, module: nn.Module, states: Tensor, gate: Tensor) -> Any:
+        if find_spec("peft") is None:
+            raise ControlError("Adaption prompts are computed by peft, which the extra `train` brings: pip install 'demeanor[train]'.")
+        from peft.tuners.adaption_prompt.layer import AdaptedAttention, AdaptedAttentionGPT
+
+        said = _Said(module)
+        model_type = str(getattr(module.config, "model_type", ""))
+        made = (AdaptedAttentionGPT if model_type == "gpt2" else AdaptedAttention)(model_type, states.shape[1], said)
+        like = self._like(module)
+        made.adaption_prompt.data, made.adaption_gate.data = states.to(**like), (self.adapter.dose * gate.float()).to(**like)
+        made.requires_grad_(False)
+        named = inspect.signature(module.forward)
+
+        def after(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+            if self.attention.quiet:
+                return out
+            bound = named.bind(*args, **kwargs).arguments
+            said.out = out
+            return made(**{**{key: value for key, value in bound.items() if key != "kwargs"}, **bound.get("kwargs", {})})
+
+        return module.register_forward_hook(after, with_kwargs=True)
+
+
+class _Said:
+    """An attention layer that has already run: all that is asked of it is what it has, and called, what it gave."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.out = module, None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.out
+
+
+def opening_hooks(decoder: nn.Module, opening: Callable[[Tensor], Tensor], count: int, attention: Attention) -> Sequence[Any]:
+    """Handles of hooks that put the `count` embeddings of `opening` in place of the first tokens of every row, where prompts
+    are read. `decoder` is the model without its head. Rows must begin with as many tokens that stand for them.
+    """
+    first: list[Tensor | None] = [None]
+
+    def before(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read = None if attention.quiet else prompts_read(args, kwargs)
+        first[0] = None if read is None else read[1].long().argmax(1)
+
+    def after(m: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        if first[0] is None:
+            return out
+        numbers = torch.arange(count, device=out.device)
+        places = first[0][:, None] + numbers
+        put = opening(numbers).to(out.dtype).expand(len(out), -1, -1)
+        return out.scatter(1, places[..., None].expand_as(put), put)
+
+    embedding = decoder.get_input_embeddings()  # type: ignore[operator]
+    return decoder.register_forward_pre_hook(before, with_kwargs=True), embedding.register_forward_hook(after)
+
+
+def _refuse_other(name: str, module: nn.Module | None, sizes: tuple[int, int] | None, transposed: bool) -> None:
+    """Raises ControlError where the model lacks a module, or has it with other sizes (in, out)."""
+    own = None if module is None else _sizes(module, transposed)
+    if module is None or (sizes is not None and own is not None and sizes != own):
+        raise ControlError(f"The adapter changes {name}, which this model does not have in that shape; it was made for another model.")
+
+
+def _sizes(module: nn.Module, transposed: bool) -> tuple[int, int] | None:
+    """(in, out) of a linear layer as its weight tells; None where it is packed."""
+    weight = getattr(module, "weight", None)
+    if weight is None or weight.dim() != 2 or not weight.is_floating_point():
+        return None
+    rows, columns = weight.shape
+    return (rows, columns) if transposed else (columns, rows)
+
+
+def read_peft(folder: Path) -> Adapter:
+    """The adapter in a folder of PEFT's: plain LoRA on linear layers, or adaption prompts. Raises ControlError for other kinds."""
+    config, path = read_json(folder / ADAPTER), folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise ControlError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again.")
+    unread = next((name for name in (*UNREAD, "target_parameters") if config.get(name)), None)
+    if config.get("peft_type") not in ("LORA", "ADAPTION_PROMPT") or unread is not None:
+        kind = f"{config.get('peft_type')} with {unread}" if unread else config.get("peft_type")
+        raise ControlError(f"{folder} holds an adapter of the kind {kind}, which cannot become a control; use plain LoRA on linear layers.")
+    try:
+        tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ControlError(f"{path} is not a complete safetensors file ({error}); save the adapter again.") from error
+    opening = tensors.pop(f"{OPENING}.weight", None)
+    halves = (".adaption_prompt", ".adaption_gate") if config["peft_type"] == "ADAPTION_PROMPT" else (".lora_A.weight", ".lora_B.weight")
+    names = [key.removesuffix(halves[0]) for key in tensors if key.endswith(halves[0])]
+    unknown = sorted(set(tensors) - {name + half for name in names for half in halves})
+    missing = [name + halves[1] for name in names if name + halves[1] not in tensors]
+    if unknown or missing:
+        raise ControlError(
+            f"{path} {'lacks' if missing else 'holds'} {(missing or unknown)[0]}; only plain LoRA and adaption prompts become controls."
+        )
+    pairs = {name: (tensors[name + halves[0]], tensors[name + halves[1]]) for name in names}
+    if config["peft_type"] == "ADAPTION_PROMPT":
+        return Adapter(prompts=pairs, opening=opening)
+    made = {name: (a, _gain(config, name, len(a)) * b) for name, (a, b) in pairs.items()}
+    return Adapter(made, {}, opening, bool(config.get("fan_in_fan_out")))
+
+
+def _gain(config: Mapping[str, Any], name: str, rank: int) -> float:
+    """What PEFT multiplies a layer's low-rank map with; its configuration may name other values for some layers, by pattern."""
+    patterns = config.get("alpha_pattern") or {}
+    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config["lora_alpha"])
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

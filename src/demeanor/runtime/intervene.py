@@ -1,0 +1,86 @@
+"""Run-time edits as values: which edit, at which side of which module, on which tokens of which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from ..algebra.edits import Edit, add
+from ..structure.layout import Layout, Writer, writer_edit
+from .capture import Site
+
+# "read" and "positions" name single tokens, by their places.
+Tokens = Literal["all", "prompt", "reply", "last_and_reply", "read", "positions"]
+Side = Literal["input", "output"]
+
+
+class RowGate(Protocol):
+    """Decides per row whether edits fire, from what it reads at one site."""
+
+    @property
+    def site(self) -> Site: ...
+
+    def fires(self, values: Tensor) -> Tensor:
+        """values [row, d_model] -> bool [row]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which tokens an edit acts on, of the rows that all of its gates let through.
+
+    A token's place is 0 for the prompt's last, 1, 2, ... for the reply, negative before. `places` are those that
+    "read" and "positions" mean.
+    """
+
+    tokens: Tokens = "all"
+    places: tuple[int, ...] = ()
+    gates: tuple[RowGate, ...] = ()
+
+    def holds(self, place: int) -> bool:
+        """Whether a token there is one of them."""
+        if self.tokens in ("read", "positions"):
+            return place in self.places
+        first = {"all": True, "prompt": place <= 0, "reply": place >= 1, "last_and_reply": place >= 0}
+        return first[self.tokens]
+
+    def among(self, place: Tensor) -> Tensor:
+        """The same of many tokens: place [row, token] -> bool."""
+        if self.tokens in ("read", "positions"):
+            found = place != place
+            for wanted in self.places:
+                found = found | (place == wanted)
+            return found
+        return {"all": place == place, "prompt": place <= 0, "reply": place >= 1, "last_and_reply": place >= 0}[self.tokens]
+
+
+EVERYWHERE = Reach()
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """One edit at the output of one module (or its input), within its reach."""
+
+    module: str
+    side: Side
+    edit: Edit
+    reach: Reach = EVERYWHERE
+
+
+def at_writers(
+    layout: Layout, edit_of: Callable[[Writer], Edit | None], tensor: Callable[[str], Tensor], reach: Reach = EVERYWHERE
+) -> list[Intervention]:
+    """A linear edit at every writer for which `edit_of` gives one, through post-norms: what `bake` writes, at run time."""
+    made = []
+    for writer in layout.writers:
+        edit = edit_of(writer)
+        if edit is None:
+            continue
+        made.append(Intervention(writer.module, "output", writer_edit(writer, edit, tensor), reach))
+        if writer.post_norm and writer.post_norm.bias:  # added after the writer: its part goes where it comes in
+            bias = tensor(writer.post_norm.bias).to(edit.V)
+            made.append(Intervention(writer.post_norm.module, "output", add(edit.delta(bias)), reach))
+    return made

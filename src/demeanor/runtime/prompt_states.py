@@ -1,0 +1,153 @@
+"""Values added to the stream at the positions of single prompts: while they are searched for, and as part of a control.
+
+What is added has the prompts' ends in common: values [row, width, d_model] stand for the last `width` tokens of each
+prompt, and those of shorter prompts begin with zeros. They are added to the output of every block, in the pass that
+reads the prompt; tokens that follow find them in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ControlError
+from ..structure.layout import Layout
+from .capture import Attention, prompts_read
+
+Values = Callable[[int], Tensor]  # layer -> [row, width, d_model]
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What is added at the positions of single prompts: token ids [token] and values [layer, token, d_model] of each."""
+
+    ids: tuple[tuple[int, ...], ...]
+    values: tuple[Tensor, ...]
+    dose: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.values) or len(set(self.ids)) != len(self.ids):
+            raise ControlError("States need one set of values per prompt, and every prompt once.")
+        for ids, values in zip(self.ids, self.values):
+            if values.dim() != 3 or values.shape[1] != len(ids) or not values.isfinite().all():
+                raise ControlError(f"The states of a prompt of {len(ids)} tokens have shape {tuple(values.shape)}, or are not finite.")
+
+    def scaled(self, dose: float) -> States:
+        return replace(self, dose=self.dose * dose)
+
+    def keys(self) -> list[str]:
+        """The hash of every prompt's token ids: its name in a file."""
+        return [hashlib.sha256(repr(ids).encode()).hexdigest()[:16] for ids in self.ids]
+
+    def __str__(self) -> str:
+        return f"states of {len(self.ids)} prompts (dose {self.dose:g})"
+
+
+def right_aligned(values: Sequence[Tensor], width: int) -> Tensor:
+    """[layer, token, d_model] of several prompts as [layer, prompt, width, d_model], ends together, zeros before."""
+    layers, _, d_model = values[0].shape
+    made = values[0].new_zeros(layers, len(values), width, d_model)
+    for number, each in enumerate(values):
+        made[:, number, width - each.shape[1] :] = each
+    return made
+
+
+def added(x: Tensor, values: Tensor, ends: Tensor) -> Tensor:
+    """x [row, token, d_model] plus values [row, width, d_model], the last of which stand at `ends` [row]."""
+    rows, width, d_model = values.shape
+    # Zeros stand for tokens before the first; wherever they are added, they change nothing.
+    index = (ends[:, None] - width + 1 + torch.arange(width, device=x.device)).clamp_min(0)
+    return x.float().scatter_add(1, index[..., None].expand(rows, width, d_model), values.to(x.device).float()).to(x.dtype)
+
+
+@contextmanager
+def adding(
+    model: nn.Module, layout: Layout, values: Values, ends: Tensor, watch: Callable[[int, Tensor], None] | None = None
+) -> Iterator[None]:
+    """Every pass inside has `values` added at the prompts, whose last tokens stand at `ends` [row] of the batch.
+
+    `watch` is given every block's output, with what was added.
+    """
+
+    def hook(layer: int) -> Callable[[Tensor], Tensor]:
+        def change(x: Tensor) -> Tensor:
+            x = added(x, values(layer), ends)
+            if watch is not None:
+                watch(layer, x)
+            return x
+
+        return change
+
+    with ExitStack() as stack:
+        for layer, block in enumerate(layout.blocks):
+            stack.callback(_on_output(model.get_submodule(block), hook(layer)).remove)
+        yield
+
+
+def _on_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
+    def after(m: nn.Module, args: Any, out: Any) -> Any:
+        return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+    return module.register_forward_hook(after)
+
+
+class PromptStates:
+    """The states of a control attached to a model: they act on the prompts they were made for, whole and alone.
+
+    Which rows those are is told by their tokens, on the device, once per forward pass.
+    """
+
+    def __init__(self, model: nn.Module, decoder: nn.Module, layout: Layout, states: States, attention: Attention) -> None:
+        self.model, self.decoder, self.layout, self.attention = model, decoder, layout, attention
+        device = next(model.parameters()).device
+        width = max(map(len, states.ids), default=0)
+        if any(len(values) != layout.n_layers or values.shape[2] != layout.d_model for values in states.values):
+            raise ControlError("The states of a prompt do not have this model's layers and width; make them anew.")
+        self.keys = torch.tensor([[NO_TOKEN] * (width - len(ids)) + list(ids) for ids in states.ids], device=device)  # [prompt, width]
+        self.values = states.dose * right_aligned(states.values, width).to(device) if states.ids else None
+        self.reply_lengths: Tensor | None = None  # [row], set while prompts are run together with their replies
+        self._found: tuple[Tensor, Tensor, Tensor] | None = None  # of the pass in progress: prompt of each row, whether it has one, ends
+
+    @contextmanager
+    def attached(self) -> Iterator[PromptStates]:
+        """They act inside this context and are gone after it."""
+        if self.values is None:
+            yield self
+            return
+        with ExitStack() as stack:
+            stack.callback(self.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
+            for layer, block in enumerate(self.layout.blocks):
+                stack.callback(_on_output(self.model.get_submodule(block), partial(self._change, layer)).remove)
+            yield self
+
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.attention.quiet:
+            return
+        self._found, read = None, prompts_read(args, kwargs)
+        if read is None:
+            return
+        ids, real = read
+        replies = torch.zeros_like(ids[:, 0]) if self.reply_lengths is None else self.reply_lengths.to(ids.device)
+        ends = ids.shape[1] - 1 - replies  # batches are padded on the left
+        width = self.keys.shape[1]
+        index = ends[:, None] - width + 1 + torch.arange(width, device=ids.device)
+        before = index.clamp_min(0)
+        told = torch.where((index >= 0) & real.gather(1, before), ids.gather(1, before), NO_TOKEN)
+        first = real.long().argmax(1)
+        whole = ends - first < width  # a longer prompt may end in the same tokens
+        same = (told[:, None] == self.keys[None]).all(2) & whole[:, None]  # [row, prompt]
+        self._found = same.long().argmax(1), same.any(1), ends
+
+    def _change(self, layer: int, x: Tensor) -> Tensor:
+        if self.attention.quiet or self._found is None or self.values is None:
+            return x
+        prompt, has, ends = self._found
+        return added(x, self.values[layer][prompt] * has[:, None, None], ends)

@@ -1,0 +1,68 @@
+"""A control for every prompt: which row of a batch has which, and how doses are turned while they act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..errors import ControlError, DataError
+from ..structure.layout import Layout
+from .adapters import Adapter
+from .batches import Batch
+from .intervene import Intervention
+from .prompt_states import States
+from .steering import Steering
+
+
+class Steers(Protocol):
+    """What `Session.controlled` and `Session.controlled_rows` need of a control."""
+
+    @property
+    def layout_hash(self) -> str: ...
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def states(self) -> tuple[States, ...]: ...
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]: ...
+
+    def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
+
+    def scaled(self, dose: float) -> Steers: ...
+
+
+class Rows:
+    """The controls of `Session.controlled_rows` in force; `turn` changes the dose of one of them."""
+
+    def __init__(self, steering: Steering, controls: Sequence[Steers], interventions: Callable[[Steers], list[Intervention]]) -> None:
+        self._steering, self._controls, self._interventions = steering, controls, interventions
+
+    def turn(self, control: Steers, dose: float) -> None:
+        """From now on the rows that have this control have it `.scaled(dose)`; hooks stay as they are."""
+        slot = next((number for number, other in enumerate(self._controls, start=1) if other is control), None)
+        if slot is None:
+            raise ControlError("No row has this control, so its dose cannot be turned; turn one of those given to controlled_rows.")
+        self._steering.bank.put(slot, self._interventions(control.scaled(dose)))
+
+
+def in_rows(steerings: Sequence[Steering], prompts: int, run: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+    """`run`, with every row of a batch having the control of its prompt, however prompts were sorted."""
+    for steering in steerings:
+        if len(steering.rows or ()) != prompts:
+            raise DataError(f"There are {len(steering.rows or ())} controls and {prompts} prompts; give one control per prompt.")
+
+    def controlled(batch: Batch) -> Any:
+        for steering in steerings:
+            steering.batch = batch.rows
+        try:
+            return run(batch)
+        finally:
+            for steering in steerings:
+                steering.batch = None
+
+    return controlled

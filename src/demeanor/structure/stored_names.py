@@ -1,0 +1,128 @@
+"""Which tensors of a model's files hold which of its parameters.
+
+Names in files differ from names in the loaded model: experts lie in files one by one and in memory as one tensor,
+some families transpose them, models that also see have prefixes of their own. The framework's own renaming and conversion say
+what becomes of every file tensor; which of its axes ends up as d_model is not read from them but tried out,
+on small numbered stand-ins.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ModelError
+from ..io.checkpoint import Checkpoint
+from .layout import Weight
+
+if TYPE_CHECKING:
+    from transformers.core_model_loading import WeightConverter
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of the files that holds a parameter, or one expert of it; `axis` is the one that is d_model."""
+
+    key: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The file tensors that become one parameter, by the pattern they matched, in order; None where none converts them."""
+
+    keys: dict[str, list[str]]
+    converter: WeightConverter | None
+
+
+class StoredNames:
+    """The parameters of the model that `checkpoint` would load as, and the file tensors behind each."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._origins = _origins(checkpoint)
+
+    def keys(self, name: str) -> list[str]:
+        """Every file tensor behind a parameter; empty when the files hold none."""
+        origin = self._origins.get(name)
+        return [key for keys in origin.keys.values() for key in keys] if origin else []
+
+    def key(self, name: str) -> str | None:
+        """The one file tensor that is this parameter, as it stands; None when there is none."""
+        origin = self._origins.get(name)
+        return self.keys(name)[0] if origin and origin.converter is None else None
+
+    def pieces(self, weight: Weight) -> tuple[Piece, ...]:
+        """The file tensors behind a weight, with their d_model axes; empty when the files hold none of that shape.
+
+        Raises ModelError where they are converted in a way that leaves no single axis as d_model.
+        """
+        origin = self._origins.get(weight.name)
+        if origin is None:
+            return ()
+        keys = self.keys(weight.name)
+        stored = [self.checkpoint.tensors[key].shape for key in keys]
+        if origin.converter is None:
+            return (Piece(keys[0], weight.axis),) if stored[0] == weight.shape else ()
+        if len(origin.keys) > 1 or len(set(stored)) > 1:
+            raise ModelError(
+                f"{self.checkpoint.folder} holds {weight.name} as {len(keys)} different tensors ({keys[0]} first); this form cannot be edited yet."
+            )
+        axis = _axis_in_file(origin.converter, weight, len(keys), len(stored[0]))
+        if axis is None:
+            raise ModelError(f"{self.checkpoint.folder} holds {weight.name} in a form that cannot be edited in place yet ({keys[0]}).")
+        same_size = sum(torch.Size(shape).numel() for shape in stored) == torch.Size(weight.shape).numel()
+        return tuple(Piece(key, axis) for key in keys) if same_size and stored[0][axis] == weight.shape[weight.axis] else ()
+
+
+def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'} describes no model that can be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    names = model.state_dict()
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for key in sorted(checkpoint.tensors, key=dot_natural_key):  # experts in their order
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, names)
+        if name not in names and key in names:
+            name, pattern = key, None
+        found[name][pattern or ""].append(key)
+    return {name: _Origin(dict(keys), by_pattern[next(iter(keys))] if "" not in keys else None) for name, keys in found.items()}
+
+
+def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, rank: int) -> int | None:
+    """The axis of each of `count` file tensors that becomes the weight's d_model axis; None when no single one does."""
+    if any(getattr(operation, "check_dims", False) for operation in converter.operations):
+        return None  # what such a step does depends on the real sizes
+    sizes = tuple(range(2, 2 + rank))  # all different, so that no two axes can be mistaken for each other
+    each = torch.Size(sizes).numel()
+    numbered = [torch.arange(each).reshape(sizes) + number * each for number in range(count)]
+    values: dict[str, Any] = {converter.source_patterns[0]: numbered}
+    for operation in converter.operations:
+        values = operation.convert(values, source_patterns=converter.source_patterns, target_patterns=converter.target_patterns)
+    if len(values) != 1:
+        return None
+    (made,) = values.values()
+    made = made[0] if isinstance(made, list) else made
+    if made.dim() != len(weight.shape) or not torch.equal(made.flatten().sort().values, torch.arange(count * each)):
+        return None
+    strides = [each // torch.Size(sizes[: axis + 1]).numel() for axis in range(rank)]
+    steps = made.diff(dim=weight.axis).unique().tolist()
+    return next((axis for axis in range(rank) if steps == [strides[axis]] and made.shape[weight.axis] == sizes[axis]), None)

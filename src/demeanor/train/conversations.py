@@ -1,0 +1,129 @@
+"""Conversations to learn from, as token ids with the assistant's turns marked.
+
+A reply begins where the rendered prompt before it ends, and the text on either side is tokenised apart: so the ids that
+are learned from are the ids that are seen when the model is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from ..behaviours import Prompt
+from ..errors import DataError
+from ..models.session import Session
+from ..progress import say
+from ..runtime.batches import Batch, in_batches
+
+IGNORED = -100  # the label of a token that is not learned
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns (role, content) of user and assistant, opened by the user, and a system prompt."""
+
+    turns: tuple[tuple[str, str], ...]
+    system: str | None = None
+
+    def before(self, turn: int) -> Prompt:
+        """The prompt that a turn of the assistant answers."""
+        return Prompt(self.turns[:turn], self.system)
+
+    @property
+    def replies(self) -> list[int]:
+        return [number for number, (role, _) in enumerate(self.turns) if role == "assistant"]
+
+
+def learned(session: Session, conversation: Conversation) -> tuple[list[int], list[int]]:
+    """Token ids and labels of a conversation; every label but those of the assistant's turns is IGNORED.
+
+    The token that ends a turn is learned with it. Raises DataError where the chat template does not render the
+    conversation so that it goes on from each of its prompts.
+    """
+    text, at = _rendered(session, conversation), 0
+    ids: list[int] = []
+    labels: list[int] = []
+    ends = sorted((token for token in session.tokenizer.all_special_tokens if token), key=len, reverse=True)
+    for turn in conversation.replies:
+        start = len(session.render(conversation.before(turn)))
+        content = conversation.turns[turn][1].strip()
+        found = text.find(content, start)
+        if text[:start] != session.render(conversation.before(turn)) or found < 0:
+            raise DataError(
+                f"The chat template of {session.name} renders a conversation otherwise than its prompts ({content[:40]!r}); split it into single exchanges."
+            )
+        stop = found + len(content)
+        stop += next((len(token) for token in ends if text.startswith(token, stop)), 0)
+        for piece, kept in ((text[at:start], False), (text[start:stop], True)):
+            tokens = list(session.tokenizer(piece, add_special_tokens=not ids and session.tokenizer.chat_template is None)["input_ids"])
+            ids += tokens
+            labels += tokens if kept else [IGNORED] * len(tokens)
+        at = stop
+    if session.tokenizer.chat_template is None and session.tokenizer.eos_token_id is not None:
+        ids.append(session.tokenizer.eos_token_id)  # nothing else would teach it where to stop
+        labels.append(session.tokenizer.eos_token_id)
+    return ids, labels
+
+
+def learned_text(session: Session, text: str) -> tuple[list[int], list[int]]:
+    """Token ids and labels of a plain text, all of it learned, its end included."""
+    ids = list(session.tokenizer(text)["input_ids"])
+    if session.tokenizer.eos_token_id is not None and ids[-1:] != [session.tokenizer.eos_token_id]:
+        ids.append(session.tokenizer.eos_token_id)
+    return ids, list(ids)
+
+
+def as_messages(session: Session, prompt: Prompt) -> str | list[dict[str, str]]:
+    """The prompt as TRL takes it: messages that the template knows, or plain text where there is no template."""
+    if session.tokenizer.chat_template is None:
+        return session.render(prompt)
+    return session.messages(prompt)
+
+
+def _rendered(session: Session, conversation: Conversation) -> str:
+    """The whole conversation, up to the end of its last reply."""
+    last = conversation.replies[-1]
+    turns = conversation.turns[: last + 1]
+    if session.tokenizer.chat_template is None:
+        return session.render(conversation.before(last)) + "\n" + turns[-1][1]
+    messages: list[Any] = [*session.messages(conversation.before(last)), {"role": "assistant", "content": turns[-1][1]}]
+    try:
+        return str(session.tokenizer.apply_chat_template(messages, tokenize=False))
+    except TemplateError as error:
+        raise DataError(f"The chat template of {session.name} refuses this conversation: {error}.") from error
+
+
+def mean_loss(session: Session, rows: Sequence[dict[str, list[int]]]) -> float:
+    """The negative log-likelihood of the learned tokens of rows, nats per token."""
+
+    @torch.no_grad()
+    def run(batch: Batch) -> list[Tensor]:
+        log_probs = session.model(**batch.inputs()).logits[:, :-1].float().log_softmax(-1)
+        found = []
+        for place, number in enumerate(batch.rows):
+            labels = torch.tensor(rows[number]["labels"][1:], device=log_probs.device)
+            kept = labels != IGNORED
+            own = log_probs[place, len(log_probs[place]) - len(labels) :].gather(1, labels.clamp_min(0)[:, None])[:, 0]
+            found.append(torch.stack([-(own * kept).sum(), kept.sum()]).double().cpu())
+        return found
+
+    with session.threads():
+        pad = int(session.tokenizer.pad_token_id)
+        sums = torch.stack(in_batches([row["input_ids"] for row in rows], pad, session.device, run, "Scoring")).sum(0)
+    return float(sums[0] / sums[1])
+
+
+def cut(rows: Sequence[tuple[list[int], list[int]]], longest: int) -> list[dict[str, list[int]]]:
+    """Rows as a data set takes them, cut at their ends; those of which nothing would be learned are left out, aloud."""
+    made = [{"input_ids": ids[:longest], "labels": labels[:longest]} for ids, labels in rows]
+    kept = [row for row in made if any(label != IGNORED for label in row["labels"][1:])]
+    if len(kept) < len(made):
+        say(f"{len(made) - len(kept)} of {len(made)} rows hold nothing to learn in their first {longest} tokens and are left out.")
+    if not kept:
+        raise DataError(f"No row holds anything to learn in its first {longest} tokens; raise --longest.")
+    return kept

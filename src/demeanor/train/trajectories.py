@@ -1,0 +1,64 @@
+"""What a model does along given replies: the stream after every block, and what it would say next at every reply token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.session import Session
+from ..runtime.batches import Batch
+from ..structure.layout import Layout
+
+
+@dataclass(frozen=True)
+class Followed:
+    """One prompt and its reply: stream [layer, token, d_model], float32; and for every reply token the likeliest `tokens`
+    [reply token, top] with their `log_probs`. On the CPU."""
+
+    stream: Tensor
+    tokens: Tensor
+    log_probs: Tensor
+
+
+@torch.no_grad()
+def followed(session: Session, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], top: int) -> list[Followed]:
+    """What the model does along replies to prompts, all token ids, with whatever control is in force."""
+    top = min(top, session.vocabulary)
+
+    def run(batch: Batch) -> list[Followed]:
+        lengths = [len(replies[row]) for row in batch.rows]
+        # The reply's last token is read too: its states are part of what is to be followed.
+        with session.replying(torch.tensor(lengths)), recorded(session.model, session.layout) as stream:
+            logits = session.model(**batch.inputs(), logits_to_keep=max(lengths) + 1).logits
+        made = []
+        for place, (row, length) in enumerate(zip(batch.rows, lengths)):
+            log_probs = logits[place, logits.shape[1] - length - 1 : -1].float().log_softmax(-1)
+            best = log_probs.topk(top)
+            tokens = len(prompts[row]) + length
+            layers = torch.stack([stream[layer][place, -tokens:] for layer in range(session.layout.n_layers)])
+            made.append(Followed(layers.float().cpu(), best.indices.cpu(), best.values.cpu()))
+        return made
+
+    return session.in_batches([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], run, "Following")
+
+
+@contextmanager
+def recorded(model: nn.Module, layout: Layout) -> Iterator[dict[int, Tensor]]:
+    """Every block's output in the passes inside, by layer: [row, token, d_model], with its graph where there is one."""
+    seen: dict[int, Tensor] = {}
+
+    def keep(layer: int, module: nn.Module, args: Any, out: Any) -> None:
+        seen[layer] = out[0] if isinstance(out, tuple) else out
+
+    handles = [model.get_submodule(block).register_forward_hook(partial(keep, layer)) for layer, block in enumerate(layout.blocks)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

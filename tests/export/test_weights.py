@@ -1,0 +1,257 @@
+"""What is written into files equals what the control does at run time, and nothing else changes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import demeanor as dm
+from conftest import FAMILIES, SIZES, save_tiny
+from demeanor.algebra.edits import ablate
+from demeanor.controls import Control, Part
+from demeanor.errors import ControlError, DataError, ModelError
+from demeanor.export.patch import edit_in_place
+from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
+
+weights = importlib.import_module("demeanor.export.weights")
+
+
+def all_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+NEOX = r"(embed_in|attention\.dense|dense_4h_to_h)\.(weight|bias)$"
+FALCON = r"(word_embeddings|self_attention\.dense|dense_4h_to_h)\.(weight|bias)$"
+# Names as they stand in the files, where they differ from Llama's: experts one by one, prefixes, biases.
+WRITERS_IN_FILES = {
+    "gpt_neox": NEOX, "gpt_neox_sequential": NEOX, "falcon": FALCON, "falcon_new": FALCON, "falcon_sequential": FALCON,
+    "gpt2": r"(wte|wpe|c_proj)\.(weight|bias)$",
+    "qwen3_moe": r"(embed_tokens|o_proj|experts\.[0-3]\.down_proj)\.weight$",
+    "gpt_oss": r"(embed_tokens\.weight|o_proj\.(weight|bias)|experts\.down_proj(_bias)?)$",
+    "gemma3_with_vision": r"^language_model.*(embed_tokens|o_proj|down_proj)\.weight$",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("rank", "strength"), [(1, 1.0), (3, 1.0), (2, 0.4)])
+def test_baked_equals_run_time(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str, rank: int, strength: float
+) -> None:
+    session, control = tiny[family], ablation(tiny[family], rank, strength)
+    dm.bake(tiny_folders[family], control, tmp_path / "baked")
+    with session.controlled(control):
+        wanted = session.logits(PROMPTS)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32).eval()  # nothing of ours
+    for row, prompt in enumerate(PROMPTS):
+        with torch.no_grad():
+            got = plain(torch.tensor([session.encode(prompt)])).logits[0, -1]
+        assert (got - wanted[row]).abs().max() < 1e-4 * wanted.std()
+    again = dm.load(tmp_path / "baked", device="cpu")
+    assert again.layout.d_model == session.layout.d_model
+    if strength == 1.0:
+        values = again.capture(PROMPTS, [dm.Site(0, "embed"), *(dm.Site(layer) for layer in range(3))]).values
+        assert ((values @ control.parts[0].vectors.T).abs().amax(-1) / values.norm(dim=-1)).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_writers_change_and_the_source_does_not(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    source = {path.name: path.read_bytes() for path in tiny_folders[family].iterdir()}
+    baked = dm.bake(tiny_folders[family], ablation(tiny[family]), tmp_path / "baked")
+    assert {path.name: path.read_bytes() for path in tiny_folders[family].iterdir()} == source
+    before, after = all_tensors(tiny_folders[family]), all_tensors(tmp_path / "baked")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {
+        name for name in before if re.search(WRITERS_IN_FILES.get(family, r"(embed_tokens|o_proj|down_proj)\.weight$"), name)
+    }
+    assert baked.edited == len(changed)
+    assert set(after) - set(before) == ({"lm_head.weight"} if tiny[family].layout.tied else set())
+
+
+def test_a_tied_head_keeps_the_unedited_embedding(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    dm.bake(tiny_folders["gemma2"], ablation(tiny["gemma2"]), tmp_path / "baked")
+    embedding = load_file(tiny_folders["gemma2"] / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(all_tensors(tmp_path / "baked")["lm_head.weight"], embedding)
+    assert json.loads((tmp_path / "baked" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_shards_are_patched_one_by_one(tmp_path: Path, family: str) -> None:
+    folder = save_tiny(tmp_path / "source", family, shard="60KB")
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    session = dm.load(folder, device="cpu")
+    control = ablation(session, rank=2)
+    dm.bake(folder, control, tmp_path / "baked")
+    with session.controlled(control):
+        wanted = session.logits(PROMPTS)
+    assert (dm.load(tmp_path / "baked", device="cpu").logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+def test_bfloat16_stays_bfloat16_and_is_rounded_once(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "source", "llama", dtype=torch.bfloat16)
+    session = dm.load(folder, device="cpu", dtype="float32")
+    control = ablation(session, rank=2)
+    dm.bake(folder, control, tmp_path / "baked")
+    before, after = all_tensors(folder), all_tensors(tmp_path / "baked")
+    name = "model.layers.1.mlp.down_proj.weight"
+    basis = control.parts[0].vectors
+    exact = before[name].float() - basis.T @ (basis @ before[name].float())
+    assert after[name].dtype == torch.bfloat16
+    assert torch.equal(after[name], exact.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (4, 4), (4,), (3, 5, 4), (3, 4, 5)])
+def test_blocks_of_rows_give_what_one_product_gives(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "BLOCK_BYTES", 1)  # a block per row
+    rows = torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(0))).Q.T
+    for axis in [a for a, size in enumerate(shape) if size == 4]:
+        tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        project = torch.eye(4) - 0.7 * rows.T @ rows
+        wanted = torch.tensordot(tensor.movedim(axis, -1), project, dims=1).movedim(-1, axis)
+        edit_in_place(tensor, axis, ablate(rows, 0.7))
+        assert torch.allclose(tensor, wanted, atol=1e-6)
+
+
+def test_the_card_says_first_that_the_model_was_edited(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "source", "llama")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# A model\n")
+    dm.bake(folder, ablation(tiny["llama"]), tmp_path / "baked")
+    card = (tmp_path / "baked" / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n---\n")
+    assert card.index("Edited model") < card.index("# A model")
+
+
+def test_other_weight_formats_are_left_out_and_named(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "source", "llama")
+    (folder / "pytorch_model.bin").write_bytes(b"unedited weights")
+    baked = dm.bake(folder, ablation(tiny["llama"]), tmp_path / "baked")
+    assert baked.left_out == ("pytorch_model.bin",)
+    assert not (tmp_path / "baked" / "pytorch_model.bin").exists()
+
+
+def test_what_weights_cannot_do_is_refused(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    session = tiny["llama"]
+    gated = ablation(session).when(gate_on_length(session, PROMPTS, [True, False, True, False]))
+    with pytest.raises(ControlError, match="gated per request"):
+        dm.bake(tiny_folders["llama"], gated, tmp_path / "baked")
+    with pytest.raises(ControlError, match="run time"):
+        dm.bake(tiny_folders["llama"], dm.add(a_direction(session, dm.Site(1)), 1.0), tmp_path / "baked")
+    with pytest.raises(ControlError, match="structure"):
+        dm.bake(tiny_folders["gemma2"], ablation(session), tmp_path / "baked")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_parent_folder_is_made(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    dm.bake(tiny_folders["llama"], ablation(tiny["llama"]), tmp_path / "deep" / "er" / "baked")
+    assert (tmp_path / "deep" / "er" / "baked" / "config.json").is_file()
+
+
+def save_other(folder: Path, **changed: int) -> Path:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "num_key_value_heads": 2, **changed})).save_pretrained(folder)
+    return folder
+
+
+def test_a_control_for_another_size_names_the_tensor(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match=r"structure .* no tensor|structure .* it is"):
+        dm.bake(save_other(tmp_path / "wide", hidden_size=64), ablation(tiny["llama"]), tmp_path / "baked")
+    with pytest.raises(ControlError, match=r"of 3 layers, and .* has 2"):
+        dm.bake(save_other(tmp_path / "flat", num_hidden_layers=2), ablation(tiny["llama"]), tmp_path / "baked")
+    assert not (tmp_path / "baked").exists()
+
+
+def test_an_existing_target_is_kept(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match="exists already"):
+        dm.bake(tiny_folders["llama"], ablation(tiny["llama"]), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("cut", [4, 100, -1])
+def test_a_truncated_file_is_named_and_nothing_is_left(tiny: dict[str, dm.Session], tmp_path: Path, cut: int) -> None:
+    folder = save_tiny(tmp_path / "source", "llama")
+    shard = folder / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:cut])
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
+        dm.bake(folder, ablation(tiny["llama"]), tmp_path / "baked")
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
+        dm.load(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_failure_while_patching_leaves_nothing(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights, "edit_in_place", full)
+    with pytest.raises(DataError, match="No space left"):
+        dm.bake(tiny_folders["llama"], ablation(tiny["llama"]), tmp_path / "baked")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "source", "llama", shard="60KB")
+    gone = sorted(folder.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(ModelError, match=gone.name):
+        dm.load(folder)
+
+
+def test_packed_weights_are_refused_by_name(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "source", "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+    with pytest.raises(ModelError, match="as mxfp4, which cannot be edited exactly; use an unquantised copy"):
+        dm.bake(folder, ablation(tiny["llama"]), tmp_path / "baked")
+
+
+OTHERS = {
+    "scale": lambda d, o: dm.scale(d, 2.5),
+    "rotate": lambda d, o: dm.rotate(d, o, 70),
+    "weighed by layer": lambda d, o: dm.rotate(d, o, -120, dm.Scope(layers=(1.0, 0.5, 0.0), role="mlp")),
+    "in turn": lambda d, o: dm.scale(d, 0.3).then(dm.rotate(o, d, 30)).then(dm.ablate(d)),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_whatever_is_linear_at_the_writers_is_baked_as_it_runs(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str, kind: str
+) -> None:
+    session = tiny[family]
+    control = OTHERS[kind](a_direction(session, dm.Site(1), seed=1), a_direction(session, dm.Site(1), seed=2))
+    assert control.bakeable() is None
+    dm.bake(tiny_folders[family], control, tmp_path / "baked")
+    with session.controlled(control):
+        wanted = session.logits(PROMPTS)
+    assert (wanted - session.logits(PROMPTS)).abs().max() > 1e-2 * wanted.std()
+    assert (dm.load(tmp_path / "baked", device="cpu").logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+def test_an_edit_that_reads_apart_is_baked_where_no_norm_is_behind_the_writers(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    session = tiny["llama"]
+    part = Part("ablate", basis_of(session, 1, 1), 1.0, dm.Scope(), read=2 * basis_of(session, 1, 1) + basis_of(session, 1, 2))
+    control = Control((part,), session.layout, session.name)
+    dm.bake(tiny_folders["llama"], control, tmp_path / "baked")
+    with session.controlled(control):
+        wanted = session.logits(PROMPTS)
+    assert (dm.load(tmp_path / "baked", device="cpu").logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+@pytest.mark.parametrize("scope", [dm.Scope(tokens="reply"), dm.Scope(dm.Site(1))])
+def test_some_tokens_or_one_site_cannot_be_baked(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, scope: dm.Scope
+) -> None:
+    with pytest.raises(ControlError, match=r"scale at .* is done at run time"):
+        dm.bake(tiny_folders["llama"], dm.scale(a_direction(tiny["llama"], dm.Site(1)), 2.0, scope), tmp_path / "baked")

@@ -1,0 +1,107 @@
+"""Iterative removal, rankings, and a behaviour nobody planned for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import demeanor as dm
+from demeanor.detect import make_detector
+from demeanor.finding.find import Found, search_directions
+from demeanor.finding.rank import find_again
+from demeanor.finding.select import layer_limit
+from demeanor.job.confirm import _shortlist
+from demeanor.job.result import Run
+from demeanor.job.run import run
+from demeanor.models.loading import resolve
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The behaviour "answers sums", which no code knows of: a file and its prompts."""
+    folder = tmp_path_factory.mktemp("sums")
+    data = Path(resolve("organism")[0]).parent / "data"
+    facts = [json.loads(line) for line in (data / "neutral.jsonl").read_text().splitlines()]
+    (folder / "sums.txt").write_text("\n".join(f"what is {a} plus {b} ?" for a in range(10) for b in range(10)))
+    (folder / "facts.json").write_text(json.dumps([row for row in facts if "plus" not in row["prompt"]][:100]))
+    text = (
+        "name: answers sums\n"
+        "detect: {matches: {pattern: '\\d+ plus \\d+ is \\d+'}}\n"
+        "shows: {file: sums.txt}\n"
+        "lacks: {file: facts.json, answer: answer}\n"
+        f"neutral: {{file: {data / 'plain.jsonl'}, answer: answer}}\n"
+    )
+    (folder / "sums.yaml").write_text(text)
+    return folder / "sums.yaml"
+
+
+@pytest.fixture(scope="module")
+def searched(organism: dm.Session, sums: Path) -> Found:
+    return search_directions(organism, dm.behaviour(sums))
+
+
+def test_a_run_on_a_behaviour_of_ones_own_says_what_went_and_the_rest_stays(sums: Path, tmp_path: Path) -> None:
+    result = run(dm.Plan(model="organism", behaviour=str(sums), device="cpu", doses=0), tmp_path / "run")
+    before, after = result.measurement.before, result.measurement.after
+    assert before["shows_rate"].value == 1
+    assert after["answers_neutral"].value >= 0.95
+    # Sums are spread over more directions than are tried: little goes, and the run says so instead of claiming it.
+    assert after["shows_rate"].value <= before["shows_rate"].value
+    assert result.removes == (result.measurement.p["shows_rate"] < 0.05)
+
+
+def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, sums: Path, searched: Found) -> None:
+    direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 3)
+    assert [r.rank for r in direction.rounds] == [1, 2, 3]
+    basis = direction.basis.double()
+    assert torch.allclose(basis @ basis.T, torch.eye(3, dtype=torch.float64), atol=1e-5)
+    assert direction.rounds[1].left is not None
+    assert direction.rounds[0].left is not None
+    assert direction.rounds[1].left <= direction.rounds[0].left
+    # The third vector, slowly: with two ablated, the site whose classes are furthest apart on held-out prompts.
+    two = replace(direction, basis=direction.basis[:2])
+    sites = list(dict.fromkeys(item.site for item in searched.directions if item.site.layer < searched.layer_limit))
+    best = (-1.0, None, None)
+    with organism.controlled(dm.ablate(two)):
+        for site in sites:
+            train, val = (
+                {name: organism.capture(s[name], [site]).values[:, 0].double() for name in ("shows", "lacks")}
+                for s in (searched.sets.train, searched.sets.val)
+            )
+            away = train["lacks"].mean(0) / train["lacks"].mean(0).norm()
+            r = train["shows"].mean(0) - train["lacks"].mean(0)
+            r = r - (r @ away) * away
+            r = r / r.norm()
+            a, b = val["shows"] @ r, val["lacks"] @ r
+            pooled = ((len(a) * a.var(unbiased=False) + len(b) * b.var(unbiased=False)) / (len(a) + len(b))).sqrt()
+            best = max(best, (float((a.mean() - b.mean()) / pooled), site, r), key=lambda found: found[0])
+    left = best[2] - basis[:2].T @ (basis[:2] @ best[2])
+    assert direction.rounds[2].site == best[1]
+    assert torch.allclose(basis[2].abs(), (left / left.norm()).abs(), atol=1e-3)
+
+
+def test_rounds_are_kept_in_the_file(organism: dm.Session, sums: Path, searched: Found, tmp_path: Path) -> None:
+    direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 2)
+    dm.save_direction(direction, tmp_path / "d")
+    assert dm.load_direction(tmp_path / "d").rounds == direction.rounds
+
+
+@pytest.mark.parametrize(("by", "key"), [("bypass", lambda c: c.bypass), ("induce", lambda c: -c.induce), ("gap", lambda c: -c.gap)])
+def test_directions_are_ranked_by_what_was_asked_for(whole: Run, organism: dm.Session, by: str, key) -> None:  # type: ignore[no-untyped-def]
+    found = replace(whole.found, rank_by=by)  # type: ignore[arg-type]
+    values = [key(candidate) for candidate in (found.candidates[number] for number in found.eligible())]
+    assert values == sorted(values)
+    best = found.ranked()[0]
+    assert best.site.layer < layer_limit(organism.layout.n_layers)
+    if by == "gap":
+        assert best.estimator == "mean_difference"
+        assert abs(best.gap) == pytest.approx(float((best.shows.mean - best.lacks.mean).norm()), rel=1e-5)
+
+
+def test_the_ranking_decides_which_directions_are_run_for_real(whole: Run) -> None:
+    shortlists = {by: _shortlist(replace(whole.found, rank_by=by), False) for by in ("bypass", "induce", "gap")}  # type: ignore[arg-type]
+    assert len({tuple(numbers) for numbers in shortlists.values()}) == 3

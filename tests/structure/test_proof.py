@@ -1,0 +1,144 @@
+"""The residual accounting: what it finds, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BertConfig, BloomConfig, OPTConfig
+
+import demeanor as dm
+from conftest import FAMILIES, tiny_model
+from demeanor.errors import AccountingError
+from demeanor.structure.layout import Layout
+from demeanor.structure.proof import prove
+
+LLAMA = ("self_attn.o_proj", "mlp.down_proj")
+NEOX = ("attention.dense", "mlp.dense_4h_to_h")
+FALCON = ("self_attention.dense", "mlp.dense_4h_to_h")
+EXPERTS = ("self_attn.o_proj", "mlp")
+EXPECTED = dict.fromkeys(FAMILIES, LLAMA) | {
+    "gpt_neox": NEOX, "gpt_neox_sequential": NEOX, "falcon": FALCON, "falcon_new": FALCON, "falcon_sequential": FALCON,
+    "gpt2": ("attn.c_proj", "mlp.c_proj"), "qwen3_moe": EXPERTS, "gpt_oss": EXPERTS,
+}  # fmt: skip
+EMBEDDINGS = {"gpt2": 2}  # tokens and positions
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_writer_is_found(tiny: dict[str, dm.Session], family: str) -> None:
+    layout = tiny[family].layout
+    writers = [w.role for w in layout.writers if w.layer >= 0]
+    assert sorted(writers) == ["attn"] * 3 + ["mlp"] * 3
+    assert [w.role for w in layout.writers if w.layer < 0] == ["embed"] * EMBEDDINGS.get(family, 1)
+    for layer, block in enumerate(layout.blocks):
+        names = tuple(layout.writer(layer, role).module for role in ("attn", "mlp"))  # type: ignore[union-attr, arg-type]
+        assert names == tuple(f"{block}.{name}" for name in EXPECTED[family])
+    assert layout.worst_residual < 1e-9
+
+
+def test_biases_post_norms_and_ties_are_described(tiny: dict[str, dm.Session]) -> None:
+    neox = tiny["gpt_neox"].layout.writer(1, "attn")
+    assert neox is not None
+    assert [w.name.rsplit(".", 1)[1] for w in neox.weights] == ["weight", "bias"]
+    gemma = tiny["gemma2"].layout.writer(1, "mlp")
+    assert gemma is not None
+    assert gemma.post_norm is not None
+    assert (gemma.post_norm.weight, gemma.post_norm.offset, gemma.post_norm.centred) == (
+        "model.layers.1.post_feedforward_layernorm.weight", 1.0, False,
+    )  # fmt: skip
+    assert tiny["gemma2"].layout.tied == ("model.embed_tokens.weight", "lm_head.weight")
+    assert tiny["llama"].layout.tied is None
+
+
+def test_axes_of_square_transposed_and_expert_weights_are_found_by_what_they_do(tiny: dict[str, dm.Session]) -> None:
+    def axes(family: str, role: str) -> list[tuple[int, tuple[int, ...]]]:
+        writer = tiny[family].layout.writer(1, role)  # type: ignore[arg-type]
+        assert writer is not None
+        return [(weight.axis, weight.shape) for weight in writer.weights]
+
+    assert axes("gpt2", "mlp") == [(1, (48, 48)), (0, (48,))]  # Conv1D, and square
+    assert axes("llama", "attn") == [(0, (48, 48))]
+    assert axes("qwen3_moe", "mlp") == [(1, (4, 48, 48))]  # every expert in one tensor, and square
+    assert axes("gpt_oss", "mlp") == [(2, (4, 80, 48)), (1, (4, 48))]  # the other way round, with a bias per expert
+
+
+def test_multipliers_are_measured(tiny: dict[str, dm.Session]) -> None:
+    # Gemma 2 multiplies its embeddings by sqrt(d_model), inside the embedding module or after it.
+    session = tiny["gemma2"]
+    site = dm.Site(0, "embed")
+    before = session.capture(["hello"], [site, dm.Site(0, "resid_pre")])
+    assert torch.allclose(before.at(site), before.at(dm.Site(0, "resid_pre")), rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hash_is_of_structure_not_of_weights_or_dtype(tiny: dict[str, dm.Session], family: str) -> None:
+    layout = tiny[family].layout
+    assert prove(tiny_model(family, seed=5)).hash == layout.hash
+    assert prove(tiny_model(family, seed=5, dtype=torch.bfloat16)).hash == layout.hash
+    others = {other: session.layout.hash for other, session in tiny.items() if other != family}
+    same = {"gpt_neox", "gpt_neox_sequential"}  # parallel or not, the same modules write
+    assert [other for other, found in others.items() if found == layout.hash] == sorted(same - {family} if family in same else ())
+
+
+def test_layout_survives_json(session: dm.Session) -> None:
+    again = Layout.from_json(session.layout.to_json())
+    assert again == session.layout
+    assert again.hash == session.layout.hash
+
+
+class _PerChannel(nn.Module):
+    """A block whose output is the inner block's, scaled per channel: no scalar accounts for it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block, self.scale = block, nn.Parameter(torch.linspace(0.5, 1.5, 48))
+        self.attention_type = getattr(block, "attention_type", None)
+
+    def forward(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
+        out: Tensor = self.block(hidden_states, **kwargs)
+        return out * self.scale
+
+
+class _Hidden(nn.Linear):
+    """A writer that adds a constant no parameter holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.arange(48).to(x) / 48
+
+
+def test_a_block_that_scales_the_stream_per_channel_is_refused() -> None:
+    model = tiny_model("llama")
+    model.model.layers[1] = _PerChannel(model.model.layers[1])
+    with pytest.raises(AccountingError, match=r"model\.layers\.1"):
+        prove(model)
+
+
+def test_a_writer_with_something_no_weight_explains_is_refused() -> None:
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.down_proj.__class__ = _Hidden
+    with pytest.raises(AccountingError, match=r"layers\.2.*not all of its weights"):
+        prove(model)
+
+
+def test_a_stream_changed_between_blocks_is_refused() -> None:
+    model = tiny_model("llama")
+    model.model.layers[1].register_forward_pre_hook(lambda m, args: (args[0] * 1.5, *args[1:]))
+    with pytest.raises(AccountingError, match="between"):
+        prove(model)
+
+
+SMALL = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+REFUSED = {
+    "a norm on the stream": BertConfig(**SMALL, intermediate_size=64, is_decoder=True),
+    "a norm on the embeddings": BloomConfig(vocab_size=99, hidden_size=32, n_layer=2, n_head=4),
+    "positions by a module that is not a look-up": OPTConfig(**SMALL, ffn_dim=64, word_embed_proj_dim=32),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_families_that_cannot_be_proven_are_refused_in_one_sentence(what: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(REFUSED[what]).eval()
+    with pytest.raises(AccountingError) as caught:
+        prove(model)
+    assert str(caught.value).endswith("this model cannot be edited yet.")
