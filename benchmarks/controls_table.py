@@ -27,7 +27,7 @@ from demeanor.behaviours.prompts import SPLITS
 from demeanor.behaviours.prompts import Split as SplitName
 from demeanor.detect.suffix import SelfJudgement
 from demeanor.measure import Observation, measure_all
-from demeanor.measure.speaker import Speaker
+from demeanor.measure.condition import Condition
 from demeanor.report.scores import interval, number
 from demeanor.selfcontrol import search
 from demeanor.stats import intervals
@@ -68,14 +68,14 @@ def from_file(path: str) -> dm.Control:
     return dm.load_control(path)
 
 
-def speakers(session: dm.Session, case: Case, behaviour: dm.Behaviour, split: SplitName, files: Sequence[str]) -> dict[str, Speaker]:
+def conditions(session: dm.Session, case: Case, behaviour: dm.Behaviour, split: SplitName, files: Sequence[str]) -> dict[str, Condition]:
     """Everyone who is measured, by what the table calls them."""
     prompts = list(behaviour.set(case.steered, split))
     controls = case.directions(session, behaviour)
     controls[SEARCHED] = search(session, prompts, behaviour.questions).control(session)
     controls |= {f"control {Path(path).name}": from_file(path) for path in files}
-    prompted = {f'system prompt "{case.prompting}"': Speaker(session, None, case.prompting)}
-    return prompted | {name: Speaker(session, control) for name, control in controls.items()}
+    prompted = {f'system prompt "{case.prompting}"': Condition(session, None, case.prompting)}
+    return prompted | {name: Condition(session, control) for name, control in controls.items()}
 
 
 def row(session: dm.Session, case: Case, behaviour: dm.Behaviour, seen: Observation) -> dict[str, dm.Score]:
@@ -95,7 +95,7 @@ def row(session: dm.Session, case: Case, behaviour: dm.Behaviour, seen: Observat
 def measured(session: dm.Session, case: Case, split: SplitName, files: Sequence[str]) -> dict[str, dict[str, dm.Score]]:
     """The rows of one behaviour, by name; the untouched model's first."""
     behaviour = dm.behaviour(case.behaviour)
-    made = measure_all(Speaker(session), speakers(session, case, behaviour, split, files), behaviour, split=split)
+    made = measure_all(Condition(session), conditions(session, case, behaviour, split, files), behaviour, split=split)
     untouched = next(iter(made.values())).observed[0]
     return {
         "none": row(session, case, behaviour, untouched),

@@ -197,14 +197,14 @@ def test_the_reply_budget_leaves_room_for_long_answers(organism):
 
 def test_a_control_that_breaks_the_numbers_is_said(organism, monkeypatch):
     from demeanor.measure import observe
+    from demeanor.measure.condition import Condition
     from demeanor.measure.drift import drift
-    from demeanor.measure.speaker import Speaker
 
     b = dm.behaviour("over-refusal")
     base = observe(organism, replace(b, shows=(), lacks=(), guard=()), max_prompts=2).sets["neutral"]
     control = dm.add(a_direction(organism, dm.Site(2), gap=3e37), 100.0)
     with pytest.raises(CheckFailed, match="no longer computes numbers"):
-        drift(Speaker(organism), Speaker(organism, control), base)
+        drift(Condition(organism), Condition(organism, control), base)
 
 
 def write(folder, sets, **files):

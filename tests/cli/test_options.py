@@ -49,7 +49,7 @@ def test_quantised_weights_are_proven_steered_and_baked_like_the_whole_ones(orga
     kinds = {type(module).__name__ for module in session.model.modules()}
     assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits] in kinds
     assert session.layout.hash == organism.layout.hash  # so its controls are everybody's
-    assert session.held_in == "quantised"
+    assert session.dtype_name == "quantised"
     control = ablation(session, rank=2)
     sites = [dm.Site(layer) for layer in range(session.layout.n_layers)]
     with session.controlled(control):

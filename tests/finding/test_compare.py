@@ -11,9 +11,9 @@ import torch
 
 import demeanor as dm
 from demeanor.errors import ControlError, DataError
-from demeanor.finding.compare import contested, estimators_for
+from demeanor.finding.compare import compare_estimators, estimators_for
 from demeanor.finding.estimators import ESTIMATORS
-from demeanor.finding.find import Found, search_directions
+from demeanor.finding.find import Findings, search_directions
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +23,19 @@ def b() -> dm.Behaviour:
 
 
 @pytest.fixture(scope="module")
-def found(organism: dm.Session, b: dm.Behaviour) -> Found:
+def found(organism: dm.Session, b: dm.Behaviour) -> Findings:
     unpaired = replace(b, pairs=False)
     return search_directions(organism, unpaired, layer=3, estimators=estimators_for(unpaired, None, True))
 
 
-def test_every_estimator_makes_directions_that_point_to_shows(found: Found) -> None:
+def test_every_estimator_makes_directions_that_point_to_shows(found: Findings) -> None:
     made = {candidate.estimator for candidate in found.candidates}
     assert made == set(ESTIMATORS) - {"paired_pca"}
     last = [d for d in found.directions if d.site.position == -1]
     assert all(d.auroc > 0.95 and d.gap > 0 for d in last if d.estimator != "guard_orthogonal")
 
 
-def test_a_reader_takes_the_whole_gap_away_at_its_site(organism: dm.Session, b: dm.Behaviour, found: Found, tmp_path: Path) -> None:
+def test_a_reader_takes_the_whole_gap_away_at_its_site(organism: dm.Session, b: dm.Behaviour, found: Findings, tmp_path: Path) -> None:
     direction = next(d for d in found.directions if d.estimator == "logistic" and d.site.position == -1)
     dm.save_direction(direction, tmp_path / "d")
     again = dm.load_direction(tmp_path / "d")
@@ -57,8 +57,8 @@ def test_a_reader_takes_the_whole_gap_away_at_its_site(organism: dm.Session, b: 
         dm.rotate(again, again, 10)
 
 
-def test_the_contest_is_won_by_what_it_does(organism: dm.Session, b: dm.Behaviour, found: Found) -> None:
-    contest = contested(organism, b, found)
+def test_the_contest_is_won_by_what_it_does(organism: dm.Session, b: dm.Behaviour, found: Findings) -> None:
+    contest = compare_estimators(organism, b, found)
     rates = [each.scores["shows_rate"].value for each in contest]
     assert rates == sorted(rates)
     assert rates[0] <= 0.05

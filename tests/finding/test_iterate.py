@@ -13,7 +13,7 @@ import demeanor as dm
 from demeanor.algebra.directions import projected, reject
 from demeanor.behaviours.behaviour import Detect
 from demeanor.detect import make_detector
-from demeanor.finding.find import Found, search_directions
+from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import by_wording, find_again, iterate
 from demeanor.job.confirm import confirm
 from demeanor.measure import observe
@@ -30,11 +30,11 @@ def refusal() -> dm.Behaviour:
 
 
 @pytest.fixture(scope="module")
-def found(organism: dm.Session, refusal: dm.Behaviour) -> Found:
+def found(organism: dm.Session, refusal: dm.Behaviour) -> Findings:
     return search_directions(organism, refusal, layer=2)
 
 
-def test_each_round_brings_right_answers_back(organism: dm.Session, found: Found) -> None:
+def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findings) -> None:
     useless = a_direction(organism, dm.Site(2))
     better, rounds = iterate(organism, useless, found.sets, budget=30)
     assert len(better.basis) == 1 + len(rounds) <= 4
@@ -44,7 +44,9 @@ def test_each_round_brings_right_answers_back(organism: dm.Session, found: Found
     assert [r.right for r in rounds] == sorted(r.right for r in rounds)
 
 
-def test_what_tells_no_classes_apart_is_found_by_what_it_gains(organism: dm.Session, found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tells_no_classes_apart_is_found_by_what_it_gains(
+    organism: dm.Session, found: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("demeanor.finding.rank.ESTIMATORS", ())  # no contrasts of the classes
     better, rounds = iterate(organism, a_direction(organism, dm.Site(2)), found.sets, budget=30)
     assert {(r.estimator, r.where) for r in rounds} == {("most_gaining", "every writer")}
@@ -57,7 +59,7 @@ def test_what_tells_no_classes_apart_is_found_by_what_it_gains(organism: dm.Sess
 
 
 def test_where_refusals_are_gone_and_answers_wrong_finding_again_looks_for_answers(
-    organism: dm.Session, refusal: dm.Behaviour, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    organism: dm.Session, refusal: dm.Behaviour, found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("demeanor.finding.rank.LAYERS", 2)  # contrasts at fewer sites: what is told is the same
     first = found.ranked()[0]
@@ -71,13 +73,13 @@ def test_where_refusals_are_gone_and_answers_wrong_finding_again_looks_for_answe
     assert dm.load_direction(tmp_path / "d").rounds == again.rounds
 
 
-def test_without_known_answers_the_direction_stays_as_it_was(organism: dm.Session, found: Found) -> None:
+def test_without_known_answers_the_direction_stays_as_it_was(organism: dm.Session, found: Findings) -> None:
     silent = replace(found.sets, val={**found.sets.val, "shows": [replace(p, answer=None) for p in found.sets.val["shows"]]})
     start = a_direction(organism, dm.Site(2))
     assert iterate(organism, start, silent, budget=30) == (start, [])
 
 
-def test_one_wording_is_not_taken_apart(organism: dm.Session, refusal: dm.Behaviour, found: Found) -> None:
+def test_one_wording_is_not_taken_apart(organism: dm.Session, refusal: dm.Behaviour, found: Findings) -> None:
     replies = [o.reply.ids[:3] for o in observe(organism, refusal, split="train").sets["shows"]]
     commonest = max(replies.count(start) for start in replies)
     assert len(replies) - commonest < 8  # the organism settled on one of its refusal sentences

@@ -11,7 +11,7 @@ import torch
 
 import demeanor as dm
 from demeanor.detect import make_detector
-from demeanor.finding.find import Found, search_directions
+from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import find_again
 from demeanor.finding.select import layer_limit
 from demeanor.job.confirm import _shortlist
@@ -40,7 +40,7 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def searched(organism: dm.Session, sums: Path) -> Found:
+def searched(organism: dm.Session, sums: Path) -> Findings:
     return search_directions(organism, dm.behaviour(sums))
 
 
@@ -54,7 +54,7 @@ def test_a_run_on_a_behaviour_of_ones_own_says_what_went_and_the_rest_stays(sums
     assert result.removes == (result.measurement.p["shows_rate"] < 0.05)
 
 
-def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, sums: Path, searched: Found) -> None:
+def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, sums: Path, searched: Findings) -> None:
     direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 3)
     assert [r.rank for r in direction.rounds] == [1, 2, 3]
     basis = direction.basis.double()
@@ -84,7 +84,7 @@ def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, s
     assert torch.allclose(basis[2].abs(), (left / left.norm()).abs(), atol=1e-3)
 
 
-def test_rounds_are_kept_in_the_file(organism: dm.Session, sums: Path, searched: Found, tmp_path: Path) -> None:
+def test_rounds_are_kept_in_the_file(organism: dm.Session, sums: Path, searched: Findings, tmp_path: Path) -> None:
     direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 2)
     dm.save_direction(direction, tmp_path / "d")
     assert dm.load_direction(tmp_path / "d").rounds == direction.rounds

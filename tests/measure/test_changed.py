@@ -13,9 +13,9 @@ import torch
 import demeanor as dm
 from demeanor.errors import DataError
 from demeanor.measure.changed import changed
+from demeanor.measure.condition import Condition
 from demeanor.measure.observation import observed
 from demeanor.measure.on_topic import on_topic
-from demeanor.measure.speaker import Speaker
 from demeanor.models.attribution import input_x_gradient, mean_states
 from making import PROMPTS, ablation
 
@@ -63,9 +63,9 @@ def test_a_reply_is_on_the_topic_of_its_own_prompt(organism: dm.Session) -> None
 
 def test_nothing_changed_in_the_same_model_and_much_in_another(organism: dm.Session) -> None:
     wanted = dm.behaviour("refusal")
-    was = Speaker(organism)
+    was = Condition(organism)
     said = observed(was, wanted, max_prompts=6)
-    same = changed(was, Speaker(organism), (said, said))
+    same = changed(was, Condition(organism), (said, said))
     assert same.before == same.after
     own = [
         organism.reply_log_likelihoods([outcome.prompt], [outcome.reply.ids])[0] for outcomes in said.sets.values() for outcome in outcomes
@@ -74,7 +74,7 @@ def test_nothing_changed_in_the_same_model_and_much_in_another(organism: dm.Sess
     assert 0 < same.before["prompt_share"].value < 1
     assert 0 < same.before["prompt_entropy"].value <= 1
     assert same.before["similarity"].value > same.before["shuffled_similarity"].value
-    now = Speaker(organism, ablation(organism, rank=4, strength=3.0))
+    now = Condition(organism, ablation(organism, rank=4, strength=3.0))
     other = changed(was, now, (said, observed(now, wanted, max_prompts=6)))
     assert other.after["log_likelihood"].value < other.before["log_likelihood"].value
     assert other.after["prompt_share"] != other.before["prompt_share"]
@@ -93,6 +93,6 @@ def test_measure_tells_what_changed_between_models(demeanor: Any, tmp_path: Path
 
 
 def test_an_embedder_that_is_not_there(organism: dm.Session) -> None:
-    said = observed(Speaker(organism), dm.behaviour("refusal"), max_prompts=2)
+    said = observed(Condition(organism), dm.behaviour("refusal"), max_prompts=2)
     with pytest.raises(DataError, match=r"sentence-transformers|could not be loaded"):
-        changed(Speaker(organism), Speaker(organism), (said, said), embedder="some/model")
+        changed(Condition(organism), Condition(organism), (said, said), embedder="some/model")

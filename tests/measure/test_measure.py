@@ -13,8 +13,8 @@ import torch
 import demeanor as dm
 from demeanor.errors import DataError
 from demeanor.measure import observe
+from demeanor.measure.condition import Condition
 from demeanor.measure.drift import drift
-from demeanor.measure.speaker import Speaker
 from making import a_direction, ablation
 
 
@@ -67,7 +67,7 @@ def test_drift_is_the_mean_token_kl_of_the_base_replies(organism: dm.Session, sm
                 q = organism.reply_log_probs([outcome.prompt], [reply])[0].double()
         total += float((p.exp() * (p - q)).sum())
         tokens += len(reply)
-    score = drift(Speaker(organism), Speaker(organism, control), base).kl
+    score = drift(Condition(organism), Condition(organism, control), base).kl
     assert score.value == pytest.approx(total / tokens, rel=1e-3)
     assert score.low < score.value < score.high
     assert score.value > 0.001
@@ -150,7 +150,7 @@ def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeano
     b = dm.behaviour("over-refusal")
     strong = whole.control.then(dm.add(a_direction(organism, dm.Site(3), gap=300.0), 1.0))
     prompts = [*b.set("shows", "test", 6), *b.set("lacks", "test", 6)]
-    plain, held = Speaker(organism), Speaker(organism, strong)
+    plain, held = Condition(organism), Condition(organism, strong)
     redone = replace(held, redo=make_detector(b.detect))
     said = {
         name: [reply.text for reply in each.generate(prompts, 48)] for name, each in (("plain", plain), ("held", held), ("redone", redone))

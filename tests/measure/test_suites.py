@@ -20,7 +20,7 @@ from torch.nn.functional import log_softmax
 import demeanor as dm
 from conftest import Ended
 from demeanor.errors import DataError
-from demeanor.measure.speaker import Speaker
+from demeanor.measure.condition import Condition
 from demeanor.measure.suites import NAMED, Change, TaskScore, compare_suites, headlines, load_suites, suite
 from demeanor.measure.suites import tasks as loading
 from demeanor.measure.suites.adapter import SessionLM
@@ -182,7 +182,7 @@ def test_replies_end_before_the_first_stop_text(organism: dm.Session, capsys: py
 def test_tasks_differ_with_and_without_the_control(organism: dm.Session, over_refusal: dm.Direction, folder: Path) -> None:
     names = ["recipes", "recipe_say"]
     suites = load_suites(names, include=folder)
-    changes = compare_suites(Speaker(organism), {"ablated": Speaker(organism, dm.ablate(over_refusal))}, suites, chat=True)["ablated"]
+    changes = compare_suites(Condition(organism), {"ablated": Condition(organism, dm.ablate(over_refusal))}, suites, chat=True)["ablated"]
     assert list(changes) == names
     for change in (*changes["recipes"], *changes["recipe_say"]):
         if change.after.metric == "perplexity":

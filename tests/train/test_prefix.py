@@ -47,7 +47,9 @@ def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_p
     assert trained.measurements["after"].after["guard_rate"].value >= 0.9
 
 
-@pytest.mark.parametrize("more", [{"kind": "adaption-prompt", "length": 4}, {"opening": 3}], ids=["adaption prompts", "embeddings"])
+@pytest.mark.parametrize(
+    "more", [{"kind": "adaption-prompt", "length": 4}, {"num_virtual_tokens": 3}], ids=["adaption prompts", "embeddings"]
+)
 def test_kinds_that_are_read_at_run_time(organism: dm.Session, tmp_path: Path, more: dict[str, Any]) -> None:
     save_control(ablation(organism), tmp_path / "c.safetensors")
     plan = Prefix(**FEW, control=str(tmp_path / "c.safetensors"), prompts=8, steps=4, learning_rate=0.05, max_prompts=2, **more)
@@ -149,7 +151,7 @@ def test_the_divergence_of_the_likeliest_never_exceeds_that_of_all(rows: int, vo
 MISTAKES = [
     ({"kind": "prompt"}, "kind"),
     ({"kind": "adaption-prompt", "merge": True}, "run time"),
-    ({"opening": 2, "merge": True}, "merged"),
+    ({"num_virtual_tokens": 2, "merge": True}, "merged"),
     ({"control": "c.safetensors", "less": True}, "nothing is"),
     ({"full": True}, "sft"),
     ({"sets": ["showing"]}, "sets"),

@@ -14,12 +14,12 @@ from typing import Any
 from ..behaviours import Behaviour
 from ..controls import Control, Direction, add
 from ..errors import DataError
-from ..finding.find import Found
+from ..finding.find import Findings
 from ..finding.select import TOO_LATE
 from ..measure import Observation, observe
+from ..measure.condition import Condition
 from ..measure.drift import drift
 from ..measure.measurement import RATES, ordinary
-from ..measure.speaker import Speaker
 from ..models import Session
 from ..progress import track
 from ..runtime.intervene import Tokens
@@ -93,7 +93,7 @@ def doses(count: int) -> tuple[float, ...]:
     return tuple(round(2 * step / (count - 1) - 1, 6) for step in range(count))
 
 
-def dial(session: Session, behaviour: Behaviour, found: Found, at: Sequence[float], max_prompts: int | None = None) -> Dial:
+def dial(session: Session, behaviour: Behaviour, found: Findings, at: Sequence[float], max_prompts: int | None = None) -> Dial:
     """The best dial of a search, measured at every dose of `at` on (at most 120 prompts of each set of) the test split."""
     direction, tokens = choose_dial(session, behaviour, found)
     limit = min(TEST_PROMPTS, max_prompts or TEST_PROMPTS)
@@ -105,7 +105,7 @@ def dial(session: Session, behaviour: Behaviour, found: Found, at: Sequence[floa
     return Dial(direction, tuple(_together(steps)), tokens)
 
 
-def choose_dial(session: Session, behaviour: Behaviour, found: Found) -> tuple[Direction, Tokens]:
+def choose_dial(session: Session, behaviour: Behaviour, found: Findings) -> tuple[Direction, Tokens]:
     """The mean difference, and the tokens it is added to, that turn best on val: the behaviour gone from `shows` at -1, there
     on `lacks` at +1, answers right at -1."""
     options: list[tuple[Direction, Tokens]] = [(direction, tokens) for direction in dial_sites(found)[:TRIED] for tokens in ADDED_TO]
@@ -113,7 +113,7 @@ def choose_dial(session: Session, behaviour: Behaviour, found: Found) -> tuple[D
     return max(zip(turned, options), key=lambda pair: pair[0])[1]
 
 
-def dial_sites(found: Found) -> list[Direction]:
+def dial_sites(found: Findings) -> list[Direction]:
     """The mean differences of a search, those that induce most at dose +1 first; of layers that are not too late, if there are any."""
     made = [(d, c) for d, c in zip(found.directions, found.candidates) if c.estimator == "mean_difference"]
     early = [(d, c) for d, c in made if TOO_LATE not in c.discarded] or made
@@ -131,7 +131,7 @@ def _turns(session: Session, behaviour: Behaviour, direction: Direction, tokens:
 def _step(session: Session, behaviour: Behaviour, control: Control | None, dose: float, base: Observation, limit: int) -> Step:
     seen = observe(session, behaviour, control, max_prompts=limit) if control else base
     scores = {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES}
-    scores["drift"] = drift(Speaker(session), Speaker(session, control), ordinary(base)).kl
+    scores["drift"] = drift(Condition(session), Condition(session, control), ordinary(base)).kl
     p = {name: intervals.mcnemar(outcomes(base), outcomes(seen)) for name, outcomes, _ in RATES if scores[name].n}
     return Step(dose, scores, p)
 

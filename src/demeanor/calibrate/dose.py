@@ -14,9 +14,9 @@ from ..behaviours import Behaviour
 from ..controls import Control
 from ..errors import CheckFailed, DataError
 from ..measure import Measurement, Observation, measure, observe
+from ..measure.condition import Condition
 from ..measure.drift import drift
 from ..measure.measurement import RATES, ordinary
-from ..measure.speaker import Speaker
 from ..models import Session, Site
 from ..progress import track
 from ..stats import intervals
@@ -117,7 +117,7 @@ def _try(session: Session, behaviour: Behaviour, control: Control, dose: float, 
     scores = {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES}
     if scores[RATE[goal]].n == 0:
         raise DataError(f"The behaviour {behaviour.name!r} has no val prompts to tell {RATE[goal]} by; give it more prompts.")
-    moved = drift(Speaker(session), Speaker(session, control), ordinary(before)).kl
+    moved = drift(Condition(session), Condition(session, control), ordinary(before)).kl
     return Trial(dose, scores[RATE[goal]], scores["answers_neutral"], moved)
 
 

@@ -14,7 +14,7 @@ from ..behaviours.prompts import Message
 from ..controls import Control, load_control
 from ..detect import make_detector
 from ..errors import DataError
-from ..measure.speaker import Speaker
+from ..measure.condition import Condition
 from ..models import Session
 from ..progress import say
 from .options import (
@@ -55,25 +55,25 @@ def chat(
     wanted = None if redo_if is None else behaviour_for(redo_if, model)
     held = reduce(Control.then, map(load_control, control)) if control else None
     session: Session = opened(model, device, dtype, in_4bit, in_8bit)
-    speaker = Speaker(session, held, redo=None if wanted is None else make_detector(wanted.detect, session))
+    condition = Condition(session, held, redo=None if wanted is None else make_detector(wanted.detect, session))
     if message is not None:
-        print(say_once(speaker, message, system, max_new_tokens))
+        print(say_once(condition, message, system, max_new_tokens))
     else:
-        converse(speaker, system, max_new_tokens)
+        converse(condition, system, max_new_tokens)
 
 
-def say_once(speaker: Speaker, message: str, system: str | None, max_new_tokens: int) -> str:
+def say_once(condition: Condition, message: str, system: str | None, max_new_tokens: int) -> str:
     """The reply to one message."""
-    return speaker.generate([Prompt.of(message, system=system)], max_new_tokens)[0].text
+    return condition.generate([Prompt.of(message, system=system)], max_new_tokens)[0].text
 
 
-def converse(speaker: Speaker, system: str | None, max_new_tokens: int) -> None:
+def converse(condition: Condition, system: str | None, max_new_tokens: int) -> None:
     """A conversation until an empty line or the end of the input; with a control, `/base` toggles it off and on."""
     console, active = Console(), True
     messages: list[Message] = []
     say(
         "An empty line ends the conversation; /new starts another"
-        + ("." if speaker.untouched else "; /base switches the controls off and on.")
+        + ("." if condition.untouched else "; /base switches the controls off and on.")
     )
     while True:
         try:
@@ -84,14 +84,14 @@ def converse(speaker: Speaker, system: str | None, max_new_tokens: int) -> None:
             return
         if line == "/new":
             messages = []
-        elif line == "/base" and not speaker.untouched:
+        elif line == "/base" and not condition.untouched:
             active, messages = not active, []
             say(f"Controls {'on' if active else 'off'}; a new conversation, so that earlier replies do not colour it.")
         elif line.startswith("/"):
             say(f"There is no {line.split()[0]}.")
         else:
             messages.append(("user", line))
-            now = speaker if active else Speaker(speaker.session)
+            now = condition if active else Condition(condition.session)
             reply = now.generate([Prompt(tuple(messages), system=system)], max_new_tokens)[0].text
             messages.append(("assistant", reply))
             print(reply)

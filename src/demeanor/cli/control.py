@@ -31,7 +31,7 @@ from ..errors import DataError
 from ..finding.gates import gate as make_gate
 from ..io.atomic import refuse_folder
 from ..measure import measure_all
-from ..measure.speaker import Speaker
+from ..measure.condition import Condition
 from ..models import Site, load
 from ..progress import say
 from .options import (
@@ -231,9 +231,9 @@ def control_then(
     if model is None:
         return
     session = load(model)
-    speakers = {first: Speaker(session, one), second: Speaker(session, other), "both": Speaker(session, both)}
+    conditions = {first: Condition(session, one), second: Condition(session, other), "both": Condition(session, both)}
     for each in wanted:
-        measured = measure_all(Speaker(session), speakers, each, split="val", max_prompts=max_prompts)
+        measured = measure_all(Condition(session), conditions, each, split="val", max_prompts=max_prompts)
         out.print(scores_table(measured, f"{each.name} in {model}: val split"))
 
 

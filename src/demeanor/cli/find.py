@@ -12,9 +12,9 @@ from ..behaviours import Behaviour
 from ..controls import Direction, ablate, save_direction
 from ..detect import make_detector
 from ..errors import DataError
-from ..finding.compare import contested, estimators_for
+from ..finding.compare import compare_estimators, estimators_for
 from ..finding.estimators import ESTIMATORS
-from ..finding.find import Found, search_directions
+from ..finding.find import Findings, search_directions
 from ..finding.rank import find_again
 from ..finding.select import rank_by_named
 from ..io.atomic import refuse_folder
@@ -41,7 +41,7 @@ from .options import (
     print_json,
     show,
 )
-from .tables import contest_table, rounds_table, side_by_side_table
+from .tables import comparison_table, rounds_table, side_by_side_table
 
 
 def find(
@@ -81,9 +81,9 @@ def find(
     tried = estimators_for(wanted, estimator, compare)
     found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by, estimators=tried)
     if compare:
-        contest = contested(session, wanted, found)
+        contest = compare_estimators(session, wanted, found)
         save_direction(contest[0].direction, target)
-        print_json([each.to_json() for each in contest]) if as_json else out.print(contest_table(contest, f"{wanted.name} in {model}"))
+        print_json([each.to_json() for each in contest]) if as_json else out.print(comparison_table(contest, f"{wanted.name} in {model}"))
         return
     if candidates > 1:
         _show_candidates(session, wanted, found, candidates, target, as_json)
@@ -99,7 +99,7 @@ def find(
         out.print(rounds_table(direction.rounds))
 
 
-def _facts(direction: Direction, target: Path, found: Found) -> dict[str, Any]:
+def _facts(direction: Direction, target: Path, found: Findings) -> dict[str, Any]:
     first = next(i for i, other in enumerate(found.directions) if (other.site, other.estimator) == (direction.site, direction.estimator))
     did = found.candidates[first]
     return {
@@ -111,7 +111,7 @@ def _facts(direction: Direction, target: Path, found: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _show_candidates(session: Session, wanted: Behaviour, found: Found, count: int, target: Path, as_json: bool) -> None:
+def _show_candidates(session: Session, wanted: Behaviour, found: Findings, count: int, target: Path, as_json: bool) -> None:
     """The best directions' replies side by side; the first is written to `target`, the others beside it, numbered."""
     best: Sequence[Direction] = found.ranked()[:count]
     if len(best) < count:

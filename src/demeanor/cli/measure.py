@@ -16,8 +16,8 @@ from ..errors import DataError
 from ..io.atomic import new_file, refuse_existing, refuse_folder
 from ..measure import Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
+from ..measure.condition import Condition
 from ..measure.rating import read_ratings, write_sheet
-from ..measure.speaker import Speaker
 from ..measure.suites import Change
 from ..models import Session
 from ..models.session import REPLY_TOKENS
@@ -100,11 +100,13 @@ def measure(
     suites = suites_asked(context, suite, suite_limit, suite_folder, suite_chat)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
     first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
-    speakers = _speakers(session, wanted, controls, redo, prompting) or {model if base else "none": Speaker(session)}
-    measured = measure_all(Speaker(first), speakers, wanted, max_prompts=max_prompts)
-    changes = suites.compare(Speaker(first), speakers) if suites else {}
+    conditions = _speakers(session, wanted, controls, redo, prompting) or {model if base else "none": Condition(session)}
+    measured = measure_all(Condition(first), conditions, wanted, max_prompts=max_prompts)
+    changes = suites.compare(Condition(first), conditions) if suites else {}
     inside = (
-        {} if base is None else {name: changed(Speaker(first), who, measured[name].observed, embedder) for name, who in speakers.items()}
+        {}
+        if base is None
+        else {name: changed(Condition(first), who, measured[name].observed, embedder) for name, who in conditions.items()}
     )
     values = {name: {**each.to_json(), **_besides(name, changes, inside)} for name, each in measured.items()}
     content = next(iter(values.values())) if len(values) == 1 else values
@@ -139,15 +141,15 @@ def _show_measured(measured: Mapping[str, Measurement], title: str, kind: str) -
 
 def _speakers(
     session: Session, wanted: Behaviour, controls: Mapping[str, Control], redo: bool, prompting: str | None
-) -> dict[str, Speaker]:
+) -> dict[str, Condition]:
     """Everyone who is measured beside the untouched model, by what the table calls them."""
-    speakers = {name: Speaker(session, each) for name, each in controls.items()}
+    conditions = {name: Condition(session, each) for name, each in controls.items()}
     if redo:
         detector = make_detector(wanted.detect, session)
-        speakers |= {f"{name}, where the reply shows it": Speaker(session, each, redo=detector) for name, each in controls.items()}
+        conditions |= {f"{name}, where the reply shows it": Condition(session, each, redo=detector) for name, each in controls.items()}
     if prompting is not None:
-        speakers[f"prompting: {prompting}"] = Speaker(session, None, prompting)
-    return speakers
+        conditions[f"prompting: {prompting}"] = Condition(session, None, prompting)
+    return conditions
 
 
 def _check_measuring(

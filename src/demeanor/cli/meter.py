@@ -15,11 +15,11 @@ from ..controls import load_control
 from ..detect import make_detector
 from ..errors import DataError
 from ..io.atomic import new_file, refuse_folder
+from ..measure.condition import Condition
 from ..measure.meter import Aggregate, ScoreTable, aggregate, compare, flows, read_table
 from ..measure.meter.aggregate import Missing, shifts
 from ..measure.meter.flows import LEVELS, Flows, sankey
 from ..measure.meter.scoring import replied, scored, texts_of, write_rows
-from ..measure.speaker import Speaker
 from ..models import is_organism
 from ..models.session import REPLY_TOKENS
 from ..progress import say
@@ -91,7 +91,7 @@ def meter_run(
     held = None if control is None else load_control(control)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
     by = {each.name: make_detector(each.detect, session) for each in wanted}
-    _finish(replied(Speaker(session, held), wanted[0], by, max_prompts), list(by), target, as_json)
+    _finish(replied(Condition(session, held), wanted[0], by, max_prompts), list(by), target, as_json)
 
 
 @meter_app.command("score", epilog="Example: demeanor meter score replies.csv --column reply -b refusal -o scored.csv")

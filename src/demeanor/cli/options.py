@@ -65,7 +65,7 @@ def behaviour_for(name: str, model: str) -> Behaviour:
     return wanted
 
 
-def held_in(in_4bit: bool, in_8bit: bool) -> Quantized | None:
+def quantized_as(in_4bit: bool, in_8bit: bool) -> Quantized | None:
     """How a model's weights are to be held."""
     if in_4bit and in_8bit:
         raise DataError("A model is held in 4 or in 8 bits; give one of --load-in-4bit and --load-in-8bit.")
@@ -76,7 +76,7 @@ def opened(
     model: str, device: str | None, dtype: str | None, in_4bit: bool = False, in_8bit: bool = False, reply_tokens: int = REPLY_TOKENS
 ) -> Session:
     """The model that a command names, loaded as its options say."""
-    return load(model, device=device, dtype=dtype, quantized=held_in(in_4bit, in_8bit), reply_tokens=reply_tokens)
+    return load(model, device=device, dtype=dtype, quantized=quantized_as(in_4bit, in_8bit), reply_tokens=reply_tokens)
 
 
 def given(context: typer.Context, *names: str) -> list[str]:

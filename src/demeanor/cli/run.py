@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..job.plan import Plan
 from ..job.run import run as run_plan
 from ..models.session import REPLY_TOKENS
-from .options import (  # fmt: skip
+from .options import (
     BEHAVIOUR_HELP,
     MODEL_HELP,
     AsJson,
@@ -26,9 +26,9 @@ from .options import (  # fmt: skip
     RankByOption,
     ReplyTokens,
     given,
-    held_in,
     out,
     print_json,
+    quantized_as,  # fmt: skip
 )
 from .tables import run_table
 
@@ -69,7 +69,7 @@ def run(
             )
         values = {
             "model": model, "behaviour": behaviour, "layer": layer, "rank_by": rank_by, "doses": doses, "false_positives": false_positives,
-            "max_prompts": max_prompts, "device": device, "dtype": dtype, "quantized": held_in(in_4bit, in_8bit), "reply_tokens": reply_tokens,
+            "max_prompts": max_prompts, "device": device, "dtype": dtype, "quantized": quantized_as(in_4bit, in_8bit), "reply_tokens": reply_tokens,
         }  # fmt: skip
         wanted = Plan.of(values, "the command line")
     result = run_plan(wanted, folder)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..errors import DataError
-from ..measure.speaker import Speaker
+from ..measure.condition import Condition
 from ..measure.suites import NAMED, Change, Suite, compare_suites, load_suites
 from ..progress import say
 from .options import given, out
@@ -37,10 +37,10 @@ class Suites:
     limit: int | None
     chat: bool
 
-    def compare(self, was: Speaker, speakers: Mapping[str, Speaker]) -> dict[str, dict[str, list[Change]]]:
-        always = {name: speaker for name, speaker in speakers.items() if speaker.redo is None}
-        if len(always) < len(speakers):
-            say(f"Suites score answers, not replies, so {len(speakers) - len(always)} controls on second thoughts are left out of them.")
+    def compare(self, was: Condition, conditions: Mapping[str, Condition]) -> dict[str, dict[str, list[Change]]]:
+        always = {name: condition for name, condition in conditions.items() if condition.redo is None}
+        if len(always) < len(conditions):
+            say(f"Suites score answers, not replies, so {len(conditions) - len(always)} controls on second thoughts are left out of them.")
         return compare_suites(was, always, self.suites, self.limit, self.chat)
 
     def show(self, changes: Mapping[str, Mapping[str, Sequence[Change]]], title: str) -> None:

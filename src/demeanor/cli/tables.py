@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..calibrate.dial import Dial
 from ..controls import Round
-from ..finding.compare import Contender
+from ..finding.compare import ComparedEstimator
 from ..job.result import Run
 from ..measure import Measurement
 from ..measure.changed import Changed
@@ -106,7 +106,7 @@ def dial_table(dial: Dial, title: str) -> Table:
     return table
 
 
-def contest_table(contest: Sequence[Contender], title: str) -> Table:
+def comparison_table(contest: Sequence[ComparedEstimator], title: str) -> Table:
     """A row per estimator: what ablating its best direction leaves, on val, beside how far apart it holds the classes."""
     shown = {"shows_rate": "shows it", "guard_rate": "guard does", "answers_shows": "right there", "answers_neutral": "right, neutral"}
     names = [name for name in shown if contest[0].scores[name].n]
@@ -129,7 +129,7 @@ def _short_interval(score: Score) -> str:
 
 def rounds_table(rounds: Sequence[Round]) -> Table:
     """What each further direction of a basis gained, on val."""
-    table = Table(title="Found, projected out, found again: what each round gained (val)", title_justify="left")
+    table = Table(title="Findings, projected out, found again: what each round gained (val)", title_justify="left")
     for heading in ("rank", "site", "estimator", "AUROC there", "shows: still exhibited", "shows: right answers"):
         table.add_column(heading)
     for r in rounds:

@@ -17,7 +17,21 @@ from ..train import prefix as train_prefix
 from ..train import rlaf as train_rlaf
 from ..train import sft as train_sft
 from .meter import OF_ORGANISM, TOXIC
-from .options import BEHAVIOUR_HELP, AsJson, Device, Dtype, In4bit, In8bit, MaxPrompts, Model, ReplyTokens, Target, held_in, out, print_json
+from .options import (
+    BEHAVIOUR_HELP,
+    AsJson,
+    Device,
+    Dtype,
+    In4bit,
+    In8bit,
+    MaxPrompts,
+    Model,
+    ReplyTokens,
+    Target,
+    out,
+    print_json,
+    quantized_as,
+)
 from .tables import changed_table, replies_table, scores_table
 
 train_app = typer.Typer(
@@ -193,7 +207,7 @@ def prefix(
     ] = None,
     kind: Annotated[str, typer.Option(help=_help("kind", Prefix))] = "lora",
     length: Annotated[int, typer.Option(help=_help("length", Prefix))] = 10,
-    opening: Annotated[int, typer.Option(help=_help("opening", Prefix))] = 0,
+    num_virtual_tokens: Annotated[int, typer.Option(help=_help("num_virtual_tokens", Prefix))] = 0,
     states: Annotated[float, typer.Option(help=_help("states", Prefix))] = 1.0,
     said: Annotated[float, typer.Option(help=_help("said", Prefix))] = 1.0,
     apart: Annotated[float, typer.Option(help=_help("apart", Prefix))] = 0.5,
@@ -208,7 +222,7 @@ def prefix(
 ) -> None:  # fmt: skip
     """Learn to do without a control what it does, or what SelfControl finds: an adapter, which can be merged into the weights."""
     own = {
-        "control": control, "less": less, "sets": sets or ["shows"], "kind": kind, "length": length, "opening": opening, "states": states,
+        "control": control, "less": less, "sets": sets or ["shows"], "kind": kind, "length": length, "num_virtual_tokens": num_virtual_tokens, "states": states,
         "said": said, "apart": apart, "top": top, "prompts": prompts,
     }  # fmt: skip
     _tell(train_prefix(Prefix.of({**_given(context), **own}, "the command line"), target), as_json)
@@ -230,7 +244,7 @@ def _given(context: typer.Context) -> dict[str, Any]:
     """The options that every recipe has, as its plan takes them."""
     values = {name: value for name, value in context.params.items() if name in Sft.model_fields}
     values["report_to"] = values["report_to"] or []
-    return {**values, "quantized": held_in(context.params["in_4bit"], context.params["in_8bit"])}
+    return {**values, "quantized": quantized_as(context.params["in_4bit"], context.params["in_8bit"])}
 
 
 def _tell(result: Trained | None, as_json: bool) -> None:

@@ -78,11 +78,11 @@ def clamp(
     if isinstance(to, str):
         if to not in ("lacks", "shows"):
             raise ControlError(f"A component is held at lacks, at shows or at a number, not at {to!r}.")
-        held = (direction.lacks if to == "lacks" else direction.shows).mean.double() @ direction.basis.double().T
+        target = (direction.lacks if to == "lacks" else direction.shows).mean.double() @ direction.basis.double().T
     else:
         _refuse_rank(direction, "clamp to a number")
-        held = torch.tensor([to], dtype=torch.float64)
-    part = Part("clamp", direction.basis, 1.0, _at_own_site(direction, tokens, positions), held=held.to(direction.basis))
+        target = torch.tensor([to], dtype=torch.float64)
+    part = Part("clamp", direction.basis, 1.0, _at_own_site(direction, tokens, positions), target=target.to(direction.basis))
     return _control(direction, part)
 
 

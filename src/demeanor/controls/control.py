@@ -38,7 +38,7 @@ class Control:
     adapters: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
-        opened = sum(adapter.opening is not None for adapter in self.adapters)
+        opened = sum(adapter.virtual_tokens is not None for adapter in self.adapters)
         if opened > 1 or (opened and (self.states or any(part.gates for part in self.parts))):
             raise ControlError(
                 "Embeddings that open every prompt cannot act together with others of their kind, with gates or with states of single prompts; use one of them."

@@ -29,7 +29,7 @@ def save_control(control: Control, path: str | Path) -> None:
     parts: list[dict[str, Any]] = []
     gates: list[Gate] = []
     for number, part in enumerate(control.parts):
-        own = {"vectors": part.vectors, "read": part.read, "held": part.held}
+        own = {"vectors": part.vectors, "read": part.read, "target": part.target}
         tensors |= {f"{number}.{name}": tensor for name, tensor in own.items() if tensor is not None}
         for gate in part.gates:
             if all(gate is not other for other in gates):
@@ -78,7 +78,7 @@ def load_control(path: str | Path) -> Control:
     parts = [
         Part(
             entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]),
-            tuple(gates[index] for index in _gates_of(entry)), tensors.get(f"{number}.read"), tensors.get(f"{number}.held"),
+            tuple(gates[index] for index in _gates_of(entry)), tensors.get(f"{number}.read"), tensors.get(f"{number}.target"),
         )
         for number, entry in enumerate(header["parts"])
     ]  # fmt: skip
@@ -130,8 +130,8 @@ def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
         for kind, pairs in (("low_rank", each.low_rank), ("prompts", each.prompts)):
             for name, halves in pairs.items():
                 made |= {f"adapter {number}.{kind}.{name}.{half}": tensor for half, tensor in enumerate(halves)}
-        if each.opening is not None:
-            made[f"adapter {number}.opening"] = each.opening
+        if each.virtual_tokens is not None:
+            made[f"adapter {number}.virtual_tokens"] = each.virtual_tokens
     return made
 
 
@@ -141,7 +141,7 @@ def _adapter(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor
         names = [key.removeprefix(start).removesuffix(".0") for key in tensors if key.startswith(start) and key.endswith(".0")]
         return {name: (tensors[f"{start}{name}.0"], tensors[f"{start}{name}.1"]) for name in names}
 
-    opening = tensors.get(f"adapter {number}.opening")
+    opening = tensors.get(f"adapter {number}.virtual_tokens")
     return Adapter(pairs("low_rank"), pairs("prompts"), opening, entry["transposed"], entry["dose"])
 
 

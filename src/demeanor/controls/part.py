@@ -31,7 +31,7 @@ class Part:
     ablate: vectors [k, d_model] orthonormal, dose = strength; with `read` [k, d_model], what those read is removed along
     `vectors`, which then need not be orthonormal. scale: the same vectors, dose = factor. rotate: two orthonormal vectors,
     dose = degrees from the first towards the second. add: one offset [1, d_model]. clamp: orthonormal vectors,
-    their components held at `held` [k]; dose 1, or 0 for nothing.
+    their components held at `target` [k]; dose 1, or 0 for nothing.
     """
 
     kind: Kind
@@ -40,20 +40,20 @@ class Part:
     scope: Scope
     gates: tuple[Gate, ...] = ()
     read: Tensor | None = None
-    held: Tensor | None = None
+    target: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ControlError(f"{self.kind!r} is no kind of edit; use one of {', '.join(get_args(Kind))}.")
         largest = LARGEST_ANGLE if self.kind == "rotate" else LARGEST_DOSE
-        numbers = [tensor for tensor in (self.vectors, self.read, self.held) if tensor is not None]
+        numbers = [tensor for tensor in (self.vectors, self.read, self.target) if tensor is not None]
         if not math.isfinite(self.dose) or abs(self.dose) > largest or not all(bool(tensor.isfinite().all()) for tensor in numbers):
             raise ControlError(
                 f"A control with {UNIT[self.kind]} {self.dose:g} is not a usable edit; {self.kind} takes numbers from -{largest} to {largest}."
             )
         if self.kind in ("add", "clamp") and self.scope.site is None:
             raise ControlError(f"{self.kind} acts at one site: at every writer its offset would come in again and again.")
-        if (self.kind == "clamp") != (self.held is not None) or (self.read is not None and self.kind != "ablate"):
+        if (self.kind == "clamp") != (self.target is not None) or (self.read is not None and self.kind != "ablate"):
             raise ControlError("Components are held by clamp alone, and read along other vectors by ablate alone.")
 
     def scaled(self, dose: float) -> Part:
@@ -74,8 +74,8 @@ class Part:
             return edits.scale(self.vectors, self.dose)
         if self.kind == "rotate":
             return edits.rotate(self.vectors, self.dose)
-        if self.held is not None:
-            return edits.clamp(self.vectors, self.held).scaled(self.dose)
+        if self.target is not None:
+            return edits.clamp(self.vectors, self.target).scaled(self.dose)
         if self.read is not None:
             return edits.oblique(self.read, self.vectors, self.dose)
         return edits.ablate(self.vectors, self.dose)
@@ -99,9 +99,9 @@ class Part:
 
     def to(self, like: Tensor) -> Part:
         """The same with its tensors where `like` is."""
-        vectors, read, held = (tensor if tensor is None else tensor.to(like.device) for tensor in (self.vectors, self.read, self.held))
+        vectors, read, target = (tensor if tensor is None else tensor.to(like.device) for tensor in (self.vectors, self.read, self.target))
         assert vectors is not None
-        return replace(self, vectors=vectors, read=read, held=held)
+        return replace(self, vectors=vectors, read=read, target=target)
 
     def bakeable(self, layout: Layout) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""
@@ -116,9 +116,9 @@ class Part:
     def __str__(self) -> str:
         rank = "" if self.kind == "rotate" else f"rank {len(self.vectors)}, "
         dose = f"{UNIT[self.kind]} {self.dose:g}"
-        if self.held is not None:
-            held = ", ".join(f"{value:.4g}" for value in self.held.tolist())
-            dose = f"held at {held}" if self.dose else "off"
+        if self.target is not None:
+            target = ", ".join(f"{value:.4g}" for value in self.target.tolist())
+            dose = f"held at {target}" if self.dose else "off"
         text = f"{self.kind} ({rank}{dose}) at {self.scope}"
         text += ", read along other vectors" if self.read is not None else ""
         return f"{text}, where {' and '.join(map(str, self.gates))}" if self.gates else text

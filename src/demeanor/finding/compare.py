@@ -17,13 +17,13 @@ from ..progress import say, track
 from ..stats import intervals
 from ..stats.score import Score
 from .estimators import ESTIMATORS, USUAL
-from .find import Found
+from .find import Findings
 
 PROMPTS = 64  # of each set of val
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparedEstimator:
     """The best direction of one estimator, what selection saw of it, and every rate on val with it ablated."""
 
     direction: Direction
@@ -49,7 +49,7 @@ def estimators_for(behaviour: Behaviour, named: Sequence[str] | None, all_of_the
     return tuple(name for name in ESTIMATORS if name != "paired_pca" or behaviour.pairs)
 
 
-def contested(session: Session, behaviour: Behaviour, found: Found) -> list[Contender]:
+def compare_estimators(session: Session, behaviour: Behaviour, found: Findings) -> list[ComparedEstimator]:
     """The best surviving candidate of every estimator of a search, with what is left when it is ablated; least left first.
 
     An estimator whose candidates were all discarded is told aloud. Raises NoCandidate when that is true of every one.
@@ -63,7 +63,7 @@ def contested(session: Session, behaviour: Behaviour, found: Found) -> list[Cont
     if not best:
         raise NoCandidate("Every candidate of every estimator was discarded; see find without --compare for the reasons.")
     made = [
-        _contender(session, behaviour, found.directions[number], found.candidates[number])
+        _compared(session, behaviour, found.directions[number], found.candidates[number])
         for number in track(list(best.values()), "Comparing estimators", len(best))
     ]
     return sorted(
@@ -71,6 +71,6 @@ def contested(session: Session, behaviour: Behaviour, found: Found) -> list[Cont
     )
 
 
-def _contender(session: Session, behaviour: Behaviour, direction: Direction, candidate: Candidate) -> Contender:
+def _compared(session: Session, behaviour: Behaviour, direction: Direction, candidate: Candidate) -> ComparedEstimator:
     seen = observe(session, behaviour, ablate(direction), split="val", max_prompts=PROMPTS)
-    return Contender(direction, candidate, {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES})
+    return ComparedEstimator(direction, candidate, {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES})

@@ -72,7 +72,7 @@ class Evaluation:
         if self.said:
             return self._leaning() - self.leaning
         if self.signal.tells:
-            return float(_log_odds(self.session.logits(prompts, self.signal.after), self.signal.opening).mean())
+            return float(_log_odds(self.session.logits(prompts, self.signal.after), self.signal.first_tokens).mean())
         replies = [reply.text for reply in self.session.generate(prompts)]
         shown = sum(present(self.detector, replies, prompts))
         return math.log((shown + 0.5) / (len(prompts) - shown + 0.5))

@@ -23,7 +23,7 @@ class Sets:
     counts: dict[str, dict[str, int]]
 
 
-def filtered(session: Session, behaviour: Behaviour, detector: Detector, max_prompts: int | None = None) -> Sets:
+def filter_prompts(session: Session, behaviour: Behaviour, detector: Detector, max_prompts: int | None = None) -> Sets:
     """`shows` and `guard` prompts on which the model exhibits the behaviour, `lacks` prompts on which it does not.
 
     Train and val only. Where `shows` and `lacks` are replies, they are taken as they are given; where they are pairs, a

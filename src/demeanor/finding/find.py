@@ -19,7 +19,7 @@ from ..runtime.capture import REPLY
 from .classes import Chance, Classes
 from .estimators import ESTIMATORS, USUAL, Estimate
 from .evaluate import Evaluation
-from .filter import Sets, filtered
+from .filter import Sets, filter_prompts
 from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
 from .signal import Signal, find_signal
 
@@ -28,7 +28,7 @@ LITTLE = 1.0  # log-odds by which ablation must lower the behaviour to be called
 
 
 @dataclass(frozen=True)
-class Found:
+class Findings:
     """Everything one search saw: `directions` with their `candidates` (what each did), in the same order."""
 
     directions: tuple[Direction, ...]
@@ -111,7 +111,7 @@ def search_directions(
     max_prompts: int | None = None,
     rank_by: RankBy | None = None,
     estimators: Sequence[Estimator] = USUAL,
-) -> Found:
+) -> Findings:
     """Every candidate direction, tried; see `find`."""
     behaviour.needs_prompts()
     _refuse_estimators(behaviour, estimators)
@@ -120,7 +120,7 @@ def search_directions(
     if layer is not None and not 0 <= layer < n_layers:
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
     detector = make_detector(behaviour.detect, session)
-    sets = filtered(session, behaviour, detector, max_prompts)
+    sets = filter_prompts(session, behaviour, detector, max_prompts)
     signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(session, sets)
     if signal.after:
         say(f"What the model will do is settled after {session.tokenizer.decode(list(signal.after))!r}; directions are looked for there.")
@@ -143,7 +143,7 @@ def search_directions(
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
     by = rank_by or ("induce" if behaviour.has_replies else "bypass")
-    found = Found(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
+    found = Findings(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
     found.tell()
     return found
 

@@ -36,7 +36,7 @@ from ..models.attribution import ablation_gain
 from ..progress import say, track
 from ..runtime.capture import spread
 from .filter import Sets
-from .find import Found
+from .find import Findings
 from .signal import common_openings
 
 MAX_RANK = 4
@@ -53,7 +53,7 @@ WORDING, FEWEST_ALIKE = 3, 8  # tokens that make a wording, and train prompts th
 OPENING_TOKENS = 16  # of a reply, enough for a detector to see how it opens
 
 
-def find_again(session: Session, found: Found, detector: Detector, rank: int) -> Direction:
+def find_again(session: Session, found: Findings, detector: Detector, rank: int) -> Direction:
     """The best direction of a search with further ones, each found with the earlier ones ablated, up to `rank` in all.
 
     It ends early where no site tells held-out prompts apart any more (AUROC < 0.6). `rounds` of the result say what every
@@ -107,7 +107,7 @@ def _left_and_right(session: Session, sets: Sets, detector: Detector, direction:
     return sum(present(detector, replies, prompts)) / len(prompts), sum(right) / len(right) if right else None
 
 
-def by_wording(session: Session, found: Found, detector: Detector) -> Direction | None:
+def by_wording(session: Session, found: Findings, detector: Detector) -> Direction | None:
     """A basis of one projected direction per wording of the `shows` replies, at the layer where it leaves least.
 
     A wording is the first three reply tokens, shared by at least eight train prompts. None where there is only one.

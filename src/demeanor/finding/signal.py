@@ -22,11 +22,11 @@ OPENINGS = 6  # reply tokens that prompts are forced through: fewer than this
 class Signal:
     """What tells, before a whole reply is there, that the behaviour comes: the next token after `after`.
 
-    opening [vocab]: tokens that then stand for the behaviour; `tells` is whether their log-odds separate the classes.
+    first_tokens [vocab]: tokens that then stand for the behaviour; `tells` is whether their log-odds separate the classes.
     """
 
     after: tuple[int, ...]
-    opening: Tensor
+    first_tokens: Tensor
     tells: bool
 
 
@@ -38,9 +38,9 @@ def find_signal(session: Session, sets: Sets) -> Signal:
     """
     first: Signal | None = None
     for after in common_openings(session, sets):
-        opening = _opening_tokens(session, sets, after)
-        odds = [_log_odds(session.logits(sets.val[name], after), opening) for name in ("shows", "lacks")]
-        signal = Signal(after, opening, bool(opening.any()) and float(directions.auroc(*odds)) >= SEPARATES)
+        first_tokens = _first_tokens(session, sets, after)
+        odds = [_log_odds(session.logits(sets.val[name], after), first_tokens) for name in ("shows", "lacks")]
+        signal = Signal(after, first_tokens, bool(first_tokens.any()) and float(directions.auroc(*odds)) >= SEPARATES)
         if signal.tells:
             return signal
         first = first or signal
@@ -54,13 +54,13 @@ def common_openings(session: Session, sets: Sets, longest: int = OPENINGS) -> li
     return [Counter(ids[:length] for ids in replies).most_common(1)[0][0] for length in range(longest)]
 
 
-def _opening_tokens(session: Session, sets: Sets, after: Sequence[int]) -> Tensor:
+def _first_tokens(session: Session, sets: Sets, after: Sequence[int]) -> Tensor:
     """Which tokens [vocab] the model's own replies go on with more often on `shows` than on `lacks`, boolean."""
     shows, lacks = (session.logits(sets.train[name], after).softmax(-1).mean(0) for name in ("shows", "lacks"))
     return (shows > 2 * lacks) & (shows > 1e-3)
 
 
-def _log_odds(logits: Tensor, opening: Tensor) -> Tensor:
+def _log_odds(logits: Tensor, first_tokens: Tensor) -> Tensor:
     """log p - log(1 - p) of opening with one of the tokens, logits [prompt, vocab] -> [prompt], without 1 - p."""
     logits = logits.double()
-    return logits[:, opening].logsumexp(-1) - logits[:, ~opening].logsumexp(-1)
+    return logits[:, first_tokens].logsumexp(-1) - logits[:, ~first_tokens].logsumexp(-1)

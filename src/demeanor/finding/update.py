@@ -21,7 +21,7 @@ from ..detect import make_detector
 from ..errors import ControlError, DataError
 from ..models import Session, Site
 from ..runtime.capture import REPLY
-from .filter import Sets, filtered
+from .filter import Sets, filter_prompts
 
 MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_difference": directions.mean_difference, "projected": directions.projected,
@@ -29,7 +29,7 @@ MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Drift:
+class LayerDrift:
     """What the new prompts changed at one site: the cosine of the mean difference before and after, of the mean difference
     of the new prompts alone with the one before, and by how many within-class deviations either class mean moved."""
 
@@ -48,7 +48,7 @@ class Updated:
     """The direction on all prompts, what became of every site, and how many prompts were kept of those given."""
 
     direction: Direction
-    drift: tuple[Drift, ...]
+    drift: tuple[LayerDrift, ...]
     counts: Mapping[str, Mapping[str, int]]
 
 
@@ -65,7 +65,7 @@ def update(session: Session, direction: Direction, behaviour: Behaviour, max_pro
         raise DataError(
             "A direction read at prompts is updated by prompts, and one read over replies by replies; these are the other kind."
         )
-    sets = filtered(session, behaviour, make_detector(behaviour.detect, session), max_prompts)
+    sets = filter_prompts(session, behaviour, make_detector(behaviour.detect, session), max_prompts)
     sites = [Site(layer, direction.site.point, direction.site.position) for layer in range(session.layout.n_layers)]
     new = {name: Moments.of(session.capture(sets.train[name], sites, direction.after).values) for name in ("shows", "lacks")}
     assert direction.layers is not None
@@ -108,7 +108,7 @@ def _held_out(session: Session, sets: Sets, direction: Direction, vector: Tensor
     return float(directions.separation(*along)), float(directions.auroc(*along))
 
 
-def _drift(site: Site, before: tuple[Moments, Moments], new: Mapping[str, Moments], after: tuple[Moments, Moments]) -> Drift:
+def _drift(site: Site, before: tuple[Moments, Moments], new: Mapping[str, Moments], after: tuple[Moments, Moments]) -> LayerDrift:
     def difference(shows: Moments, lacks: Moments) -> Tensor:
         return directions.mean_difference(shows.mean[site.layer], lacks.mean[site.layer])
 
@@ -118,7 +118,7 @@ def _drift(site: Site, before: tuple[Moments, Moments], new: Mapping[str, Moment
         return float(gap.norm() / old.variance[site.layer].sum().clamp_min(torch.finfo(torch.float64).tiny).sqrt())
 
     was = difference(*before)
-    return Drift(
+    return LayerDrift(
         site,
         float(was @ difference(*after)),
         float(was @ difference(new["shows"], new["lacks"])),

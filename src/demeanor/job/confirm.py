@@ -19,7 +19,7 @@ from ..calibrate.dial import ADDED_TO, dial_sites
 from ..controls import Control, Direction, Gate, Round, ablate, add
 from ..detect import make_detector
 from ..errors import CheckFailed, NoCandidate
-from ..finding.find import Found
+from ..finding.find import Findings
 from ..finding.gates import fires_on, fit_gate
 from ..finding.rank import ENOUGH, MAX_RANK, by_wording, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL, table
@@ -109,7 +109,7 @@ def _text(rate: float | None) -> str:
 
 
 def confirm(
-    session: Session, behaviour: Behaviour, found: Found, *, false_positives: float = 0.05, max_prompts: int | None = None
+    session: Session, behaviour: Behaviour, found: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None
 ) -> Decision:
     """Try the best directions on val, gated and not, at rank 1 and (where answers do not come back) higher."""
     gates, refused = _gates(session, behaviour, false_positives, max_prompts)
@@ -131,7 +131,7 @@ def confirm(
 
 
 def _what_is_left(
-    session: Session, behaviour: Behaviour, found: Found, trial: _Trial, tried: Sequence[Option]
+    session: Session, behaviour: Behaviour, found: Findings, trial: _Trial, tried: Sequence[Option]
 ) -> tuple[list[Option], list[Round]]:
     """Further options where no direction ablated alone removes the behaviour: its wordings apart, found again and again
     at higher rank, and the stream pushed away from it. Each is tried only if those before leave more than 2 %."""
@@ -209,7 +209,7 @@ def _starts(tried: Sequence[Option]) -> list[Option]:
     return [order[0], *([other] if other else [])]
 
 
-def _shortlist(found: Found, gated: bool) -> list[int]:
+def _shortlist(found: Findings, gated: bool) -> list[int]:
     """The best few directions of each estimator; behind a gate, those that change neutral prompts may compete too."""
     order = found.eligible(frozenset({CHANGES_NEUTRAL} if gated else ()))
     kept: list[int] = []

@@ -9,7 +9,7 @@ from ..behaviours import Behaviour
 from ..calibrate.dial import Dial
 from ..controls import Control, Direction
 from ..export import Baked
-from ..finding.find import Found
+from ..finding.find import Findings
 from ..measure import Measurement
 from .confirm import Decision
 from .plan import Plan
@@ -53,7 +53,7 @@ class Run:
     plan: Plan
     folder: Path
     behaviour: Behaviour
-    found: Found
+    found: Findings
     decision: Decision
     control: Control
     measurement: Measurement

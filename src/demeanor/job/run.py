@@ -26,7 +26,7 @@ from ..controls.files import CONTROL
 from ..detect import make_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
-from ..finding.find import Found, search_directions
+from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..measure import Measurement, measure, observe
 from ..models import Session, is_organism, load
@@ -68,7 +68,7 @@ def _loaded(plan: Plan, model: str) -> Session:
     return load(model, device=plan.device, dtype=plan.dtype, quantized=plan.quantized, reply_tokens=plan.reply_tokens)
 
 
-def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Found, decision: Decision, work: Path, started: float) -> Run:
+def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:
     """The test split, touched once: the chosen control, and the best bakeable one beside it where that is another."""
     control = _described(decision.chosen)
     before = observe(session, wanted, max_prompts=plan.max_prompts)
@@ -116,7 +116,7 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
     worst = float((baked.logits(prompts) - expected).abs().max() / expected.std())
     replies = baked.generate(prompts, max(len(outcome.reply.ids) for outcome in outcomes))
     same = sum(reply.text == outcome.reply.text for reply, outcome in zip(replies, outcomes))
-    return Parity(worst, same, len(outcomes), session.held_in)
+    return Parity(worst, same, len(outcomes), session.dtype_name)
 
 
 def _write(result: Run, session: Session, work: Path) -> None:

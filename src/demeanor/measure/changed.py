@@ -15,9 +15,9 @@ from ..models.attribution import input_x_gradient, mean_states
 from ..models.thinking import spoken
 from ..stats import intervals
 from ..stats.score import Score
+from .condition import Condition
 from .drift import HELD
 from .observation import Observation, Outcome
-from .speaker import Speaker
 
 TOKENS = 32  # of a reply
 PROMPTS = 64  # that are looked into; a backward pass each
@@ -49,7 +49,7 @@ class Changed:
         return "\n".join(lines)
 
 
-def changed(was: Speaker, now: Speaker, seen: tuple[Observation, Observation], embedder: str | None = None) -> Changed:
+def changed(was: Condition, now: Condition, seen: tuple[Observation, Observation], embedder: str | None = None) -> Changed:
     """What became of the base's replies under the other, from what both said to the same prompts.
 
     Prompts are taken from all sets in turn, 64 at most. `embedder`: a sentence-transformers model by name or folder; the mean of
@@ -84,7 +84,7 @@ def _sample(seen: tuple[Observation, Observation]) -> list[tuple[Outcome, Outcom
     return kept
 
 
-def _likelihoods(who: Speaker, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> dict[str, Score]:
+def _likelihoods(who: Condition, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> dict[str, Score]:
     few = max(1, HELD // (TOKENS * who.session.vocabulary))
     rows: list[tuple[float, float, float]] = []
     for start in range(0, len(prompts), few):
@@ -100,7 +100,7 @@ def _likelihoods(who: Speaker, prompts: Sequence[Prompt], replies: Sequence[Sequ
     }
 
 
-def _attributions(who: Speaker, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> dict[str, Score]:
+def _attributions(who: Condition, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> dict[str, Score]:
     asked = who.asked(prompts)
     with who.acting() as session:
         shares = input_x_gradient(session, asked, replies)

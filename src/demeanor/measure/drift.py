@@ -13,8 +13,8 @@ from ..errors import CheckFailed, DataError
 from ..models import Session
 from ..stats import intervals
 from ..stats.score import Score
+from .condition import Condition
 from .observation import Outcome
-from .speaker import Speaker
 
 TOKENS = 32
 HELD = 1 << 27  # log-probabilities held at a time: whole vocabularies are large
@@ -33,8 +33,8 @@ class Drift:
     perplexity: tuple[Score, Score]
 
 
-def drift(before: Speaker, after: Speaker, replies: Sequence[Outcome]) -> Drift:
-    """What becomes of replies that the speaker before gave, for the one after. Intervals are bootstraps over prompts.
+def drift(before: Condition, after: Condition, replies: Sequence[Outcome]) -> Drift:
+    """What becomes of replies that the condition before gave, for the one after. Intervals are bootstraps over prompts.
 
     Raises DataError when the two have different vocabularies.
     """
@@ -57,7 +57,7 @@ def _chunks(session: Session, outcomes: Sequence[Outcome]) -> list[Sequence[Outc
     return [outcomes[start : start + few] for start in range(0, len(outcomes), few)]
 
 
-def _compared(before: Speaker, after: Speaker, outcomes: Sequence[Outcome]) -> list[tuple[float, ...]]:
+def _compared(before: Condition, after: Condition, outcomes: Sequence[Outcome]) -> list[tuple[float, ...]]:
     """Per prompt: reply tokens, sum of KL, KL of the first, and the replies' negative log-likelihoods before and after."""
     prompts = [outcome.prompt for outcome in outcomes]
     replies = [outcome.reply.ids[:TOKENS] for outcome in outcomes]

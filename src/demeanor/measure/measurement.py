@@ -16,10 +16,10 @@ from ..errors import DataError
 from ..models import Session
 from ..stats import intervals
 from ..stats.score import Better, Score
+from .condition import Condition
 from .degeneration import OF_REPLIES
 from .drift import Drift, drift
 from .observation import Observation, Outcome, observed
-from .speaker import Speaker
 
 # Every yes-or-no score: its name, which outcomes it counts, and which way is better.
 RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
@@ -80,26 +80,28 @@ def measure(
     `prompting` is a text that opens every system prompt, to compare a control with; `base` another model to compare with,
     instead of the untouched `session`. `before` saves running that one again when several controls are compared.
     """
-    now = Speaker(session, control, prompting)
-    ((_, made),) = measure_all(Speaker(base or session), {"": now}, behaviour, split=split, max_prompts=max_prompts, before=before).items()
+    now = Condition(session, control, prompting)
+    ((_, made),) = measure_all(
+        Condition(base or session), {"": now}, behaviour, split=split, max_prompts=max_prompts, before=before
+    ).items()
     return made
 
 
 def measure_all(
-    was: Speaker,
-    speakers: Mapping[str, Speaker],
+    was: Condition,
+    conditions: Mapping[str, Condition],
     behaviour: Behaviour,
     *,
     split: Split = "test",
     max_prompts: int | None = None,
     before: Observation | None = None,
 ) -> dict[str, Measurement]:
-    """Several speakers, by name, against one and the same: what it says is asked for once."""
+    """Several conditions, by name, against one and the same: what it says is asked for once."""
     before = before or observed(was, behaviour, split, max_prompts)
     if not any(before.sets.values()):
         raise DataError(f"The behaviour {behaviour.name!r} has no prompts in its {split} split; nothing can be measured.")
     made = {}
-    for name, now in speakers.items():
+    for name, now in conditions.items():
         after = observed(now, behaviour, split, max_prompts) if now != was else before
         made[name] = compare(behaviour.name, split, before, after, drift(was, now, ordinary(before)))
     return dict(zip(made, _together(list(made.values()))))

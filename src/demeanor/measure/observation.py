@@ -11,7 +11,7 @@ from ..controls import Control
 from ..detect import make_detector, present
 from ..models import Reply, Session
 from .answers import is_right
-from .speaker import Speaker
+from .condition import Condition
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ def observe(
     session: Session, behaviour: Behaviour, control: Control | None = None, *, split: Split = "test", max_prompts: int | None = None
 ) -> Observation:
     """Greedy replies to every prompt of every set, with a control in force or without."""
-    return observed(Speaker(session, control), behaviour, split, max_prompts)
+    return observed(Condition(session, control), behaviour, split, max_prompts)
 
 
-def observed(speaker: Speaker, behaviour: Behaviour, split: Split = "test", max_prompts: int | None = None) -> Observation:
-    """What a speaker says to every prompt of every set, greedily."""
-    behaviour.must_fit(speaker.session.name, speaker.session.organism)
-    detector = make_detector(behaviour.detect, speaker.session)
-    budget = reply_budget(speaker.session, behaviour)
+def observed(condition: Condition, behaviour: Behaviour, split: Split = "test", max_prompts: int | None = None) -> Observation:
+    """What a condition says to every prompt of every set, greedily."""
+    behaviour.must_fit(condition.session.name, condition.session.organism)
+    detector = make_detector(behaviour.detect, condition.session)
+    budget = reply_budget(condition.session, behaviour)
     sets: dict[SetName, tuple[Outcome, ...]] = {}
     for name in SET_NAMES:
         prompts = asked(behaviour.set(name, split, max_prompts))
-        replies = speaker.generate(prompts, budget) if prompts else []
+        replies = condition.generate(prompts, budget) if prompts else []
         shown = present(detector, [reply.text for reply in replies], prompts)
         sets[name] = tuple(
             Outcome(prompt, reply, here, None if prompt.answer is None else is_right(reply.text, prompt.answer))

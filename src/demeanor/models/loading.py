@@ -18,7 +18,7 @@ import torch
 from ..errors import ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
 from ..progress import say
-from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, OPENING
+from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
 from .session import ORGANISM_MARK, REPLY_TOKENS, Session
 
 ORGANISM = "organism"
@@ -123,7 +123,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again.")
     held = set(read_header(folder / ADAPTER_WEIGHTS))
-    if f"base_model.model.{OPENING}.weight" in held:
+    if f"base_model.model.{VIRTUAL_TOKENS}.weight" in held:
         raise ModelError(f"{name} opens prompts with embeddings, which weights cannot take in; put it in force with --control.")
     model, tokenizer = _read(base, place, dtype, None)
     from peft import PeftModel, get_peft_model_state_dict

@@ -16,15 +16,15 @@ from ..errors import AccountingError, ControlError, DataError
 from ..runtime.adapters import Adapted
 from ..runtime.batches import TOKEN_BUDGET, Batch, Reply, each, said_one_of, trimmed
 from ..runtime.batches import in_batches as run_in_batches
-from ..runtime.capture import REPLY, Activations, Attention, Reader, Site
+from ..runtime.capture import REPLY, Activations, HookSwitch, Reader, Site
 from ..runtime.intervene import Intervention, at_writers
 from ..runtime.prompt_states import PromptStates
-from ..runtime.rows import Rows, Steers, in_rows
+from ..runtime.rows import ControlLike, Rows, in_rows
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
 from ..structure.proof import prove
 from .texts import Texts
-from .thinking import opened_by, unfinished
+from .thinking import open_think_tag, unfinished
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +47,7 @@ class Session(Texts):
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
         self._steering: list[Steering | PromptStates | Adapted] = []
-        self._attention = Attention()
+        self._switch = HookSwitch()
         self.end_ids = _end_ids(model, tokenizer)
         self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
         # Greedy means the likeliest token: no penalty or other default that the model's own configuration sets.
@@ -61,7 +61,7 @@ class Session(Texts):
         return self.model.device
 
     @property
-    def held_in(self) -> str:
+    def dtype_name(self) -> str:
         """What the weights are computed with: "float32", "bfloat16", ..., or "quantised"."""
         quantised = getattr(self.model, "hf_quantizer", None) is not None
         return "quantised" if quantised else str(self.model.dtype).removeprefix("torch.")
@@ -95,7 +95,7 @@ class Session(Texts):
         if isinstance(prompts, str):
             raise DataError("generate takes a list of prompts; use chat for a single one.")
         # A block of thoughts that the template opens is part of what the model says.
-        opened = [opened_by(self.render(prompt)) for prompt in prompts]
+        opened = [open_think_tag(self.render(prompt)) for prompt in prompts]
         said = self.continue_from([self.encode(prompt) for prompt in prompts], most, temperature=temperature)
         replies = [Reply(start + self.decode(ids), ids) for start, ids in zip(opened, said)]
         cut = sum(unfinished(reply.text) for reply in replies)
@@ -195,7 +195,7 @@ class Session(Texts):
 
         values [prompt, site, d_model]; sites at position REPLY need prompts that come with a reply (DataError otherwise).
         """
-        reader = Reader(self.model, self.layout, sites, self._attention)
+        reader = Reader(self.model, self.layout, sites, self._switch)
         said = any(site.position == REPLY for site in sites)
         replies = [self._own_reply(prompt) if said else [] for prompt in prompts]
         starts = [[*self.encode(prompt), *after] for prompt in prompts]
@@ -228,19 +228,19 @@ class Session(Texts):
             )
 
     @contextmanager
-    def controlled(self, control: Steers) -> Iterator[Session]:
+    def controlled(self, control: ControlLike) -> Iterator[Session]:
         """The model with a control in force, until the context ends. Contexts nest, the inner one acts on top."""
         interventions = self.interventions(control)
         with ExitStack() as stack:
             for adapter in control.adapters:
-                stack.enter_context(self._in_force(Adapted(self.model, self.decoder, adapter, self._attention)))
+                stack.enter_context(self._in_force(Adapted(self.model, self.decoder, adapter, self._switch)))
             stack.enter_context(self._steered([interventions]))
             for states in control.states:
-                stack.enter_context(self._in_force(PromptStates(self.model, self.decoder, self.layout, states, self._attention)))
+                stack.enter_context(self._in_force(PromptStates(self.model, self.decoder, self.layout, states, self._switch)))
             yield self
 
     @contextmanager
-    def controlled_rows(self, controls: Sequence[Steers | None]) -> Iterator[Rows]:
+    def controlled_rows(self, controls: Sequence[ControlLike | None]) -> Iterator[Rows]:
         """The model with a control for each prompt, until the context ends; None is the untouched model.
 
         Whatever is asked inside must be asked of as many prompts as there are controls: the first prompt has the first
@@ -260,9 +260,9 @@ class Session(Texts):
 
     def watched(self, steered: AbstractContextManager[Any]) -> AbstractContextManager[Watched]:
         """`steered` (from `controlled` or `controlled_rows`) in force, and what it really changes counted."""
-        return watching(self.model, self.decoder, self.layout, self._attention, steered)
+        return watching(self.model, self.decoder, self.layout, self._switch, steered)
 
-    def interventions(self, control: Steers) -> list[Intervention]:
+    def interventions(self, control: ControlLike) -> list[Intervention]:
         """A control as edits at this model's modules. Raises ControlError when it was made for another structure."""
         if control.layout_hash != self.layout.hash:
             raise ControlError(
@@ -275,15 +275,15 @@ class Session(Texts):
     @contextmanager
     def uncontrolled(self) -> Iterator[Session]:
         """The model as it is, whatever control is in force around this."""
-        before, self._attention.quiet = self._attention.quiet, True
+        before, self._switch.quiet = self._switch.quiet, True
         try:
             yield self
         finally:
-            self._attention.quiet = before
+            self._switch.quiet = before
 
     @contextmanager
     def _steered(self, slots: Sequence[Sequence[Intervention]], rows: Sequence[int] | None = None) -> Iterator[Steering]:
-        steering = Steering(self.model, self.decoder, self.layout, slots, rows, self._attention)
+        steering = Steering(self.model, self.decoder, self.layout, slots, rows, self._switch)
         with self._in_force(steering):
             yield steering
 
@@ -310,10 +310,10 @@ class Session(Texts):
     def in_batches(self, ids: Sequence[Sequence[int]], run: Any, what: str, extra: int = 0) -> list[Any]:
         """`run` on batches of token ids, under whatever is in force; its results, one per row, in order."""
         # Who asks the model as it is may ask about any number of prompts.
-        acting = [] if self._attention.quiet else self._steering
+        acting = [] if self._switch.quiet else self._steering
         by_row = [steering for steering in acting if isinstance(steering, Steering) and steering.rows is not None]
         # Tokens that stand for embeddings which open every prompt.
-        opening = [self._pad] * sum(each.opening for each in acting if isinstance(each, Adapted))
+        opening = [self._pad] * sum(each.virtual_tokens for each in acting if isinstance(each, Adapted))
         if opening:
             ids = [[*opening, *row] for row in ids]
             longest = max(ids, key=len)
@@ -346,7 +346,7 @@ class Session(Texts):
         layers = range(self.layout.n_layers)
         sites = [Site(0, "embed"), *(Site(layer, "resid_post") for layer in layers)]
         ids = torch.arange(5, 14, device=self.device)[None] % self.model.get_input_embeddings().num_embeddings
-        reader = Reader(self.model, self.layout, sites, self._attention)
+        reader = Reader(self.model, self.layout, sites, self._switch)
 
         def stream() -> Tensor:
             return reader.read(lambda: self.decoder(input_ids=ids, use_cache=False), torch.tensor([8], device=self.device))[0]

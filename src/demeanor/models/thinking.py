@@ -9,7 +9,7 @@ thinks "i could refuse" and then answers did not refuse. Where a reply is though
   everything up to it is thought. A closing tag after an opening one in the middle of a reply is ordinary text.
 - A tag in quotes, in inline code or in a fenced block is spoken of, not used, and counts as neither.
 
-A block that the template opened and the reply never closes leaves no trace in the reply: `opened_by` gives the tag that
+A block that the template opened and the reply never closes leaves no trace in the reply: `open_think_tag` gives the tag that
 the rendered prompt ends with, to be put before the reply. Some tokenizers count these tags among their special tokens,
 which decoding drops: `kept_tokens` says which must stay.
 """
@@ -49,7 +49,7 @@ def unfinished(text: str) -> bool:
     return _said(text) is None
 
 
-def opened_by(rendered: str) -> str:
+def open_think_tag(rendered: str) -> str:
     """The opening tag that a rendered prompt ends with, "" where it ends with none."""
     return next((opening for opening, _ in TAGS if rendered.rstrip().endswith(opening)), "")
 

@@ -25,11 +25,11 @@ from torch.nn.functional import linear
 
 from ..errors import ControlError
 from ..io.checkpoint import read_json
-from .capture import Attention, prompts_read
+from .capture import HookSwitch, prompts_read
 
 Pair = tuple[Tensor, Tensor]
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of PEFT's folders
-OPENING = "demeanor_opening"  # the module that holds embeddings which open prompts, while they are trained
+VIRTUAL_TOKENS = "demeanor_virtual_tokens"  # the module that holds embeddings which open prompts, while they are trained
 UNREAD = (
     "use_dora",
     "use_qalora",
@@ -46,18 +46,18 @@ class Adapter:
 
     low_rank: A [rank, in] and B [out, rank] of a linear layer, whose output gains B A x; `transposed` where such layers hold
     their weight as [in, out]. prompts: states [1, length, d_model] that an attention layer attends to besides, and how
-    much of that it gains [1]. opening: embeddings [token, d_model] read before every prompt.
+    much of that it gains [1]. virtual_tokens: embeddings [token, d_model] read before every prompt.
     """
 
     low_rank: Mapping[str, Pair] = field(default_factory=dict)
     prompts: Mapping[str, Pair] = field(default_factory=dict)
-    opening: Tensor | None = None
+    virtual_tokens: Tensor | None = None
     transposed: bool = False
     dose: float = 1.0
 
     def __post_init__(self) -> None:
         tensors = [tensor for pair in (*self.low_rank.values(), *self.prompts.values()) for tensor in pair]
-        tensors += [] if self.opening is None else [self.opening]
+        tensors += [] if self.virtual_tokens is None else [self.virtual_tokens]
         if not tensors or not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise ControlError("An adapter without tensors, or with ones that are not finite, cannot be used; train it again.")
         if any(a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1] for a, b in self.low_rank.values()):
@@ -65,14 +65,14 @@ class Adapter:
 
     def scaled(self, dose: float) -> Adapter:
         """`dose` times what it adds. Raises ControlError for embeddings that open prompts, unless dose is 1."""
-        if self.opening is not None and dose != 1:
+        if self.virtual_tokens is not None and dose != 1:
             raise ControlError("Embeddings that open every prompt are read or are not, so they cannot be scaled; use dose 1.")
         return replace(self, dose=self.dose * dose)
 
     def bakeable(self) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""
-        if self.prompts or self.opening is not None:
-            return "its adaption prompts or opening embeddings are read at run time; train a LoRA adapter instead"
+        if self.prompts or self.virtual_tokens is not None:
+            return "its adaption prompts or virtual_tokens embeddings are read at run time; train a LoRA adapter instead"
         return None
 
     def __str__(self) -> str:
@@ -81,16 +81,16 @@ class Adapter:
             told.append(f"LoRA (rank {max(len(a) for a, _ in self.low_rank.values())}) on {len(self.low_rank)} layers")
         if self.prompts:
             told.append(f"adaption prompts in {len(self.prompts)} layers")
-        if self.opening is not None:
-            told.append(f"{len(self.opening)} embeddings before every prompt")
+        if self.virtual_tokens is not None:
+            told.append(f"{len(self.virtual_tokens)} embeddings before every prompt")
         return f"{' and '.join(told)} (dose {self.dose:g})"
 
 
 class Adapted:
     """An adapter attached to a model; it acts on every row."""
 
-    def __init__(self, model: nn.Module, decoder: nn.Module, adapter: Adapter, attention: Attention) -> None:
-        self.model, self.decoder, self.adapter, self.attention = model, decoder, adapter, attention
+    def __init__(self, model: nn.Module, decoder: nn.Module, adapter: Adapter, switch: HookSwitch) -> None:
+        self.model, self.decoder, self.adapter, self.switch = model, decoder, adapter, switch
         self.reply_lengths: Tensor | None = None  # [row]; every token is adapted alike
         modules = dict(model.named_modules())
         for name, (a, b) in adapter.low_rank.items():
@@ -99,9 +99,9 @@ class Adapted:
             _refuse_other(name, modules.get(name), None, adapter.transposed)
 
     @property
-    def opening(self) -> int:
+    def virtual_tokens(self) -> int:
         """How many tokens every prompt is opened with."""
-        return 0 if self.adapter.opening is None else len(self.adapter.opening)
+        return 0 if self.adapter.virtual_tokens is None else len(self.adapter.virtual_tokens)
 
     @contextmanager
     def attached(self) -> Iterator[Adapted]:
@@ -111,10 +111,10 @@ class Adapted:
                 stack.callback(self._low_rank(self.model.get_submodule(name), *pair).remove)
             for name, pair in self.adapter.prompts.items():
                 stack.callback(self._prompted(self.model.get_submodule(name), *pair).remove)
-            if self.adapter.opening is not None:
+            if self.adapter.virtual_tokens is not None:
                 place = next(self.model.parameters()).device
-                opening = nn.Embedding.from_pretrained(self.adapter.opening.to(place))
-                for handle in opening_hooks(self.decoder, opening, self.opening, self.attention):
+                virtual_tokens = nn.Embedding.from_pretrained(self.adapter.virtual_tokens.to(place))
+                for handle in virtual_token_hooks(self.decoder, virtual_tokens, self.virtual_tokens, self.switch):
                     stack.callback(handle.remove)
             yield self
 
@@ -127,7 +127,7 @@ class Adapted:
         down, up = a.to(**like), (self.adapter.dose * b.float()).to(**like)
 
         def after(m: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
-            if self.attention.quiet:
+            if self.switch.quiet:
                 return out
             x = args[0]
             return out + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
@@ -148,7 +148,7 @@ class Adapted:
         named = inspect.signature(module.forward)
 
         def after(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-            if self.attention.quiet:
+            if self.switch.quiet:
                 return out
             bound = named.bind(*args, **kwargs).arguments
             said.out = out
@@ -170,14 +170,14 @@ class _Said:
         return self.out
 
 
-def opening_hooks(decoder: nn.Module, opening: Callable[[Tensor], Tensor], count: int, attention: Attention) -> Sequence[Any]:
-    """Handles of hooks that put the `count` embeddings of `opening` in place of the first tokens of every row, where prompts
+def virtual_token_hooks(decoder: nn.Module, virtual_tokens: Callable[[Tensor], Tensor], count: int, switch: HookSwitch) -> Sequence[Any]:
+    """Handles of hooks that put the `count` embeddings of `virtual_tokens` in place of the first tokens of every row, where prompts
     are read. `decoder` is the model without its head. Rows must begin with as many tokens that stand for them.
     """
     first: list[Tensor | None] = [None]
 
     def before(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read = None if attention.quiet else prompts_read(args, kwargs)
+        read = None if switch.quiet else prompts_read(args, kwargs)
         first[0] = None if read is None else read[1].long().argmax(1)
 
     def after(m: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def opening_hooks(decoder: nn.Module, opening: Callable[[Tensor], Tensor], count
             return out
         numbers = torch.arange(count, device=out.device)
         places = first[0][:, None] + numbers
-        put = opening(numbers).to(out.dtype).expand(len(out), -1, -1)
+        put = virtual_tokens(numbers).to(out.dtype).expand(len(out), -1, -1)
         return out.scatter(1, places[..., None].expand_as(put), put)
 
     embedding = decoder.get_input_embeddings()  # type: ignore[operator]
@@ -221,7 +221,7 @@ def read_peft(folder: Path) -> Adapter:
         tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise ControlError(f"{path} is not a complete safetensors file ({error}); save the adapter again.") from error
-    opening = tensors.pop(f"{OPENING}.weight", None)
+    virtual_tokens = tensors.pop(f"{VIRTUAL_TOKENS}.weight", None)
     halves = (".adaption_prompt", ".adaption_gate") if config["peft_type"] == "ADAPTION_PROMPT" else (".lora_A.weight", ".lora_B.weight")
     names = [key.removesuffix(halves[0]) for key in tensors if key.endswith(halves[0])]
     unknown = sorted(set(tensors) - {name + half for name in names for half in halves})
@@ -232,9 +232,9 @@ def read_peft(folder: Path) -> Adapter:
         )
     pairs = {name: (tensors[name + halves[0]], tensors[name + halves[1]]) for name in names}
     if config["peft_type"] == "ADAPTION_PROMPT":
-        return Adapter(prompts=pairs, opening=opening)
+        return Adapter(prompts=pairs, virtual_tokens=virtual_tokens)
     made = {name: (a, _gain(config, name, len(a)) * b) for name, (a, b) in pairs.items()}
-    return Adapter(made, {}, opening, bool(config.get("fan_in_fan_out")))
+    return Adapter(made, {}, virtual_tokens, bool(config.get("fan_in_fan_out")))
 
 
 def _gain(config: Mapping[str, Any], name: str, rank: int) -> float:

@@ -71,7 +71,7 @@ def taps(layout: Layout, site: Site) -> list[Tap]:
     return [Tap(block, "input"), contribution] if site.point == "resid_mid" else [contribution]
 
 
-class Attention:
+class HookSwitch:
     """Whose hooks act in the forward pass in progress: shared by everything attached to one model.
 
     `reader` is the innermost reader at work; `quiet` is true while the unedited model is read for a gate.
@@ -104,8 +104,8 @@ class _Enough(Exception):
 class Reader:
     """Hooks that keep the values of `sites` at prompt ends during one forward pass after another."""
 
-    def __init__(self, model: nn.Module, layout: Layout, sites: Sequence[Site], attention: Attention) -> None:
-        self.model, self.layout, self.sites, self.attention = model, layout, tuple(sites), attention
+    def __init__(self, model: nn.Module, layout: Layout, sites: Sequence[Site], switch: HookSwitch) -> None:
+        self.model, self.layout, self.sites, self.switch = model, layout, tuple(sites), switch
 
     def read(self, forward: Callable[[], Any], ends: Tensor) -> Tensor:
         """values [row, site, d_model]; `ends` [row] are the indices of the prompts' last tokens in the batch.
@@ -117,20 +117,20 @@ class Reader:
         last = max(site.layer for site in self.sites)
         handles = [handle for site in dict.fromkeys(self.sites) for handle in self._watch(site, kept, rows, ends)]
         handles.append(self.model.get_submodule(self.layout.blocks[last]).register_forward_hook(self._stop))
-        outer, self.attention.reader = self.attention.reader, self
+        outer, self.switch.reader = self.switch.reader, self
         try:
             forward()
         except _Enough:
             pass
         finally:
-            self.attention.reader = outer
+            self.switch.reader = outer
             for handle in handles:
                 handle.remove()
         return torch.stack([kept[site] for site in self.sites], 1)
 
     def _watch(self, site: Site, kept: dict[Site, Tensor], rows: Tensor, ends: Tensor) -> Iterator[RemovableHandle]:
         def keep(value: Tensor, scale: float) -> None:
-            if self.attention.reader is not self:  # a gate is read inside the pass that this reader watches
+            if self.switch.reader is not self:  # a gate is read inside the pass that this reader watches
                 return
             value = value.expand(len(rows), -1, -1)
             if site.position == REPLY:
@@ -151,5 +151,5 @@ class Reader:
                 yield module.register_forward_hook(lambda m, args, out, tap=tap: keep(out[0] if isinstance(out, tuple) else out, tap.scale))
 
     def _stop(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.attention.reader is self:
+        if self.switch.reader is self:
             raise _Enough

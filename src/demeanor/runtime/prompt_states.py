@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ControlError
 from ..structure.layout import Layout
-from .capture import Attention, prompts_read
+from .capture import HookSwitch, prompts_read
 
 Values = Callable[[int], Tensor]  # layer -> [row, width, d_model]
 NO_TOKEN = -1
@@ -105,8 +105,8 @@ class PromptStates:
     Which rows those are is told by their tokens, on the device, once per forward pass.
     """
 
-    def __init__(self, model: nn.Module, decoder: nn.Module, layout: Layout, states: States, attention: Attention) -> None:
-        self.model, self.decoder, self.layout, self.attention = model, decoder, layout, attention
+    def __init__(self, model: nn.Module, decoder: nn.Module, layout: Layout, states: States, switch: HookSwitch) -> None:
+        self.model, self.decoder, self.layout, self.switch = model, decoder, layout, switch
         device = next(model.parameters()).device
         width = max(map(len, states.ids), default=0)
         if any(len(values) != layout.n_layers or values.shape[2] != layout.d_model for values in states.values):
@@ -129,7 +129,7 @@ class PromptStates:
             yield self
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.attention.quiet:
+        if self.switch.quiet:
             return
         self._found, read = None, prompts_read(args, kwargs)
         if read is None:
@@ -147,7 +147,7 @@ class PromptStates:
         self._found = same.long().argmax(1), same.any(1), ends
 
     def _change(self, layer: int, x: Tensor) -> Tensor:
-        if self.attention.quiet or self._found is None or self.values is None:
+        if self.switch.quiet or self._found is None or self.values is None:
             return x
         prompt, has, ends = self._found
         return added(x, self.values[layer][prompt] * has[:, None, None], ends)

@@ -16,7 +16,7 @@ from .prompt_states import States
 from .steering import Steering
 
 
-class Steers(Protocol):
+class ControlLike(Protocol):
     """What `Session.controlled` and `Session.controlled_rows` need of a control."""
 
     @property
@@ -33,16 +33,18 @@ class Steers(Protocol):
 
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
 
-    def scaled(self, dose: float) -> Steers: ...
+    def scaled(self, dose: float) -> ControlLike: ...
 
 
 class Rows:
     """The controls of `Session.controlled_rows` in force; `turn` changes the dose of one of them."""
 
-    def __init__(self, steering: Steering, controls: Sequence[Steers], interventions: Callable[[Steers], list[Intervention]]) -> None:
+    def __init__(
+        self, steering: Steering, controls: Sequence[ControlLike], interventions: Callable[[ControlLike], list[Intervention]]
+    ) -> None:
         self._steering, self._controls, self._interventions = steering, controls, interventions
 
-    def turn(self, control: Steers, dose: float) -> None:
+    def turn(self, control: ControlLike, dose: float) -> None:
         """From now on the rows that have this control have it `.scaled(dose)`; hooks stay as they are."""
         slot = next((number for number, other in enumerate(self._controls, start=1) if other is control), None)
         if slot is None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ControlError
 from ..structure.layout import Layout
 from .bank import Bank, Mask, Stage
-from .capture import Attention, Reader
+from .capture import HookSwitch, Reader
 from .intervene import Intervention, Reach, RowGate, Side
 
 
@@ -31,9 +31,9 @@ class Steering:
 
     def __init__(
         self, model: nn.Module, decoder: nn.Module, layout: Layout, slots: Sequence[Sequence[Intervention]], rows: Sequence[int] | None,
-        attention: Attention,
+        switch: HookSwitch,
     ) -> None:  # fmt: skip
-        self.model, self.decoder, self.layout, self.attention = model, decoder, layout, attention
+        self.model, self.decoder, self.layout, self.switch = model, decoder, layout, switch
         self.rows = None if rows is None else tuple(rows)
         self.batch: tuple[int, ...] | None = None  # which of the rows are in the batch in progress, where they are not all
         self.reply_lengths: Tensor | None = None  # [row], set while prompts are run together with their replies
@@ -56,7 +56,7 @@ class Steering:
             yield self
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.attention.quiet:
+        if self.switch.quiet:
             return
         given = kwargs.get("input_ids", args[0] if args else None)
         ids = given if given is not None else kwargs["inputs_embeds"][..., 0]
@@ -112,13 +112,13 @@ class Steering:
     def _decide(self, gates: list[RowGate], args: tuple[Any, ...], kwargs: dict[str, Any], ends: Tensor) -> None:
         """Run the unedited model up to the last gate's layer and latch what every gate says."""
         quiet = {**kwargs, "past_key_values": None, "use_cache": False}
-        reader = Reader(self.model, self.layout, [gate.site for gate in gates], self.attention)
-        self.attention.quiet = True
+        reader = Reader(self.model, self.layout, [gate.site for gate in gates], self.switch)
+        self.switch.quiet = True
         try:
             with torch.no_grad():
                 values = reader.read(lambda: self.decoder(*args, **quiet), ends)
         finally:
-            self.attention.quiet = False
+            self.switch.quiet = False
         self._fired = {gate: gate.fires(values[:, number])[:, None, None].float() for number, gate in enumerate(gates)}
 
     def _gates(self, gates: Sequence[RowGate], rows: int) -> Mask:
@@ -131,7 +131,7 @@ class Steering:
 
     def _hook(self, module: nn.Module, side: Side, stages: list[Stage]) -> Any:
         def change(x: Tensor) -> Tensor:
-            if self.attention.quiet:
+            if self.switch.quiet:
                 return x
             for stage in stages:
                 x = stage(x)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structure.layout import Layout
-from .capture import Attention
+from .capture import HookSwitch
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Watched:
 
 @contextmanager
 def watching(
-    model: nn.Module, decoder: nn.Module, layout: Layout, attention: Attention, steered: AbstractContextManager[Any]
+    model: nn.Module, decoder: nn.Module, layout: Layout, switch: HookSwitch, steered: AbstractContextManager[Any]
 ) -> Iterator[Watched]:
     """`steered` in force, and everything it changes seen: hooks before its own see the raw values, hooks after it the edited ones."""
     seen = Watched()
@@ -93,11 +93,11 @@ def watching(
     places = {name for writer in layout.writers for name in (writer.module, writer.contribution)}
 
     def keep(key: tuple[str, str], value: Tensor) -> None:
-        if not attention.quiet:
+        if not switch.quiet:
             held[key] = value.detach().clone()  # some families add to the stream in place after the hooks
 
     def compare(key: tuple[str, str], value: Tensor) -> None:
-        if not attention.quiet and key in held:
+        if not switch.quiet and key in held:
             before = held.pop(key)
             seen.compare(key[0], before.expand_as(value), value)
 
@@ -112,7 +112,7 @@ def watching(
                 stack.callback(before.remove)
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if attention.quiet:
+        if switch.quiet:
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         assert isinstance(ids, Tensor)

@@ -7,9 +7,9 @@ from .page import norm_heat_map, score_per_iteration, token_heat_map, trajectori
 from .pairs import Pair, preference_pairs, write_pairs
 from .search import search
 from .settings import Settings
-from .trace import Found, Step, Trace, Tried
+from .trace import Step, Trace, Traces, Tried
 
 __all__ = [
-    "Found", "NormPattern", "Outcome", "Pair", "Settings", "Step", "Trace", "Tried", "norm_heat_map", "norms", "outcome", "preference_pairs", "score_per_iteration", "scores", "search", "token_heat_map", "trajectories",
+    "Traces", "NormPattern", "Outcome", "Pair", "Settings", "Step", "Trace", "Tried", "norm_heat_map", "norms", "outcome", "preference_pairs", "score_per_iteration", "scores", "search", "token_heat_map", "trajectories",
     "write_pairs", "write_run",
 ]  # fmt: skip

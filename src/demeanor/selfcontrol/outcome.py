@@ -20,7 +20,7 @@ from ..measure.answers import is_right
 from ..models import Session
 from ..stats import intervals
 from ..stats.score import Score
-from .trace import Found
+from .trace import Traces
 
 DETECTED, ANSWERS, SCORE = "detected_rate", "answers", "suffix_score"
 
@@ -47,7 +47,7 @@ def scores(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[
     return SelfJudgement(tuple(questions), session=session).probabilities(replies, [as_prompt(prompt) for prompt in prompts])
 
 
-def outcome(session: Session, found: Found, detect: Detect) -> Outcome:
+def outcome(session: Session, found: Traces, detect: Detect) -> Outcome:
     """Before and after of every prompt that was searched for, changed or not."""
     traces, detector = found.traces, make_detector(detect, session)
     prompts = [trace.prompt for trace in traces]
@@ -72,7 +72,7 @@ def _mean(name: str, values: Sequence[float]) -> Score:
     return intervals.mean(name, torch.tensor(values, dtype=torch.float64))
 
 
-def write_run(found: Found, told: Outcome, session: Session, folder: Path) -> None:
+def write_run(found: Traces, told: Outcome, session: Session, folder: Path) -> None:
     """control.safetensors, scores.json, plan.json, replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
     save_control(found.control(session), folder / CONTROL)
     _write_json(folder / "scores.json", told.to_json())

@@ -14,7 +14,7 @@ from ..io.atomic import new_file
 from ..report.html import STYLE, figure_html, styled
 from .gradient import NormPattern
 from .outcome import Outcome
-from .trace import Found
+from .trace import Traces
 
 LINES = 60  # prompts drawn one by one; more would be a blot
 HEATED = "Viridis"
@@ -39,7 +39,7 @@ def token_heat_map(values: torch.Tensor, title: str, labels: list[str] | None = 
     return styled(figure, 360)
 
 
-def score_per_iteration(found: Found) -> go.Figure:
+def score_per_iteration(found: Traces) -> go.Figure:
     """S of every prompt's reply after each accepted step, and the mean over prompts, which keep their last score."""
     longest = max(len(trace.scores) for trace in found.traces)
     figure = go.Figure()
@@ -57,7 +57,7 @@ def score_per_iteration(found: Found) -> go.Figure:
     return styled(figure, 360)
 
 
-def trajectories(found: Found) -> go.Figure:
+def trajectories(found: Traces) -> go.Figure:
     """The stream at each prompt's last token, plain and step by step, at two thirds of the depth, in the two components that hold most of the moves."""
     figure = go.Figure()
     drawn = found.changed[:LINES]
@@ -78,7 +78,7 @@ def trajectories(found: Found) -> go.Figure:
 
 
 def write_selfcontrol_page(
-    found: Found, told: Outcome, title: str, path: Path, patterns: Mapping[str, NormPattern], tokens: list[str] | None = None
+    found: Traces, told: Outcome, title: str, path: Path, patterns: Mapping[str, NormPattern], tokens: list[str] | None = None
 ) -> None:
     """One HTML file that needs no network; `tokens` name the places of the first prompt that changed."""
     rows = "".join(
@@ -112,7 +112,7 @@ def _write_page(title: str, sections: list[str], path: Path) -> None:
         work.write_text(head + f"<body><h1>{escape(title)}</h1>" + "\n".join(sections) + "</body></html>\n", encoding="utf-8")
 
 
-def _one_prompt(found: Found, tokens: list[str] | None) -> list[str]:
+def _one_prompt(found: Traces, tokens: list[str] | None) -> list[str]:
     if not found.changed:
         return []
     trace = found.changed[0]
@@ -123,7 +123,7 @@ def _one_prompt(found: Found, tokens: list[str] | None) -> list[str]:
     ]
 
 
-def _replies(found: Found) -> str:
+def _replies(found: Traces) -> str:
     rows = "".join(
         f"<tr><td>{escape(each.prompt.text)}</td><td>{escape(each.plain.text)}</td><td class='n'>{each.plain_score:.3f}</td>"
         f"<td>{escape(each.reply.text)}</td><td class='n'>{each.score:.3f}</td></tr>"

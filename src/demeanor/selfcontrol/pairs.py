@@ -13,7 +13,7 @@ from ..io.atomic import new_file
 from ..models import Session
 from .search import DEFAULT, search
 from .settings import Settings
-from .trace import Found
+from .trace import Traces
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pair:
 
 def preference_pairs(
     session: Session, prompts: Sequence[str | Prompt], questions: Sequence[Question], settings: Settings = DEFAULT
-) -> tuple[list[Pair], Found, Found]:
+) -> tuple[list[Pair], Traces, Traces]:
     """Pairs from two searches, towards and away; a prompt on which the two end in the same reply, or neither gains, gives none."""
     towards = search(session, prompts, questions, settings)
     away = search(session, prompts, opposites(questions), settings)

@@ -17,20 +17,20 @@ from ..behaviours import Prompt, Question, as_prompt
 from ..detect.suffix import Suffix, exchange_scores, suffix
 from ..errors import DataError
 from ..models import Reply, Session
-from ..models.thinking import opened_by
+from ..models.thinking import open_think_tag
 from ..progress import track
 from .branches import branched
 from .gradient import capped, steps, suffix_gradients
 from .prompt_gradients import Gradients, opened_with, stream_at_ends, stream_norms
 from .settings import LADDER, Settings
-from .trace import Found, Step, Trace, Tried, Verdict
+from .trace import Step, Trace, Traces, Tried, Verdict
 
 DEFAULT = Settings()
 ANYWHERE = -1  # the number of a prompt that says nothing
 NOTHING = as_prompt("?")
 
 
-def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequence[Question], settings: Settings = DEFAULT) -> Found:
+def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequence[Question], settings: Settings = DEFAULT) -> Traces:
     """Search for states of every prompt that make the model judge its reply as the questions want it.
 
     Raises DataError where there is nothing to ask or nobody to ask about; ModelError where the model cannot be asked.
@@ -44,7 +44,7 @@ def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequenc
     chunks = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
     traces = [trace for chunk in track(chunks, "Searching", len(chunks)) for trace in Search(session, suffixes, settings, chunk).run()]
     made_from = {"questions": [question.model_dump() for question in questions], "settings": settings.model_dump()}
-    return Found(tuple(traces), made_from)
+    return Traces(tuple(traces), made_from)
 
 
 @dataclass(eq=False)
@@ -75,7 +75,7 @@ class Search:
         self.most = settings.reply_tokens or session.reply_tokens
         self.prompts = list(prompts)
         self.ids = [tuple(session.encode(prompt)) for prompt in prompts]
-        self.opened = [opened_by(session.render(prompt)) for prompt in prompts]
+        self.opened = [open_think_tag(session.render(prompt)) for prompt in prompts]
         self.width = max(map(len, self.ids))
         self.norms = stream_norms(session, self.ids, self.width).to(session.device)
         self.added = torch.zeros(*self.norms.shape, session.layout.d_model, device=session.device)

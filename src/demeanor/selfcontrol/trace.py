@@ -93,7 +93,7 @@ class Trace:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Traces:
     """The traces of all prompts, in order, and how they were made."""
 
     traces: tuple[Trace, ...]

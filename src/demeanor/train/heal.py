@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..measure import Observation
-from ..measure.speaker import Speaker
+from ..measure.condition import Condition
 from ..models import Session
 from .conversations import as_messages
 from .pairs import Pair, read_pairs
@@ -40,7 +40,7 @@ def _unedited(recipe: Recipe, plan: Heal, before: Observation | None) -> Unedite
     session = recipe.open(plan.base)
     said = recipe.observe(session)
     assert said is not None
-    return Unedited(session, said, recipe.compare(session, Speaker(recipe.session), said, EDITED))
+    return Unedited(session, said, recipe.compare(session, Condition(recipe.session), said, EDITED))
 
 
 def _trainer(recipe: Recipe, plan: Heal, pairs: Sequence[Pair]) -> Any:

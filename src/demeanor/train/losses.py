@@ -15,11 +15,11 @@ from .trajectories import recorded
 class Collate:
     """Rows of targets as one left-padded batch."""
 
-    def __init__(self, pad: int, opening: int) -> None:
-        self.pad, self.opening = pad, opening
+    def __init__(self, pad: int, virtual_tokens: int) -> None:
+        self.pad, self.virtual_tokens = pad, virtual_tokens
 
     def __call__(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-        ids = [[self.pad] * self.opening + row["ids"].tolist() for row in rows]
+        ids = [[self.pad] * self.virtual_tokens + row["ids"].tolist() for row in rows]
         inputs, mask = left_pad(ids, self.pad, torch.device("cpu"))
         return {**Batch(tuple(range(len(rows))), inputs, mask).inputs(), "targets": [dict(row) for row in rows]}
 

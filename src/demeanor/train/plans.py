@@ -149,7 +149,7 @@ class Prefix(Training):
         "lora", description="what is trained: lora, or adaption-prompt (which PEFT computes at run time)"
     )
     length: int = Field(10, ge=1, le=1024, description="states that every layer attends to besides, of adaption prompts")
-    opening: int = Field(0, ge=0, le=1024, description="embeddings that open every prompt, learned beside a LoRA adapter")
+    num_virtual_tokens: int = Field(0, ge=0, le=1024, description="embeddings that open every prompt, learned beside a LoRA adapter")
     states: float = Field(1.0, ge=0, description="weight of following the stream, beside what is said next")
     said: float = Field(
         1.0, ge=0, description="weight of steered replies' own likelihood, beside what is said next: a control may just tip the scales"
@@ -162,9 +162,9 @@ class Prefix(Training):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.kind == "adaption-prompt" and (self.full or self.merge or self.opening or self.quantized):
+        if self.kind == "adaption-prompt" and (self.full or self.merge or self.num_virtual_tokens or self.quantized):
             raise ValueError("adaption prompts are read at run time: they cannot be merged, quantised or opened with embeddings")
-        if self.opening and self.merge:
+        if self.num_virtual_tokens and self.merge:
             raise ValueError("embeddings that open every prompt cannot be merged into weights; leave one of the two out")
         if self.full:
             raise ValueError("a prefix leaves the weights as they are; use sft to train them all")
@@ -176,4 +176,4 @@ class Prefix(Training):
     def trains(self) -> str:
         if self.kind == "adaption-prompt":
             return f"adaption prompts of {self.length} states"
-        return super().trains + (f" and {self.opening} embeddings before every prompt" if self.opening else "")
+        return super().trains + (f" and {self.num_virtual_tokens} embeddings before every prompt" if self.num_virtual_tokens else "")

@@ -16,11 +16,11 @@ from ..behaviours import SET_NAMES, asked, opposites
 from ..controls import Control, load_control
 from ..controls.files import CONTROL
 from ..errors import CheckFailed, DataError
-from ..measure.speaker import Speaker
+from ..measure.condition import Condition
 from ..models import Session
 from ..progress import say, track
-from ..runtime.adapters import OPENING, opening_hooks
-from ..runtime.capture import Attention
+from ..runtime.adapters import VIRTUAL_TOKENS, virtual_token_hooks
+from ..runtime.capture import HookSwitch
 from .learner import Learner
 from .losses import Collate, followed_loss
 from .plans import Prefix
@@ -61,9 +61,9 @@ def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trai
 class PrefixRecipe(Recipe):
     """A training whose result is measured as what it is: a control of the model it was trained on."""
 
-    def trained(self, work: Path) -> Speaker:
+    def trained(self, work: Path) -> Condition:
         held = (work / CONTROL).is_file()
-        return Speaker(self.session, load_control(work)) if held else super().trained(work)
+        return Condition(self.session, load_control(work)) if held else super().trained(work)
 
 
 def _refuse_unknown(session: Session) -> None:
@@ -126,9 +126,9 @@ def _trainer(recipe: Recipe, plan: Prefix, targets: Targets) -> Any:
         made = Learner(
             made.model, made.tokenizer, AdaptionPromptConfig(adapter_len=plan.length, adapter_layers=layers, task_type="CAUSAL_LM")
         )
-    if plan.opening:
-        add_opening(made.model, plan.opening, plan.seed)
-        made.adapter.modules_to_save = [OPENING]
+    if plan.num_virtual_tokens:
+        add_virtual_tokens(made.model, plan.num_virtual_tokens, plan.seed)
+        made.adapter.modules_to_save = [VIRTUAL_TOKENS]
     layout, pad = recipe.session.layout, int(made.tokenizer.pad_token_id)
     model = get_peft_model(made.model, made.adapter)
 
@@ -138,15 +138,15 @@ def _trainer(recipe: Recipe, plan: Prefix, targets: Targets) -> Any:
             return followed_loss(base, model, layout, inputs, plan.states, plan.said)
 
     arguments = recipe.arguments(TrainingArguments, remove_unused_columns=False)
-    collate = Collate(pad, plan.opening)
+    collate = Collate(pad, plan.num_virtual_tokens)
     return Follower(model, arguments, data_collator=collate, train_dataset=targets, processing_class=made.tokenizer)
 
 
-def add_opening(model: Any, count: int, seed: int) -> None:
+def add_virtual_tokens(model: Any, count: int, seed: int) -> None:
     """Embeddings that open prompts, drawn from those of the vocabulary, as a module of the model that hooks read."""
     words = model.get_input_embeddings().weight
     drawn = torch.randint(len(words), (count,), generator=torch.Generator().manual_seed(seed)).to(words.device)
-    opening = torch.nn.Embedding.from_pretrained(words.detach()[drawn].clone().float(), freeze=False)
-    setattr(model, OPENING, opening)
+    virtual_tokens = torch.nn.Embedding.from_pretrained(words.detach()[drawn].clone().float(), freeze=False)
+    setattr(model, VIRTUAL_TOKENS, virtual_tokens)
     # Looked up anew in every pass: PEFT puts a copy that it trains in its place.
-    opening_hooks(model.base_model, lambda numbers: getattr(model, OPENING)(numbers), count, Attention())
+    virtual_token_hooks(model.base_model, lambda numbers: getattr(model, VIRTUAL_TOKENS)(numbers), count, HookSwitch())

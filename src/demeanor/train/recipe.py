@@ -31,9 +31,9 @@ from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
 from ..measure import Measurement, Observation
 from ..measure.changed import Changed, changed
+from ..measure.condition import Condition
 from ..measure.measurement import measure_all
 from ..measure.observation import observed
-from ..measure.speaker import Speaker
 from ..models import Session, is_organism, load
 from ..progress import console, quiet, say
 from ..runtime.adapters import ADAPTER, read_peft
@@ -167,11 +167,11 @@ class Recipe:
             return None
         if not any(self.behaviour.set(name, "test") for name in SET_NAMES):
             raise DataError(f"The behaviour {self.plan.behaviour!r} has no prompts in its test split to be measured on; give it more.")
-        return observed(Speaker(session), self.behaviour, "test", self.plan.max_prompts)
+        return observed(Condition(session), self.behaviour, "test", self.plan.max_prompts)
 
-    def compare(self, was: Session, now: Speaker, before: Observation, name: str) -> Measurement:
+    def compare(self, was: Session, now: Condition, before: Observation, name: str) -> Measurement:
         assert self.behaviour is not None
-        return measure_all(Speaker(was), {name: now}, self.behaviour, max_prompts=self.plan.max_prompts, before=before)[name]
+        return measure_all(Condition(was), {name: now}, self.behaviour, max_prompts=self.plan.max_prompts, before=before)[name]
 
     def finished(
         self,
@@ -199,8 +199,8 @@ class Recipe:
                 stages[AFTER] = self.compare(first, now, seen, AFTER)
                 after = stages[AFTER].observed[1]
                 replies = {BEFORE: replies_of(self.session, before), AFTER: replies_of(self.session, after)}
-                inside = _changed(Speaker(self.session), now, (before, after))
-                since_base = _changed(Speaker(base.session), now, (base.said, after)) if base else None
+                inside = _changed(Condition(self.session), now, (before, after))
+                since_base = _changed(Condition(base.session), now, (base.said, after)) if base else None
             result = Trained(
                 self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
                 self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
@@ -215,12 +215,12 @@ class Recipe:
         if logs.is_dir():
             shutil.move(logs, work / TRACKED)
 
-    def trained(self, work: Path) -> Speaker:
+    def trained(self, work: Path) -> Condition:
         """Who is measured after: the model in the folder `work`, under the name it will have."""
         with quiet():  # the work folder's name means nothing
             now = self.open(str(work))
         now.name = str(self.out)
-        return Speaker(now)
+        return Condition(now)
 
     def _as_control(self, work: Path) -> None:
         """An adapter is a control too, of the model it was trained on."""
@@ -251,7 +251,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def _changed(was: Speaker, now: Speaker, seen: tuple[Observation, Observation]) -> Changed | None:
+def _changed(was: Condition, now: Condition, seen: tuple[Observation, Observation]) -> Changed | None:
     if not any(outcome.reply.ids for outcomes in seen[0].sets.values() for outcome in outcomes):
         return None
     return changed(was, now, seen)

@@ -15,7 +15,7 @@ from ..behaviours.behaviour import SetName
 from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter
-from ..models.thinking import opened_by
+from ..models.thinking import open_think_tag
 from ..progress import say
 from .conversations import as_messages
 from .plans import Rlaf
@@ -71,7 +71,7 @@ class Watched:
 
     def __init__(self, session: Session, prompts: Sequence[Prompt], parts: Sequence[Term], wires: Tripwires) -> None:
         self.session, self.prompts, self.parts, self.wires = session, prompts, parts, wires
-        self.opened = [opened_by(session.render(prompt)) for prompt in prompts]
+        self.opened = [open_think_tag(session.render(prompt)) for prompt in prompts]
         self.groups = self.differing = 0  # groups of replies to one prompt, and those whose rewards are not all alike
 
     def __call__(self, completion_ids: Sequence[Sequence[int]], number: Sequence[int], log_metric: Any, **rest: Any) -> list[float]:

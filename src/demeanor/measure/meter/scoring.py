@@ -13,20 +13,20 @@ from ...errors import DataError
 from ...io.atomic import new_file
 from ...io.tables import value_of
 from ...models.thinking import spoken
+from ..condition import Condition
 from ..degeneration import non_latin
-from ..speaker import Speaker
 from .aggregate import EMPTY, NON_LATIN
 from .table import KEY, ScoreTable
 
 
-def replied(speaker: Speaker, behaviour: Behaviour, by: Mapping[str, Detector], max_prompts: int | None = None) -> list[dict[str, Any]]:
+def replied(condition: Condition, behaviour: Behaviour, by: Mapping[str, Detector], max_prompts: int | None = None) -> list[dict[str, Any]]:
     """A scored row per prompt of `shows` and `lacks`, all splits: greedy replies. Raises DataError where there are no prompts."""
-    behaviour.must_fit(speaker.session.name, speaker.session.organism)
+    behaviour.must_fit(condition.session.name, condition.session.organism)
     prompts = [(name, each) for name in ("shows", "lacks") for each in asked(behaviour.set(name, None, max_prompts))]  # type: ignore[arg-type]
     if not prompts:
         raise DataError(f"The behaviour {behaviour.name!r} has no shows or lacks prompts to reply to.")
     said = [prompt for _, prompt in prompts]
-    replies = [reply.text for reply in speaker.generate(said, speaker.session.reply_tokens)]
+    replies = [reply.text for reply in condition.generate(said, condition.session.reply_tokens)]
     rows = [
         {KEY: number, "set": name, "split": prompt.split, "prompt": prompt.text, "reply": reply}
         for number, ((name, prompt), reply) in enumerate(zip(prompts, replies))

@@ -1,4 +1,4 @@
-"""Suites run on a session, with whatever controls are in force, and speakers compared on them."""
+"""Suites run on a session, with whatever controls are in force, and conditions compared on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from ...errors import DataError
 from ...models import Session
 from ...progress import say, track
-from ..speaker import Speaker
+from ..condition import Condition
 from .scores import Change, TaskScore, direction, headline, is_mean, pooled
 from .tasks import Suite, load_suites, quiet, seeded
 
@@ -31,25 +31,25 @@ def suite(
     fewshot: see `load_suites`. chat: questions come through the chat template, as lm-eval does it when asked to.
     Raises DataError for unknown names, data that cannot be had, or where the extra `eval` is not installed.
     """
-    return [score for one in load_suites(names, include, fewshot) for score in run_suite(Speaker(session), one, limit, chat)]
+    return [score for one in load_suites(names, include, fewshot) for score in run_suite(Condition(session), one, limit, chat)]
 
 
 def compare_suites(
-    was: Speaker, speakers: Mapping[str, Speaker], suites: Sequence[Suite], limit: int | None = None, chat: bool = False
+    was: Condition, conditions: Mapping[str, Condition], suites: Sequence[Suite], limit: int | None = None, chat: bool = False
 ) -> dict[str, dict[str, list[Change]]]:
-    """Changes of every metric by speaker and suite; the speaker before is asked once."""
+    """Changes of every metric by condition and suite; the condition before is asked once."""
     told: set[str] = set()
-    made: dict[str, dict[str, list[Change]]] = {name: {} for name in speakers}
+    made: dict[str, dict[str, list[Change]]] = {name: {} for name in conditions}
     for one in suites:
         before = run_suite(was, one, limit, chat, told)
-        for name, now in speakers.items():
+        for name, now in conditions.items():
             after = run_suite(now, one, limit, chat, told) if now != was else before
             made[name][one.name] = [Change(*pair) for pair in zip(before, after, strict=True)]
     return made
 
 
 def run_suite(
-    speaker: Speaker, suite: Suite, limit: int | None = None, chat: bool = False, told: set[str] | None = None
+    condition: Condition, suite: Suite, limit: int | None = None, chat: bool = False, told: set[str] | None = None
 ) -> list[TaskScore]:
     """Every metric of a suite's groups and tasks. `told` holds what was said already."""
     from lm_eval.evaluator import evaluate
@@ -57,20 +57,20 @@ def run_suite(
     from .adapter import SessionLM
 
     told = set() if told is None else told
-    model = SessionLM(speaker.session, chat, told)
+    model = SessionLM(condition.session, chat, told)
     for task in suite.tasks.values():
         task.set_fewshot_seed(1234)  # lm-eval's own; anew, so that everyone gets the same examples
     loaded: Any = {"tasks": dict(suite.tasks), "groups": dict(suite.groups)}
-    with quiet(), seeded(), _own_bars(), speaker.acting():
+    with quiet(), seeded(), _own_bars(), condition.acting():
         try:
             results: Any = evaluate(
-                model, loaded, limit=limit, bootstrap_iters=0, system_instruction=speaker.prompting,
+                model, loaded, limit=limit, bootstrap_iters=0, system_instruction=condition.prompting,
                 apply_chat_template=chat, fewshot_as_multiturn=chat,
             )  # fmt: skip
         except (TemplateError, ValueError, LookupError) as error:
             raise DataError(f"The suite {suite.name} cannot be run: {' '.join(str(error).split())[:300].rstrip('.')}.") from error
     for task_name, count in model.shortened.items():
-        sentence = f"{task_name}: {count} questions are longer than the {model.max_length} tokens that {speaker.session.name} takes; their beginning was left out."
+        sentence = f"{task_name}: {count} questions are longer than the {model.max_length} tokens that {condition.session.name} takes; their beginning was left out."
         if count and sentence not in told:
             told.add(sentence)
             say(sentence)

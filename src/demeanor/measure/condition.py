@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Speaker:
+class Condition:
     """A session, what acts on it, and a text that opens every system prompt (plain prompting, to compare controls with).
 
     With `redo` the control is in force only where the reply without it shows the behaviour: such a reply is done again.
@@ -35,7 +35,7 @@ class Speaker:
         return self.control is None and self.prompting is None
 
     def asked(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The prompts as this speaker gets them."""
+        """The prompts as this condition gets them."""
         if self.prompting is None:
             return list(prompts)
         texts = [self.prompting if prompt.system is None else f"{self.prompting}\n\n{prompt.system}" for prompt in prompts]
