@@ -258,6 +258,6 @@ def test_an_opening_is_read_from_a_folder_that_holds_one(tiny_folders: dict[str,
     path = tmp_path / "adapter" / ADAPTER_WEIGHTS
     save_file({**load_file(path), f"base_model.model.{VIRTUAL_TOKENS}.weight": torch.ones(2, 48)}, path)
     read = read_peft(tmp_path / "adapter")
-    assert read.opening is not None
-    assert read.opening.shape == (2, 48)
+    assert read.virtual_tokens is not None
+    assert read.virtual_tokens.shape == (2, 48)
     assert read.low_rank
