@@ -20,6 +20,7 @@ from ..io.checkpoint import open_checkpoint, read_header, read_json
 from ..progress import say
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
 from .options import Loading, Quantized
+from .proven import proven_layout
 from .session import ORGANISM_MARK, Session
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def load(
 def _session(model: Any, tokenizer: Any, name: str, loading: Loading) -> Session:
     if model.config.get_text_config() is not model.config:
         say(f"{name} takes more than text; what is proven, measured and edited is what it does with text.")
-    return Session(model, tokenizer, name, loading.reply_tokens, loading.chat_template_args)
+    return Session(model, tokenizer, name, proven_layout(model.eval(), name), loading.reply_tokens, loading.chat_template_args)
 
 
 def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
