@@ -16,7 +16,7 @@ from ..models.thinking import spoken
 from ..stats import intervals
 from ..stats.score import Score
 from .condition import Condition
-from .drift import HELD
+from .ledger import KEPT
 from .observation import Observation, Outcome
 
 TOKENS = 32  # of a reply
@@ -85,7 +85,7 @@ def _sample(seen: tuple[Observation, Observation]) -> list[tuple[Outcome, Outcom
 
 
 def _likelihoods(who: Condition, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> dict[str, Score]:
-    few = max(1, HELD // (TOKENS * who.session.vocabulary))
+    few = max(1, KEPT // (TOKENS * who.session.vocabulary))
     rows: list[tuple[float, float, float]] = []
     for start in range(0, len(prompts), few):
         some = replies[start : start + few]
