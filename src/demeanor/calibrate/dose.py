@@ -77,9 +77,9 @@ def find_dose(
 ) -> Dosed:
     """The smallest dose of `control` at which `shows_rate` is at most `rate` (remove; .05 if not given) or `lacks_rate` at least
     (induce; .9). Drift is nats per token on neutral prompts. CheckFailed where no dose up to 4 does it within the drift cap."""
-    wanted = rate if rate is not None else {"remove": 0.05, "induce": 0.9}[goal]
-    if not 0 <= wanted <= 1:
-        raise DataError(f"The rate to be reached lies between 0 and 1; it is {wanted:g}.")
+    target = rate if rate is not None else {"remove": 0.05, "induce": 0.9}[goal]
+    if not 0 <= target <= 1:
+        raise DataError(f"The rate to be reached lies between 0 and 1; it is {target:g}.")
     limit = min(PROMPTS, max_prompts or PROMPTS)
     ledger = Ledger(session)
     bench = Bench(session, behaviour, "val", ledger, max_prompts=limit)
@@ -88,25 +88,25 @@ def find_dose(
     def reaches(dose: float) -> bool:
         trials.append(_tried(bench, control.scaled(dose), dose, goal))
         value = trials[-1].rate.value
-        return value <= wanted if goal == "remove" else value >= wanted
+        return value <= target if goal == "remove" else value >= target
 
     low, high = 0.0, FIRST
     while not reaches(high):
         low, high = high, 2 * high
         if high > LARGEST:
-            raise CheckFailed(_out_of_reach(trials, goal, wanted))
+            raise CheckFailed(_out_of_reach(trials, goal, target))
     for _ in track(range(HALVINGS), "Narrowing the dose", HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     chosen = next(trial for trial in trials if trial.dose == high)
     if chosen.drift.n and chosen.drift.value > drift_cap:
         raise CheckFailed(
-            f"The smallest dose that reaches {RATE[goal]} {wanted:g} is {high:g}, and it moves ordinary replies by {chosen.drift.value:.3f} nats per token"
+            f"The smallest dose that reaches {RATE[goal]} {target:g} is {high:g}, and it moves ordinary replies by {chosen.drift.value:.3f} nats per token"
             f" (at most {drift_cap:g}); allow more drift, ask for less, or use another control."
         )
-    made = control.scaled(high)
-    site, moved = _moved(bench, made, goal)
-    return Dosed(high, made, goal, tuple(trials), measure(session, behaviour, made, max_prompts=max_prompts, ledger=ledger), moved, site)
+    dosed = control.scaled(high)
+    site, moved = _moved(bench, dosed, goal)
+    return Dosed(high, dosed, goal, tuple(trials), measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger), moved, site)
 
 
 def _tried(bench: Bench, control: Control, dose: float, goal: Goal) -> DoseTrial:
@@ -128,6 +128,6 @@ def _moved(bench: Bench, control: Control, goal: Goal) -> tuple[Site, float]:
     return site, float(((edited - plain).norm(dim=-1) / plain.norm(dim=-1)).median())
 
 
-def _out_of_reach(trials: list[DoseTrial], goal: Goal, wanted: float) -> str:
+def _out_of_reach(trials: list[DoseTrial], goal: Goal, target: float) -> str:
     best = (min if goal == "remove" else max)(trials, key=lambda trial: trial.rate.value)
-    return f"No dose up to {LARGEST:g} reaches {RATE[goal]} {wanted:g}; the best is {best.rate.value:.3f} at dose {best.dose:g}. Use another control."
+    return f"No dose up to {LARGEST:g} reaches {RATE[goal]} {target:g}; the best is {best.rate.value:.3f} at dose {best.dose:g}. Use another control."

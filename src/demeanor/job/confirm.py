@@ -110,27 +110,29 @@ class Decision:
         if other is None:
             reason = "; ".join(self.refused_gates) or "the behaviour has no guard set, so there is nothing a gate would keep"
             return f"No gate: {reason}."
-        told = f"on val it shows {best.shows_rate:.2f} (guard kept {_text(best.guard_rate)}, right answers {_text(best.answers_shows)})"
-        told += f"; the best {'without a gate' if best.gate else 'with one'} shows {other.shows_rate:.2f} (guard kept {_text(other.guard_rate)}, right answers {_text(other.answers_shows)})"
-        return f"{'A gate' if best.gate else 'No gate'}: {told}."
+        comparison = (
+            f"on val it shows {best.shows_rate:.2f} (guard kept {_text(best.guard_rate)}, right answers {_text(best.answers_shows)})"
+        )
+        comparison += f"; the best {'without a gate' if best.gate else 'with one'} shows {other.shows_rate:.2f} (guard kept {_text(other.guard_rate)}, right answers {_text(other.answers_shows)})"
+        return f"{'A gate' if best.gate else 'No gate'}: {comparison}."
 
 
 def _text(rate: float | None) -> str:
     return "none" if rate is None else f"{rate:.2f}"
 
 
-def confirm(bench: Bench, found: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None) -> Decision:
+def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None) -> Decision:
     """Try the best directions on a bench of val prompts, gated and not, at rank 1 and (where that is not enough) higher.
 
     Raises NoCandidate where no direction survived selection.
     """
     gates, refused = _gates(bench, false_positives, max_prompts)
-    trials = _Trials(bench, found, [(gate, _fires(bench, gate, held_out)) for gate, held_out in gates])
+    trials = _Trials(bench, findings, [(gate, _fires(bench, gate, held_out)) for gate, held_out in gates])
     for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks):
         for proposal in proposer(trials):
             trials.add(proposal)
         if not trials.options:
-            raise NoCandidate(table([candidate.row() for candidate in found.candidates], found.layer_limit))
+            raise NoCandidate(table([candidate.row() for candidate in findings.candidates], findings.layer_limit))
     return Decision(tuple(sorted(trials.options, key=_preference, reverse=True)), tuple(trials.rounds), tuple(refused))
 
 
@@ -145,7 +147,7 @@ class _Trials:
     """What was tried so far: proposers look at it to know what is still to be done."""
 
     bench: Bench
-    found: Findings
+    findings: Findings
     gates: Sequence[tuple[Gate, Fires]]
     options: list[Option] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
@@ -170,16 +172,16 @@ class _Trials:
 
 def _shortlist(trials: _Trials) -> Iterator[Proposal]:
     """The best few directions of each estimator; behind a gate, those that change neutral prompts may compete too."""
-    found = trials.found
-    order = found.eligible(frozenset({CHANGES_NEUTRAL} if trials.gates else ()))
-    for estimator in dict.fromkeys(candidate.estimator for candidate in found.candidates):
-        for number in [number for number in order if found.candidates[number].estimator == estimator][:BEST]:
-            yield Proposal(found.directions[number])
+    findings = trials.findings
+    order = findings.eligible(frozenset({CHANGES_NEUTRAL} if trials.gates else ()))
+    for estimator in dict.fromkeys(candidate.estimator for candidate in findings.candidates):
+        for number in [number for number in order if findings.candidates[number].estimator == estimator][:BEST]:
+            yield Proposal(findings.directions[number])
 
 
 def _wordings(trials: _Trials) -> Iterator[Proposal]:
     """The wordings of the behaviour apart, each along a direction of its own."""
-    direction = by_wording(trials.bench, trials.found) if trials.remains else None
+    direction = by_wording(trials.bench, trials.findings) if trials.remains else None
     if direction is not None:
         yield Proposal(direction)
 
@@ -188,7 +190,7 @@ def _found_again(trials: _Trials) -> Iterator[Proposal]:
     """What is found again and again with the earlier directions ablated, at the rank that leaves least."""
     if not trials.remains:
         return
-    again = find_again(trials.bench, trials.found, MAX_RANK)
+    again = find_again(trials.bench, trials.findings, MAX_RANK)
     trials.rounds += again.rounds[1:]
     best = min(again.rounds, key=lambda r: (r.left, r.rank)).rank  # type: ignore[arg-type, return-value]
     if best > 1:
@@ -200,7 +202,7 @@ def _pushes(trials: _Trials) -> Iterator[Proposal]:
     if not trials.remains:
         return
     say("Ablation leaves the behaviour; moving the stream away from it is tried.")
-    for direction in dial_sites(trials.found)[:PUSHED]:
+    for direction in dial_sites(trials.findings)[:PUSHED]:
         for dose in DOSES:
             for tokens in ADDED_TO:
                 yield Proposal(direction, (dose, tokens))
@@ -213,7 +215,7 @@ def _higher_ranks(trials: _Trials) -> Iterator[Proposal]:
     for start in [order[0], *([other] if other else [])]:
         if trials.answered:
             return
-        direction, gained = iterate(trials.bench, start.direction, trials.found.sets)
+        direction, gained = iterate(trials.bench, start.direction, trials.findings.sets)
         trials.rounds += gained
         if gained:
             yield Proposal(direction)

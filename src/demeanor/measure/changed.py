@@ -40,8 +40,8 @@ class Changed:
 
     def to_json(self) -> dict[str, Any]:
         sides = {"before": self.before, "after": self.after}
-        made: dict[str, Any] = {side: {name: score.to_json() for name, score in scores.items()} for side, scores in sides.items()}
-        return {**made, "similarity_by": self.similarity_by}
+        values: dict[str, Any] = {side: {name: score.to_json() for name, score in scores.items()} for side, scores in sides.items()}
+        return {**values, "similarity_by": self.similarity_by}
 
     def __str__(self) -> str:
         lines = [f"{'':<22}{'before':<34}after"]

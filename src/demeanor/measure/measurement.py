@@ -80,10 +80,13 @@ def measure_all(bench: Bench, conditions: Mapping[str, Condition]) -> dict[str, 
     return dict(zip(measured, _together(list(measured.values()))))
 
 
-def _together(made: Sequence[Measurement]) -> list[Measurement]:
+def _together(measurements: Sequence[Measurement]) -> list[Measurement]:
     """The measurements with the p-values of each score adjusted over all of them."""
-    adjusted = {name: intervals.holm([each.p[name] for each in made]) for name in made[0].p}
-    return [replace(each, p_holm={name: values[number] for name, values in adjusted.items()}) for number, each in enumerate(made)]
+    adjusted = {name: intervals.holm([measurement.p[name] for measurement in measurements]) for name in measurements[0].p}
+    return [
+        replace(measurement, p_holm={name: values[number] for name, values in adjusted.items()})
+        for number, measurement in enumerate(measurements)
+    ]
 
 
 def compare(bench: Bench, trial: Trial) -> Measurement:
