@@ -11,7 +11,7 @@ import torch
 
 import demeanor as dm
 from demeanor.algebra.directions import projected, reject
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect
 from demeanor.detect import make_detector
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import by_wording, find_again, iterate
@@ -25,8 +25,8 @@ OTHERS = [f"the {thing}" for thing in (*language.COLOURS, *language.HOMES)]
 
 
 @pytest.fixture(scope="module")
-def refusal() -> dm.Behaviour:
-    return dm.behaviour("refusal")
+def refusal(organism: dm.Session) -> dm.Behaviour:
+    return dm.behaviour("refusal").settled(organism)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def opposites() -> dm.Behaviour:
     about = [p for p in prompts if "opposite" in p.text]
     others = [p for p in prompts if "opposite" not in p.text]
     return dm.Behaviour(
-        "opposites",
+        name="opposites",
         detect=Detect.model_validate({"name": "openings", "phrases": ["the opposite"]}),
         shows=tuple(about),
         lacks=tuple(others),
@@ -132,7 +132,7 @@ def test_every_wording_gets_a_direction_of_its_own(organism: dm.Session, opposit
 
 
 def test_options_are_ranked_by_what_they_do(organism: dm.Session) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     decision = confirm(organism, b, search_directions(organism, b, layer=2))
     merits = [round(option.merit, 3) for option in decision.options]
     assert merits == sorted(merits, reverse=True)

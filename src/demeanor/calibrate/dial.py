@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..behaviours import Behaviour
+from ..behaviours import Behaviour, BehaviourLike, as_behaviour
 from ..controls import Control, Direction, add
 from ..errors import DataError
 from ..finding.find import Findings
@@ -93,8 +93,9 @@ def doses(count: int) -> tuple[float, ...]:
     return tuple(round(2 * step / (count - 1) - 1, 6) for step in range(count))
 
 
-def dial(session: Session, behaviour: Behaviour, found: Findings, at: Sequence[float], max_prompts: int | None = None) -> Dial:
+def dial(session: Session, behaviour: BehaviourLike, found: Findings, at: Sequence[float], max_prompts: int | None = None) -> Dial:
     """The best dial of a search, measured at every dose of `at` on (at most 120 prompts of each set of) the test split."""
+    behaviour = as_behaviour(behaviour, session)
     direction, tokens = choose_dial(session, behaviour, found)
     limit = min(TEST_PROMPTS, max_prompts or TEST_PROMPTS)
     base = observe(session, behaviour, max_prompts=limit)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import directions
-from ..behaviours import Behaviour
+from ..behaviours import Behaviour, BehaviourLike, as_behaviour
 from ..controls.direction import Candidate, Direction, Estimator
 from ..detect import make_detector
 from ..errors import DataError, NoCandidate
@@ -86,7 +86,7 @@ class Findings:
 
 def find(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     layer: int | None = None,
     max_prompts: int | None = None,
@@ -105,7 +105,7 @@ def find(
 
 def search_directions(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     layer: int | None = None,
     max_prompts: int | None = None,
@@ -113,9 +113,9 @@ def search_directions(
     estimators: Sequence[Estimator] = USUAL,
 ) -> Findings:
     """Every candidate direction, tried; see `find`."""
+    behaviour = as_behaviour(behaviour, session)
     behaviour.needs_prompts()
     _refuse_estimators(behaviour, estimators)
-    behaviour.must_fit(session.name, session.organism)
     n_layers = session.layout.n_layers
     if layer is not None and not 0 <= layer < n_layers:
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..behaviours.prompts import Split
 from ..controls import Control
 from ..errors import DataError
@@ -66,7 +66,7 @@ class Measurement:
 
 def measure(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     control: Control | None = None,
     *,
     prompting: str | None = None,
@@ -80,6 +80,7 @@ def measure(
     `prompting` is a text that opens every system prompt, to compare a control with; `base` another model to compare with,
     instead of the untouched `session`. `before` saves running that one again when several controls are compared.
     """
+    behaviour = as_behaviour(behaviour, session)
     now = Condition(session, control, prompting)
     ((_, made),) = measure_all(
         Condition(base or session), {"": now}, behaviour, split=split, max_prompts=max_prompts, before=before
@@ -90,13 +91,14 @@ def measure(
 def measure_all(
     was: Condition,
     conditions: Mapping[str, Condition],
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     split: Split = "test",
     max_prompts: int | None = None,
     before: Observation | None = None,
 ) -> dict[str, Measurement]:
     """Several conditions, by name, against one and the same: what it says is asked for once."""
+    behaviour = as_behaviour(behaviour, was.session)
     before = before or observed(was, behaviour, split, max_prompts)
     if not any(before.sets.values()):
         raise DataError(f"The behaviour {behaviour.name!r} has no prompts in its {split} split; nothing can be measured.")

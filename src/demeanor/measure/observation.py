@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..behaviours import SET_NAMES, Behaviour, Prompt, SetName, asked
+from ..behaviours import SET_NAMES, Behaviour, BehaviourLike, Prompt, SetName, as_behaviour, asked
 from ..behaviours.prompts import Split
 from ..controls import Control
 from ..detect import make_detector, present
@@ -50,15 +50,15 @@ class Observation:
 
 
 def observe(
-    session: Session, behaviour: Behaviour, control: Control | None = None, *, split: Split = "test", max_prompts: int | None = None
+    session: Session, behaviour: BehaviourLike, control: Control | None = None, *, split: Split = "test", max_prompts: int | None = None
 ) -> Observation:
     """Greedy replies to every prompt of every set, with a control in force or without."""
     return observed(Condition(session, control), behaviour, split, max_prompts)
 
 
-def observed(condition: Condition, behaviour: Behaviour, split: Split = "test", max_prompts: int | None = None) -> Observation:
+def observed(condition: Condition, behaviour: BehaviourLike, split: Split = "test", max_prompts: int | None = None) -> Observation:
     """What a condition says to every prompt of every set, greedily."""
-    behaviour.must_fit(condition.session.name, condition.session.organism)
+    behaviour = as_behaviour(behaviour, condition.session)
     detector = make_detector(behaviour.detect, condition.session)
     budget = reply_budget(condition.session, behaviour)
     sets: dict[SetName, tuple[Outcome, ...]] = {}

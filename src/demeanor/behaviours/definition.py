@@ -1,0 +1,116 @@
+"""A behaviour: what it is called, the prompts that show it, and what tells that it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ..errors import DataError
+from ..progress import say
+from .audience import CALLED, Audience, LoadedModel, audience_of
+from .prompts import Prompt, Split, distinct
+from .questions import Question
+from .schema import Detect
+
+SetName = Literal["shows", "lacks", "guard", "neutral"]
+SET_NAMES: tuple[SetName, ...] = ("shows", "lacks", "guard", "neutral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """A name, four prompt sets, a detector and questions. Sets that were not given are empty.
+
+    audience: of a preset that was settled, the kind of model it was settled for; None where the text is for any model.
+    """
+
+    name: str
+    description: str = ""
+    detect: Detect = field(default_factory=lambda: Detect(name="refusal"))
+    questions: tuple[Question, ...] = ()
+    shows: tuple[Prompt, ...] = ()
+    lacks: tuple[Prompt, ...] = ()
+    guard: tuple[Prompt, ...] = ()
+    neutral: tuple[Prompt, ...] = ()
+    pairs: bool = False
+    audience: Audience | None = None
+
+    @property
+    def has_replies(self) -> bool:
+        """Whether `shows` and `lacks` are texts with and without the behaviour, not prompts that bring it about."""
+        return bool(self.shows and self.lacks) and all(prompt.reply is not None for prompt in self.shows + self.lacks)
+
+    def set(self, name: SetName, split: Split | None = None, limit: int | None = None) -> list[Prompt]:
+        """One prompt set, or one split of it, at most `limit` prompts: a fair sample of all sources, in order, pairs together."""
+        prompts: tuple[Prompt, ...] = {
+            "shows": self.shows, "lacks": self.lacks, "guard": self.guard, "neutral": self.neutral,
+        }[name]  # fmt: skip
+        chosen = [prompt for prompt in prompts if split is None or prompt.split == split]
+        if limit is None or limit >= len(chosen):
+            return chosen
+        # By the hash that made the split, which knows nothing of the order of rows.
+        kept = sorted(range(len(chosen)), key=lambda number: (chosen[number].share, number))[:limit]
+        return [chosen[number] for number in sorted(kept)]
+
+    def settled(self, model: LoadedModel | None) -> Behaviour:
+        """Itself. Raises DataError where it is a preset that was settled for another kind of model."""
+        audience = audience_of(model)
+        if self.audience in (None, audience):
+            return self
+        told = f"{model.name} is not of that kind" if model is not None else "no model is known here"
+        raise DataError(
+            f"The preset {self.name!r} was settled for {CALLED[self.audience]}, and {told}; give the unsettled behaviour({self.name!r}) instead."
+        )
+
+    def needs_prompts(self) -> None:
+        """Raises DataError when `shows` or `lacks` is missing."""
+        for name in ("shows", "lacks"):
+            if not getattr(self, name):
+                raise DataError(f"The behaviour {self.name!r} has no {name!r} prompts; finding a direction needs both sets.")
+
+
+def checked_sets(rows: Mapping[SetName, Sequence[Prompt]], pairs: bool, where: str) -> dict[SetName, tuple[Prompt, ...]]:
+    """The four sets, every prompt once. Raises DataError where they contradict each other; `where` names their source in errors."""
+    rows = dict(rows)
+    sets: dict[SetName, tuple[Prompt, ...]] = {}
+    if pairs:  # what repeats in one set need not repeat in the other
+        sets |= _paired(rows.pop("shows"), rows.pop("lacks"), where)
+    sets |= {name: distinct(prompts, f"{where}, {name}") for name, prompts in rows.items()}
+    _refuse_overlap(sets, where)
+    _tell_half_replies(sets, where)
+    return sets
+
+
+def _paired(shows: Sequence[Prompt], lacks: Sequence[Prompt], where: str) -> dict[SetName, tuple[Prompt, ...]]:
+    """Both sets with the rows of a pair in the same split, every pair once."""
+    if len(shows) != len(lacks):
+        raise DataError(f"{where}: pairs needs as many rows in lacks as in shows; there are {len(lacks)} and {len(shows)}.")
+    both = dict.fromkeys((one, replace(other, pair=one.pair or one.messages)) for one, other in zip(shows, lacks))
+    if len(both) < len(shows):
+        say(f"{where}: {len(shows) - len(both)} of {len(shows)} pairs repeat another and are counted once.")
+    return {"shows": tuple(one for one, _ in both), "lacks": tuple(other for _, other in both)}
+
+
+# Sets that say opposite things of the same prompt.
+_APART: tuple[tuple[SetName, SetName], ...] = (("shows", "lacks"), ("shows", "guard"), ("shows", "neutral"), ("lacks", "guard"))
+
+
+def _refuse_overlap(sets: Mapping[SetName, tuple[Prompt, ...]], where: str) -> None:
+    for one, other in _APART:
+        known = {(prompt.system, prompt.messages, prompt.reply) for prompt in sets[one]}
+        both = [prompt for prompt in sets[other] if (prompt.system, prompt.messages, prompt.reply) in known]
+        if both:
+            raise DataError(
+                f"{where}: {both[0].text!r} stands in both {one} and {other} ({len(both)} such in all); keep a prompt in one of them."
+            )
+
+
+def _tell_half_replies(sets: Mapping[SetName, tuple[Prompt, ...]], where: str) -> None:
+    """Replies count only where every row of `shows` and `lacks` has one."""
+    prompts = sets["shows"] + sets["lacks"]
+    without = [prompt for prompt in prompts if prompt.reply is None]
+    if 0 < len(without) < len(prompts):
+        say(
+            f"{where}: {len(without)} of {len(prompts)} rows in shows and lacks have no reply ({without[0].text!r}, for one), so the replies of"
+            " the others are not used."
+        )
