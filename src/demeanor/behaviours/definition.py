@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from ..errors import DataError
 from ..progress import say
 from .audience import CALLED, Audience, LoadedModel, audience_of
-from .prompts import Prompt, Split, distinct
+from .prompts import SPLITS, Prompt, Split, distinct
 from .questions import Question
-from .schema import Detect
+from .schema import BehaviourFile, Detect, Source
 
 SetName = Literal["shows", "lacks", "guard", "neutral"]
 SET_NAMES: tuple[SetName, ...] = ("shows", "lacks", "guard", "neutral")
+PromptSet = Sequence[str | Prompt | Mapping[str, Any]] | Mapping[str, Any]  # prompts in place, or where they are read from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +39,53 @@ class Behaviour:
     pairs: bool = False
     audience: Audience | None = None
 
+    def __post_init__(self) -> None:
+        for name in SET_NAMES:
+            other = next((row for row in getattr(self, name) if not isinstance(row, Prompt)), None)
+            if other is not None:
+                raise DataError(
+                    f"The set {name!r} of {self.name!r} holds a {type(other).__name__}, which is no Prompt; make the behaviour with Behaviour.of."
+                )
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        shows: PromptSet,
+        lacks: PromptSet,
+        guard: PromptSet = (),
+        neutral: PromptSet = (),
+        detect: str | Mapping[str, Any] | Detect = "refusal",
+        questions: Sequence[Question | Mapping[str, Any]] = (),
+        pairs: bool = False,
+        description: str = "",
+    ) -> Behaviour:
+        """A behaviour from lists of prompts: texts, prompts, or mappings with prompt, answer, reply and system.
+
+        Everything is as in a behaviour file, and checked alike: a set may also be a source such as {"file": "prompts.csv"}, its
+        path relative to the working directory. Raises DataError for the first thing that is wrong.
+        """
+        values = {
+            "name": name, "description": description, "detect": detect, "questions": list(questions), "pairs": pairs,
+            "shows": shows, "lacks": lacks, "guard": guard or None, "neutral": neutral or None,
+        }  # fmt: skip
+        return behaviour_of(values, Path(), f"The behaviour {name!r}")
+
     @property
     def has_replies(self) -> bool:
         """Whether `shows` and `lacks` are texts with and without the behaviour, not prompts that bring it about."""
         return bool(self.shows and self.lacks) and all(prompt.reply is not None for prompt in self.shows + self.lacks)
 
     def set(self, name: SetName, split: Split | None = None, limit: int | None = None) -> list[Prompt]:
-        """One prompt set, or one split of it, at most `limit` prompts: a fair sample of all sources, in order, pairs together."""
-        prompts: tuple[Prompt, ...] = {
-            "shows": self.shows, "lacks": self.lacks, "guard": self.guard, "neutral": self.neutral,
-        }[name]  # fmt: skip
+        """One prompt set, or one split of it, at most `limit` prompts: a fair sample of all sources, in order, pairs together.
+
+        Raises DataError for another name than those of sets and splits.
+        """
+        for what, given, known in (("set", name, SET_NAMES), ("split", split, SPLITS)):
+            if given is not None and given not in known:
+                raise DataError(f"There is no {what} {given!r}; use one of {', '.join(known)}.")
+        prompts: tuple[Prompt, ...] = getattr(self, name)
         chosen = [prompt for prompt in prompts if split is None or prompt.split == split]
         if limit is None or limit >= len(chosen):
             return chosen
@@ -69,8 +110,42 @@ class Behaviour:
                 raise DataError(f"The behaviour {self.name!r} has no {name!r} prompts; finding a direction needs both sets.")
 
 
-def checked_sets(rows: Mapping[SetName, Sequence[Prompt]], pairs: bool, where: str) -> dict[SetName, tuple[Prompt, ...]]:
-    """The four sets, every prompt once. Raises DataError where they contradict each other; `where` names their source in errors."""
+def behaviour_of(values: Mapping[str, Any], folder: Path, where: str) -> Behaviour:
+    """The behaviour that the values of a behaviour file describe; paths are relative to `folder`, `where` names their source in errors.
+
+    Raises DataError for the first thing that is wrong with them or with their data.
+    """
+    try:
+        file = BehaviourFile.model_validate(values)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_first_mistake(error)}") from error
+    rows = {name: [prompt for source in getattr(file, name) for prompt in source.read(folder, f"{where}, {name}")] for name in SET_NAMES}
+    sets = _checked(rows, file.pairs, where)
+    return Behaviour(
+        name=file.name, description=file.description, detect=_beside(file.detect, folder), questions=tuple(file.questions), pairs=file.pairs,
+        shows=sets["shows"], lacks=sets["lacks"], guard=sets["guard"], neutral=sets["neutral"],
+    )  # fmt: skip
+
+
+def _beside(detect: Detect, folder: Path) -> Detect:
+    """A detector's `file` is relative to the behaviour file, as the paths of sets are."""
+    file = detect.arguments.get("file")
+    return detect.model_copy(update={"file": str(folder / file)}) if isinstance(file, str) else detect
+
+
+def _first_mistake(error: ValidationError) -> str:
+    """The first thing that is wrong, as a sentence."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        keys: Any = {"detect": Detect, "questions": Question}.get(str(first["loc"][0]), Source if len(first["loc"]) > 1 else BehaviourFile)
+        return f"{place!r} is not a key; the keys are {', '.join(keys.model_fields)}."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place + ': ' if place else ''}{message[0].lower()}{message[1:]}."
+
+
+def _checked(rows: Mapping[SetName, Sequence[Prompt]], pairs: bool, where: str) -> dict[SetName, tuple[Prompt, ...]]:
+    """The four sets, every prompt once. Raises DataError where they contradict each other."""
     rows = dict(rows)
     sets: dict[SetName, tuple[Prompt, ...]] = {}
     if pairs:  # what repeats in one set need not repeat in the other

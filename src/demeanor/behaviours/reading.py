@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from ..errors import DataError
 from .audience import Audience, LoadedModel
-from .definition import SET_NAMES, Behaviour, checked_sets
+from .definition import Behaviour, behaviour_of
 from .preset import Preset, preset_file, presets
-from .questions import Question, question_presets, questions_for
-from .schema import BehaviourFile, Detect, Source
+from .questions import question_presets, questions_for
+from .schema import Detect
 
 BehaviourLike = Behaviour | Preset | str | Path
 
@@ -86,30 +85,4 @@ def read_file(path: Path) -> Behaviour:
         raise DataError(f"{path} is not valid YAML: {told} (texts with signs such as ? : # , are written in quotes).") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold a mapping with name, shows and lacks.")
-    try:
-        file = BehaviourFile.model_validate(values)
-    except ValidationError as error:
-        raise DataError(f"{path}: {_first_mistake(error)}") from error
-    rows = {name: [prompt for source in getattr(file, name) for prompt in source.read(path, name)] for name in SET_NAMES}
-    sets = checked_sets(rows, file.pairs, str(path))
-    return Behaviour(
-        name=file.name, description=file.description, detect=_beside(file.detect, path), questions=tuple(file.questions), pairs=file.pairs,
-        shows=sets["shows"], lacks=sets["lacks"], guard=sets["guard"], neutral=sets["neutral"],
-    )  # fmt: skip
-
-
-def _beside(detect: Detect, path: Path) -> Detect:
-    """A detector's `file` is relative to the behaviour file, as the paths of sets are."""
-    file = detect.arguments.get("file")
-    return detect.model_copy(update={"file": str(path.parent / file)}) if isinstance(file, str) else detect
-
-
-def _first_mistake(error: ValidationError) -> str:
-    """The first thing that is wrong, as a sentence."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        keys: Any = {"detect": Detect, "questions": Question}.get(str(first["loc"][0]), Source if len(first["loc"]) > 1 else BehaviourFile)
-        return f"{place!r} is not a key; the keys are {', '.join(keys.model_fields)}."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place + ': ' if place else ''}{message[0].lower()}{message[1:]}."
+    return behaviour_of(values, path.parent, str(path))

@@ -46,15 +46,15 @@ class Source(BaseModel):
     def columns(self) -> Columns:
         return Columns(self.column, self.answer, self.reply, self.system_column, self.ask, self.system)
 
-    def read(self, beside: Path, name: str) -> list[Prompt]:
-        """Its prompts, in order; `beside` is the behaviour file, `name` what the set is called in errors."""
+    def read(self, folder: Path, where: str) -> list[Prompt]:
+        """Its prompts, in order; a path is relative to `folder`, and `where` is what a list in place is called in errors."""
         if self.dataset is not None:
             where = f"{self.dataset}, {self.subset}" if self.subset else self.dataset
             rows = dataset_rows(self.dataset, self.subset, self.split, self.revision)
         elif self.file is not None:
-            where, rows = str(beside.parent / self.file), read_rows(beside.parent / self.file)
+            where, rows = str(folder / self.file), read_rows(folder / self.file)
         else:
-            where, rows = f"{beside}, {name}", self.prompts or []
+            rows = self.prompts or []
         return prompts_from_rows(selected(rows, self.where, self.limit, where), self.columns(), where)
 
 
@@ -104,6 +104,8 @@ class BehaviourFile(BaseModel):
         """A set is a source, a list of sources, or a list of prompts in place."""
         if value is None:
             return []
+        if isinstance(value, tuple):
+            value = list(value)
         if isinstance(value, dict):
             return [Source.model_validate(value)]
         if not isinstance(value, list):
@@ -114,7 +116,7 @@ class BehaviourFile(BaseModel):
 
 
 def _in_place(rows: list[Any]) -> Source:
-    """A list of prompts: texts, or objects of which not all need have every column."""
+    """A list of prompts: texts, objects of which not all need have every column, or prompts as they are."""
     keys = {key for row in rows if isinstance(row, dict) for key in row}
     unknown = sorted(str(key) for key in keys - {"prompt", "answer", "reply", "system"})
     if unknown:
