@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import demeanor as dm
 from conftest import save_tiny
 from demeanor.algebra.edits import ablate
+from demeanor.cli import find as commands
 from demeanor.cli import options
-from demeanor.cli import run as commands
 from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
 from demeanor.io.tensors import FORMAT
@@ -196,15 +196,15 @@ def test_the_reply_budget_leaves_room_for_long_answers(organism):
 
 
 def test_a_control_that_breaks_the_numbers_is_said(organism, monkeypatch):
-    from demeanor.measure import observe
+    from demeanor.measure import Bench, Ledger
     from demeanor.measure.condition import Condition
     from demeanor.measure.drift import drift
 
     b = dm.behaviour("over-refusal").settled(organism)
-    base = observe(organism, replace(b, shows=(), lacks=(), guard=()), max_prompts=2).sets["neutral"]
+    base = Bench(organism, replace(b, shows=(), lacks=(), guard=()), max_prompts=2).untouched.observation.sets["neutral"]
     control = dm.add(a_direction(organism, dm.Site(2), gap=3e37), 100.0)
     with pytest.raises(CheckFailed, match="no longer computes numbers"):
-        drift(Condition(organism), Condition(organism, control), base)
+        drift(Ledger(organism), Condition(organism, control), base)
 
 
 def write(folder, sets, **files):

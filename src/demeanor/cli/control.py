@@ -30,7 +30,7 @@ from ..controls import (
 from ..errors import DataError
 from ..finding.gates import gate as make_gate
 from ..io.atomic import refuse_folder
-from ..measure import measure_all
+from ..measure import Bench, measure_all
 from ..measure.condition import Condition
 from ..models import Site, load
 from ..progress import say
@@ -233,7 +233,7 @@ def control_then(
     session = load(model)
     conditions = {first: Condition(session, one), second: Condition(session, other), "both": Condition(session, both)}
     for each in (preset.settled(session) for preset in named):
-        measured = measure_all(Condition(session), conditions, each, split="val", max_prompts=max_prompts)
+        measured = measure_all(Bench(session, each, "val", max_prompts=max_prompts), conditions)
         out.print(scores_table(measured, f"{each.name} in {model}: val split"))
 
 

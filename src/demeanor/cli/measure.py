@@ -14,7 +14,7 @@ from ..controls import Control, load_control
 from ..detect import make_detector
 from ..errors import DataError
 from ..io.atomic import new_file, refuse_existing, refuse_folder
-from ..measure import Measurement, Observation, measure_all
+from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
 from ..measure.rating import read_ratings, write_sheet
@@ -102,7 +102,7 @@ def measure(
     wanted = named.settled(session)
     first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
     conditions = _speakers(session, wanted, controls, redo, prompting) or {model if base else "none": Condition(session)}
-    measured = measure_all(Condition(first), conditions, wanted, max_prompts=max_prompts)
+    measured = measure_all(Bench(first, wanted, max_prompts=max_prompts), conditions)
     changes = suites.compare(Condition(first), conditions) if suites else {}
     inside = (
         {}

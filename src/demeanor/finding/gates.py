@@ -12,6 +12,7 @@ from ..algebra.directions import auroc, logistic, mean_difference, separation, u
 from ..behaviours import BehaviourLike, Prompt, SetName, as_behaviour
 from ..controls.gate import Gate, Kind
 from ..errors import CheckFailed, DataError
+from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import track
 from ..runtime.capture import spread
@@ -36,9 +37,12 @@ def gate(
     against: Sequence[SetName] = ("guard",),
     kind: Kind = "probe",
     max_prompts: int | None = None,
+    ledger: Ledger | None = None,
 ) -> Gate:
     """A gate that fires on `shows` and not on the sets in `against`, at the layer where it tells them apart best; see `fit_gate`."""
-    return fit_gate(session, behaviour, false_positives=false_positives, against=against, kind=kind, max_prompts=max_prompts)[0]
+    return fit_gate(
+        session, behaviour, false_positives=false_positives, against=against, kind=kind, max_prompts=max_prompts, ledger=ledger
+    )[0]
 
 
 def fit_gate(
@@ -49,6 +53,7 @@ def fit_gate(
     against: Sequence[SetName],
     kind: Kind = "probe",
     max_prompts: int | None = None,
+    ledger: Ledger | None = None,
 ) -> tuple[Gate, dict[SetName, list[bool]]]:
     """A gate, and whether it fires on each train and val prompt (in that order) by probes fitted without that prompt's fold.
 
@@ -63,6 +68,7 @@ def fit_gate(
         raise DataError(f"A gate is made against one or more of guard, lacks and neutral, not {list(against)}.")
     if kind not in get_args(Kind):
         raise DataError(f"There is no gate of the kind {kind!r}; use {', '.join(get_args(Kind))}.")
+    ledger = ledger or Ledger(session)
     sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
     values: dict[SetName, Tensor] = {}
     for name in ("shows", *against):
@@ -71,7 +77,7 @@ def fit_gate(
             raise DataError(
                 f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."
             )
-        values[name] = session.capture(prompts, sites).values.double()
+        values[name] = ledger.capture(prompts, sites).values.double()
     with session.threads():
         fitted = [
             _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives, kind)
@@ -149,7 +155,7 @@ def _threshold(positive: Tensor, negative: Tensor, target: float) -> float:
     return float(cuts[best])
 
 
-def fires_on(session: Session, gate: Gate, prompts: Sequence[Prompt]) -> list[bool]:
+def fires_on(ledger: Ledger | Session, gate: Gate, prompts: Sequence[Prompt]) -> list[bool]:
     """Whether the gate fires, per prompt."""
-    values = session.capture(prompts, [gate.site]).values[:, 0]
+    values = ledger.capture(prompts, [gate.site]).values[:, 0]
     return [bool(fired) for fired in gate.fires(values)]
