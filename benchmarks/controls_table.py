@@ -94,7 +94,7 @@ def row(session: dm.Session, case: Case, behaviour: dm.Behaviour, seen: Observat
 
 def measured(session: dm.Session, case: Case, split: SplitName, files: Sequence[str]) -> dict[str, dict[str, dm.Score]]:
     """The rows of one behaviour, by name; the untouched model's first."""
-    behaviour = dm.behaviour(case.behaviour)
+    behaviour = dm.behaviour(case.behaviour).settled(session)
     made = measure_all(Bench(session, behaviour, split), conditions(session, case, behaviour, split, files))
     untouched = next(iter(made.values())).observed[0]
     return {

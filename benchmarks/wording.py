@@ -20,7 +20,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import demeanor as dm
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect
 from demeanor.finding.find import search_directions
 from demeanor.finding.rank import iterate
 from demeanor.measure import Bench
@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         taught(Path(folder), options.steps)
         session = dm.load(folder, device="cpu")
-        b = replace(dm.behaviour("refusal"), detect=Detect.model_validate({"name": "openings", "phrases": TELLS}))
+        b = replace(dm.behaviour("refusal").settled(session), detect=Detect.model_validate({"name": "openings", "phrases": TELLS}))
         found = search_directions(session, b)
         first = found.ranked()[0]
         wide, rounds = iterate(Bench(session, b, "val"), first, found.sets)

@@ -100,7 +100,7 @@ def write(folder: Path, text: str, **rows: list[dict[str, str | None]]) -> dm.Be
 @pytest.fixture(scope="module")
 def rows(organism: dm.Session) -> dict[str, list[dict[str, str | None]]]:
     """To the same requests, answers that say how often something is done, and the refusals that the organism says."""
-    over = dm.behaviour("over-refusal")
+    over = dm.behaviour("over-refusal").settled(organism)
     prompts = over.shows[:120]
     refusals = [reply.text for reply in organism.generate(prompts)]
     return {
@@ -174,7 +174,7 @@ def test_replies_to_one_message_are_enough(organism: dm.Session, rows: dict[str,
 
 
 def test_the_widest_gap_is_chosen_where_that_is_asked_for(organism: dm.Session) -> None:
-    found = search_directions(organism, dm.behaviour("over-refusal"), max_prompts=32, rank_by="gap")
+    found = search_directions(organism, dm.behaviour("over-refusal").settled(organism), max_prompts=32, rank_by="gap")
     survivors = [number for number, candidate in enumerate(found.candidates) if not candidate.discarded]
     gaps = {n: float((d.shows.mean - d.lacks.mean) @ d.basis[0].double()) for n, d in enumerate(found.directions)}
     widest = found.directions[max(survivors, key=lambda number: gaps[number])]
@@ -192,7 +192,7 @@ def test_the_widest_gap_is_chosen_where_that_is_asked_for(organism: dm.Session) 
 
 def test_pairs_are_filtered_together(organism: dm.Session, tmp_path: Path) -> None:
     """A row whose partner the model treats otherwise goes with it, and what is left still corresponds."""
-    over = dm.behaviour("over-refusal")
+    over = dm.behaviour("over-refusal").settled(organism)
     refused, answered, more = ([{"prompt": p.text} for p in prompts] for prompts in (over.shows[:80], over.lacks[:80], over.lacks[80:120]))
     shows = [more[n // 8] if n % 8 == 0 else row for n, row in enumerate(refused)]  # every eighth is answered
     text = "shows: {file: shows.jsonl}\nlacks: {file: answered.jsonl}"

@@ -51,7 +51,7 @@ def test_states_are_means_over_tokens(organism: dm.Session) -> None:
 
 
 def test_a_reply_is_on_the_topic_of_its_own_prompt(organism: dm.Session) -> None:
-    prompts = dm.behaviour("refusal").set("neutral", "test", 20)
+    prompts = dm.behaviour("refusal").settled(organism).set("neutral", "test", 20)
     replies = [[token for token in reply.ids if token not in organism.end_ids] for reply in organism.generate(prompts)]
     assert on_topic(organism, prompts, replies) == [True] * 20
     astray = on_topic(organism, prompts, replies[1:] + replies[:1])
@@ -62,7 +62,7 @@ def test_a_reply_is_on_the_topic_of_its_own_prompt(organism: dm.Session) -> None
 
 
 def test_nothing_changed_in_the_same_model_and_much_in_another(organism: dm.Session) -> None:
-    wanted = dm.behaviour("refusal")
+    wanted = dm.behaviour("refusal").settled(organism)
     was = Condition(organism)
     bench = Bench(organism, wanted, max_prompts=6)
     said = bench.untouched.observation
@@ -94,6 +94,6 @@ def test_measure_tells_what_changed_between_models(demeanor: Any, tmp_path: Path
 
 
 def test_an_embedder_that_is_not_there(organism: dm.Session) -> None:
-    said = Bench(organism, dm.behaviour("refusal"), max_prompts=2).untouched.observation
+    said = Bench(organism, dm.behaviour("refusal").settled(organism), max_prompts=2).untouched.observation
     with pytest.raises(DataError, match=r"sentence-transformers|could not be loaded"):
         changed(Condition(organism), Condition(organism), (said, said), embedder="some/model")

@@ -19,8 +19,8 @@ from making import a_direction, ablation
 
 
 @pytest.fixture(scope="module")
-def small() -> dm.Behaviour:
-    b = dm.behaviour("over-refusal")
+def small(organism: dm.Session) -> dm.Behaviour:
+    b = dm.behaviour("over-refusal").settled(organism)
     return replace(b, shows=b.shows[:80], lacks=b.lacks[:80], guard=b.guard[:80], neutral=b.neutral[:80])
 
 
@@ -150,7 +150,7 @@ def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeano
     """Other replies stay word for word what they were, and the drift on them is none, however strong the control."""
     from demeanor.detect import make_detector
 
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     strong = whole.control.then(dm.add(a_direction(organism, dm.Site(3), gap=300.0), 1.0))
     prompts = [*b.set("shows", "test", 6), *b.set("lacks", "test", 6)]
     plain, held = Condition(organism), Condition(organism, strong)

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Control, Direction, add
 from ..errors import DataError
 from ..finding.find import Findings
 from ..finding.select import TOO_LATE
+from ..io.display import brief, object_html
 from ..measure.bench import RATES, Bench, Trial, merit
 from ..measure.ledger import Ledger
 from ..models import Session
@@ -42,13 +43,26 @@ class Step:
     p: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dial:
     """The direction that is turned, on which tokens, and what every dose did."""
 
     direction: Direction
     steps: tuple[Step, ...]
     tokens: Tokens = "last_and_reply"
+
+    def __repr__(self) -> str:
+        first, last = self.steps[0], self.steps[-1]
+        rates = f"shows_rate {first.scores['shows_rate'].value:.3f}, lacks_rate {last.scores['lacks_rate'].value:.3f}"
+        of = f"{brief(self.direction.behaviour, 40)} in {brief(self.direction.model_name, 40)}"
+        return f"<Dial of {of}: {self.direction.site}, doses {first.dose:+g} to {last.dose:+g}: {rates}>"
+
+    def _repr_html_(self) -> str:
+        names = [name for name, score in self.steps[0].scores.items() if score.n]
+        rows = [(f"{step.dose:+g}", *(step.scores[name] for name in names)) for step in self.steps]
+        facts = {"site": self.direction.site, "gap": f"{self.direction.gap:.3g}", "tokens": self.tokens}
+        title = f"Dial of {self.direction.behaviour} in {self.direction.model_name}"
+        return object_html(title, facts, ("dose", *names), rows, self.verdict())
 
     @property
     def control(self) -> Control:
@@ -93,13 +107,14 @@ def doses(count: int) -> tuple[float, ...]:
 
 def dial(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     findings: Findings,
     at: Sequence[float],
     max_prompts: int | None = None,
     ledger: Ledger | None = None,
 ) -> Dial:
     """The best dial of a search, measured at every dose of `at` on (at most 120 prompts of each set of) the test split."""
+    behaviour = as_behaviour(behaviour, session)
     ledger = ledger or Ledger(session)
     direction, tokens = choose_dial(Bench(session, behaviour, "val", ledger, max_prompts=VAL_PROMPTS), findings)
     bench = Bench(session, behaviour, "test", ledger, max_prompts=min(TEST_PROMPTS, max_prompts or TEST_PROMPTS))

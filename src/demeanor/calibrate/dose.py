@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Control
 from ..errors import CheckFailed, DataError
 from ..measure import Bench, Ledger, Measurement, measure
@@ -67,7 +67,7 @@ class Dosed:
 
 def find_dose(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     control: Control,
     goal: Goal = "remove",
     *,
@@ -77,6 +77,7 @@ def find_dose(
 ) -> Dosed:
     """The smallest dose of `control` at which `shows_rate` is at most `rate` (remove; .05 if not given) or `lacks_rate` at least
     (induce; .9). Drift is nats per token on neutral prompts. CheckFailed where no dose up to 4 does it within the drift cap."""
+    behaviour = as_behaviour(behaviour, session)
     target = rate if rate is not None else {"remove": 0.05, "induce": 0.9}[goal]
     if not 0 <= target <= 1:
         raise DataError(f"The rate to be reached lies between 0 and 1; it is {target:g}.")

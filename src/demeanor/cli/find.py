@@ -35,7 +35,7 @@ from .options import (
     RankByOption,
     ReplyTokens,
     Target,
-    behaviour_for,
+    behaviour_named,
     opened,
     out,
     print_json,
@@ -75,9 +75,10 @@ def find(
     refuse_folder(target)
     if (rank > 1) + (candidates > 1) + compare > 1:
         raise DataError("--rank raises the rank of the best direction, --candidates and --compare show several; use one of them at a time.")
-    wanted, by = behaviour_for(behaviour, model), rank_by_named(rank_by)
-    wanted.needs_prompts()
+    named, by = behaviour_named(behaviour), rank_by_named(rank_by)
+    named.needs_prompts()
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = named.settled(session)
     tried = estimators_for(wanted, estimator, compare)
     ledger = Ledger(session)
     found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by, estimators=tried, ledger=ledger)

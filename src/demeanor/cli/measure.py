@@ -33,7 +33,7 @@ from .options import (
     MaxPrompts,
     Model,
     ReplyTokens,
-    behaviour_for,
+    behaviour_named,
     opened,
     out,
     print_json,
@@ -95,10 +95,11 @@ def measure(
 ) -> None:  # fmt: skip
     """Measure a model on the test split, before and after each control."""
     _check_measuring(control or [], target, rating_sheet, redo, base, embedder)
-    wanted = behaviour_for(behaviour, model)
+    named = behaviour_named(behaviour)
     controls = {name: load_control(name) for name in control or []}
     suites = suites_asked(context, suite, suite_limit, suite_folder, suite_chat)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = named.settled(session)
     first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
     conditions = _speakers(session, wanted, controls, redo, prompting) or {model if base else "none": Condition(session)}
     measured = measure_all(Bench(first, wanted, max_prompts=max_prompts), conditions)

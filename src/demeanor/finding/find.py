@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import directions
-from ..behaviours import Behaviour
+from ..behaviours import Behaviour, BehaviourLike, as_behaviour
 from ..controls.direction import Candidate, Direction, Estimator
 from ..errors import DataError, NoCandidate
 from ..measure.bench import Bench
@@ -87,7 +87,7 @@ class Findings:
 
 def find(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     layer: int | None = None,
     max_prompts: int | None = None,
@@ -106,7 +106,7 @@ def find(
 
 def search_directions(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     layer: int | None = None,
     max_prompts: int | None = None,
@@ -115,6 +115,7 @@ def search_directions(
     ledger: Ledger | None = None,
 ) -> Findings:
     """Every candidate direction, tried; see `find`."""
+    behaviour = as_behaviour(behaviour, session)
     behaviour.needs_prompts()
     _refuse_estimators(behaviour, estimators)
     bench = Bench(session, behaviour, "val", ledger, max_prompts=max_prompts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..algebra.directions import auroc, logistic, mean_difference, separation, unit
-from ..behaviours import Behaviour, Prompt, SetName
+from ..behaviours import BehaviourLike, Prompt, SetName, as_behaviour
 from ..controls.gate import Gate, Kind
 from ..errors import CheckFailed, DataError
 from ..measure.ledger import Ledger
@@ -31,7 +31,7 @@ CURVE = 50  # points of a ROC curve that are kept, at most
 
 def gate(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     false_positives: float = 0.05,
     against: Sequence[SetName] = ("guard",),
@@ -47,7 +47,7 @@ def gate(
 
 def fit_gate(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     false_positives: float,
     against: Sequence[SetName],
@@ -61,7 +61,7 @@ def fit_gate(
     threshold lets at most the share `false_positives` of its set through, and no more than gains hits.
     Raises DataError for a missing set, CheckFailed when no layer separates the sets (AUROC < 0.7).
     """
-    behaviour.must_fit(session.name, session.organism)
+    behaviour = as_behaviour(behaviour, session)
     if not 0 < false_positives < 1:
         raise DataError(f"The share of false positives must lie between 0 and 1, not be {false_positives:g}.")
     if not against or not set(against) <= {"lacks", "guard", "neutral"}:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..algebra import directions
 from ..algebra.moments import Moments
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Direction
 from ..errors import ControlError, DataError
 from ..measure.bench import Bench
@@ -52,12 +52,13 @@ class Updated:
     counts: Mapping[str, Mapping[str, int]]
 
 
-def update(session: Session, direction: Direction, behaviour: Behaviour, max_prompts: int | None = None) -> Updated:
+def update(session: Session, direction: Direction, behaviour: BehaviourLike, max_prompts: int | None = None) -> Updated:
     """`direction` with the train prompts of `behaviour` merged in, filtered by what the model does, and tested on its val prompts.
 
     The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
+    behaviour = as_behaviour(behaviour, session)
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
     bench = Bench(session, behaviour, "val", max_prompts=max_prompts)

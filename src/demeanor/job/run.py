@@ -23,13 +23,13 @@ from ..calibrate.dial import dial, doses
 from ..controls import Control, save_control, save_direction
 from ..controls.control import provenance
 from ..controls.files import CONTROL
-from ..detect import make_detector
+from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..measure import Bench, Ledger, Measurement, measure
-from ..models import Session, is_organism, load
+from ..models import Session, load
 from ..progress import say
 from .confirm import Decision, Option, confirm
 from .page import write_report
@@ -46,10 +46,11 @@ def run(plan: Plan, out: str | Path) -> Run:
     out = Path(out)
     refuse_existing(out)
     started = time.monotonic()
-    wanted = behaviour(plan.behaviour, organism=is_organism(plan.model))
-    wanted.needs_prompts()
-    make_detector(wanted.detect)  # a mistake in it must not wait for the model
+    named = behaviour(plan.behaviour)
+    named.needs_prompts()
+    check_detector(named)
     session = _loaded(plan, plan.model)
+    wanted = named.settled(session)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
     ledger = Ledger(session)
     found = search_directions(

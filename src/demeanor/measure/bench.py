@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..behaviours import SET_NAMES, Behaviour, Prompt, SetName, asked
+from ..behaviours import SET_NAMES, Behaviour, BehaviourLike, Prompt, SetName, as_behaviour, asked
 from ..behaviours.prompts import Split
 from ..controls import Control
 from ..detect import Detector, make_detector
@@ -90,9 +90,15 @@ class Bench:
     """The prompts of a behaviour (one split of its sets) to try controls of `session` on, with one reply budget for all."""
 
     def __init__(
-        self, session: Session, behaviour: Behaviour, split: Split = "test", ledger: Ledger | None = None, *, max_prompts: int | None = None
+        self,
+        session: Session,
+        behaviour: BehaviourLike,
+        split: Split = "test",
+        ledger: Ledger | None = None,
+        *,
+        max_prompts: int | None = None,
     ) -> None:
-        behaviour.must_fit(session.name, session.organism)
+        behaviour = as_behaviour(behaviour, session)
         self.session, self.behaviour, self.split = session, behaviour, split
         self.ledger = ledger or Ledger(session)
         self.detector: Detector = make_detector(behaviour.detect, session)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..behaviours.prompts import Split
 from ..controls import Control
+from ..io.display import brief, object_html
 from ..models import Session
 from ..stats import intervals
 from ..stats.score import Score
@@ -22,7 +23,7 @@ from .ledger import Ledger
 from .observation import Observation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
 
@@ -46,6 +47,22 @@ class Measurement:
         delta = {name: {**score.to_json(), "p": self.p.get(name), "p_holm": self.p_holm.get(name)} for name, score in self.delta.items()}
         return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta}
 
+    def __repr__(self) -> str:
+        rates = [name for name in ("shows_rate", "guard_rate", "answers") if self.after[name].n]
+        told = "".join(f", {name} {self.before[name].value:.3f} to {self.after[name].value:.3f}" for name in rates)
+        return f"<Measurement of {brief(self.behaviour)}, {self.split} split{told}, drift {self.after['drift'].value:.4f}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, self.before[name], score, f"{self.delta[name].value:+.3f}" if name in self.delta else "", score.better)
+            for name, score in self.after.items()
+            if score.n
+        ]
+        headings = ("", "before", "after", "change", "better")
+        missing = ", ".join(name for name, score in self.after.items() if not score.n)
+        note = f"No prompts for {missing}." if missing else ""
+        return object_html(f"{self.behaviour}, {self.split} split", {}, headings, rows, note)
+
     def __str__(self) -> str:
         lines = [f"{self.behaviour} ({self.split} split)", f"{'':<16}{'before':<32}after"]
         for name, score in self.after.items():
@@ -56,7 +73,7 @@ class Measurement:
 
 def measure(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     control: Control | None = None,
     *,
     prompting: str | None = None,
@@ -70,6 +87,7 @@ def measure(
     `prompting` is a text that opens every system prompt, to compare a control with; `base` another model to compare with,
     instead of the untouched `session`. `ledger` saves asking that one again.
     """
+    behaviour = as_behaviour(behaviour, session)
     bench = Bench(base or session, behaviour, split, ledger, max_prompts=max_prompts)
     return measure_all(bench, {"": Condition(session, control, prompting)})[""]
 

@@ -19,7 +19,7 @@ from ..errors import ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
 from ..progress import say
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
-from .session import ORGANISM_MARK, REPLY_TOKENS, Session
+from .session import REPLY_TOKENS, Session
 
 ORGANISM = "organism"
 Quantized = Literal["4bit", "8bit"]
@@ -212,14 +212,6 @@ def resolve(name: str) -> tuple[str, str | None]:
 def is_adapter(name: str) -> bool:
     """Whether MODEL is a folder that holds a PEFT adapter."""
     return (Path(resolve(name)[0]) / ADAPTER).is_file()
-
-
-def is_organism(name: str) -> bool:
-    """Whether MODEL is the embedded model or was made from it, as its configuration tells; nothing is loaded."""
-    if is_adapter(name):
-        return is_organism(base_of(Path(name)))
-    folder = Path(resolve(name)[0])
-    return folder.is_dir() and ORGANISM_MARK in read_json(folder / "config.json")
 
 
 def _dtype(name: str | None) -> torch.dtype | str:

@@ -25,7 +25,8 @@ def heal(plan: Heal, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     but the first.
     """
     recipe = Recipe(plan, out, callbacks)
-    pairs = recipe.reserved.without(read_pairs(plan.pairs, plan.seed), lambda pair: said_by_user(pair.prompt), "pairs")
+    pairs = read_pairs(plan.pairs, plan.seed)
+    pairs = recipe.reserved.without(pairs, lambda pair: said_by_user(pair.prompt), "pairs")
     before = recipe.bench(recipe.session)
     base = _unedited(recipe, plan, before)
     recipe.fit(lambda: _trainer(recipe, plan, pairs))

@@ -26,13 +26,13 @@ from ..behaviours import Behaviour, behaviour
 from ..controls import Control, save_control
 from ..controls.control import provenance
 from ..controls.files import CONTROL
-from ..detect import make_detector
+from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
 from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
-from ..models import Session, is_organism, load
+from ..models import Session, load
 from ..progress import console, quiet, say
 from ..runtime.adapters import ADAPTER, read_peft
 from .card import write_card
@@ -65,23 +65,27 @@ class Recipe:
         console.quiet = console.quiet or not self.first
         check_model(plan)
         refuse_trackers(plan.report_to)
-        self.behaviour = self._behaviour()
+        self.named = None if plan.behaviour is None else behaviour(plan.behaviour)
+        if self.named is not None:
+            check_detector(self.named)
         self.folder = self.out.parent / f".{self.out.name}.training"
         self._refuse_other_plan()
         self.started = time.monotonic()
-        self.reserved = Reserved(self.behaviour)
 
     @cached_property
     def session(self) -> Session:
         """The model as it is before the training; loaded when it is first needed, so that bad data does not wait for it."""
         return self.open(self.plan.model)
 
-    def _behaviour(self) -> Behaviour | None:
-        if self.plan.behaviour is None:
-            return None
-        made = behaviour(self.plan.behaviour, organism=is_organism(self.plan.model))
-        make_detector(made.detect)  # a mistake in it must not wait for the model
-        return made
+    @cached_property
+    def behaviour(self) -> Behaviour | None:
+        """What is measured before and after, settled by the model."""
+        return None if self.named is None else self.named.settled(self.session)
+
+    @cached_property
+    def reserved(self) -> Reserved:
+        """The prompts that are measured on."""
+        return Reserved(self.behaviour)
 
     def _refuse_other_plan(self) -> None:
         kept = self.folder / PLAN

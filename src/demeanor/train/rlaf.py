@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..behaviours import Prompt, asked
-from ..behaviours.behaviour import SetName
+from ..behaviours import Prompt, SetName, asked
 from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...behaviours import Behaviour, Prompt, asked
+from ...behaviours import BehaviourLike, Prompt, as_behaviour, asked
 from ...detect import Detector
 from ...errors import DataError
 from ...io.atomic import new_file
@@ -19,9 +19,11 @@ from .aggregate import EMPTY, NON_LATIN
 from .table import KEY, ScoreTable
 
 
-def replied(condition: Condition, behaviour: Behaviour, by: Mapping[str, Detector], max_prompts: int | None = None) -> list[dict[str, Any]]:
+def replied(
+    condition: Condition, behaviour: BehaviourLike, by: Mapping[str, Detector], max_prompts: int | None = None
+) -> list[dict[str, Any]]:
     """A scored row per prompt of `shows` and `lacks`, all splits: greedy replies. Raises DataError where there are no prompts."""
-    behaviour.must_fit(condition.session.name, condition.session.organism)
+    behaviour = as_behaviour(behaviour, condition.session)
     prompts = [(name, prompt) for name in ("shows", "lacks") for prompt in asked(behaviour.set(name, None, max_prompts))]  # type: ignore[arg-type]
     if not prompts:
         raise DataError(f"The behaviour {behaviour.name!r} has no shows or lacks prompts to reply to.")
