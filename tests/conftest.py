@@ -104,6 +104,12 @@ def tiny(tiny_folders: dict[str, Path]) -> dict[str, dm.Session]:
     return {family: dm.load(folder, device="cpu") for family, folder in tiny_folders.items()}
 
 
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> dm.Session:
+    """One of the tiny models, where the others are not needed."""
+    return dm.load(save_tiny(tmp_path_factory.mktemp("tiny_llama"), "llama"), device="cpu")
+
+
 @pytest.fixture(params=list(FAMILIES))
 def session(request: pytest.FixtureRequest, tiny: dict[str, dm.Session]) -> dm.Session:
     """A tiny model of each family in turn."""

@@ -18,7 +18,7 @@ from ..behaviours import Prompt
 from ..errors import DataError
 from ..models.session import Session
 from ..progress import say
-from ..runtime.batches import Batch, in_batches
+from ..runtime.batches import Batch
 
 IGNORED = -100  # the label of a token that is not learned
 
@@ -93,7 +93,7 @@ def _rendered(session: Session, conversation: Conversation) -> str:
         return session.render(conversation.before(last)) + "\n" + turns[-1][1]
     messages: list[Any] = [*session.messages(conversation.before(last)), {"role": "assistant", "content": turns[-1][1]}]
     try:
-        return str(session.tokenizer.apply_chat_template(messages, tokenize=False))
+        return session.apply_template(messages, opened=False)
     except TemplateError as error:
         raise DataError(f"The chat template of {session.name} refuses this conversation: {error}.") from error
 
@@ -112,9 +112,7 @@ def mean_loss(session: Session, rows: Sequence[dict[str, list[int]]]) -> float:
             found.append(torch.stack([-(own * kept).sum(), kept.sum()]).double().cpu())
         return found
 
-    with session.threads():
-        pad = int(session.tokenizer.pad_token_id)
-        sums = torch.stack(in_batches([row["input_ids"] for row in rows], pad, session.device, run, "Scoring")).sum(0)
+    sums = torch.stack(session.runner.in_batches([row["input_ids"] for row in rows], run, "Scoring")).sum(0)
     return float(sums[0] / sums[1])
 
 

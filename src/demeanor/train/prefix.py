@@ -20,7 +20,6 @@ from ..measure.condition import Condition
 from ..models import Session
 from ..progress import say, track
 from ..runtime.adapters import VIRTUAL_TOKENS, virtual_token_hooks
-from ..runtime.capture import HookSwitch
 from .learner import Learner
 from .losses import Collate, followed_loss
 from .plans import Prefix
@@ -149,4 +148,4 @@ def add_virtual_tokens(model: Any, count: int, seed: int) -> None:
     virtual_tokens = torch.nn.Embedding.from_pretrained(words.detach()[drawn].clone().float(), freeze=False)
     setattr(model, VIRTUAL_TOKENS, virtual_tokens)
     # Looked up anew in every pass: PEFT puts a copy that it trains in its place.
-    virtual_token_hooks(model.base_model, lambda numbers: getattr(model, VIRTUAL_TOKENS)(numbers), count, HookSwitch())
+    virtual_token_hooks(model.base_model, lambda numbers: getattr(model, VIRTUAL_TOKENS)(numbers), count, lambda: True)

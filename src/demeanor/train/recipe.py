@@ -132,7 +132,7 @@ class Recipe:
         import datasets
 
         datasets.disable_progress_bars()
-        with warnings.catch_warnings(), self.session.threads():
+        with warnings.catch_warnings(), self.session.runner.threads():
             warnings.simplefilter("ignore")
             self._fit(made())
 
