@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -16,6 +15,7 @@ from ..controls import Control
 from ..detect import check_detector
 from ..errors import DataError
 from ..finding.gates import gate as make_gate
+from ..io.json_files import json_text
 from ..models import Quantized, Session, load
 from ..models.session import REPLY_TOKENS
 
@@ -99,7 +99,7 @@ def gated(context: typer.Context, control: Control, name: str | None, model: str
 
 
 def print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2))
+    print(json_text(values))
 
 
 def show(facts: dict[str, Any], title: str, as_json: bool) -> None:
