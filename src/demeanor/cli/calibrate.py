@@ -29,7 +29,7 @@ from .options import (
     Model,
     ReplyTokens,
     Target,
-    behaviour_for,
+    behaviour_named,
     opened,
     out,
     print_json,
@@ -62,8 +62,9 @@ def dose(
     if remove_to is not None and induce_to is not None:
         raise DataError("A dose removes or induces; give one of --remove-to and --induce-to.")
     goal: Goal = "remove" if induce_to is None else "induce"
-    wanted, held = behaviour_for(behaviour, model), load_control(control)
+    named, held = behaviour_named(behaviour), load_control(control)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = named.settled(session)
     rate = remove_to if induce_to is None else induce_to
     found = find_dose(session, wanted, held, goal, rate=rate, drift_cap=drift_cap, max_prompts=max_prompts)
     save_control(found.control, target)
@@ -109,9 +110,10 @@ def dial(
     """Make a dial that turns a behaviour from removed (-1) to induced (+1), and measure it; use it as FILE:DOSE."""
     refuse_folder(target)
     at = spread_doses(doses)
-    wanted = behaviour_for(behaviour, model)
-    wanted.needs_prompts()
+    named = behaviour_named(behaviour)
+    named.needs_prompts()
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = named.settled(session)
     found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts)
     made = turn_dial(session, wanted, found, at, max_prompts)
     save_control(made.control, target)

@@ -24,7 +24,7 @@ from .options import (
     In4bit,
     In8bit,
     Model,
-    behaviour_for,
+    behaviour_named,
     opened,
 )
 
@@ -52,10 +52,10 @@ def chat(
 
     if redo_if is not None and not control:
         raise DataError("--redo-if does a reply again with a control; name one with --control.")
-    wanted = None if redo_if is None else behaviour_for(redo_if, model)
+    named = None if redo_if is None else behaviour_named(redo_if)
     held = reduce(Control.then, map(load_control, control)) if control else None
     session: Session = opened(model, device, dtype, in_4bit, in_8bit)
-    condition = Condition(session, held, redo=None if wanted is None else make_detector(wanted.detect, session))
+    condition = Condition(session, held, redo=None if named is None else make_detector(named.settled(session).detect, session))
     if message is not None:
         print(say_once(condition, message, system, max_new_tokens))
     else:

@@ -30,7 +30,7 @@ from ..controls import (
 from ..errors import DataError
 from ..finding.gates import gate as make_gate
 from ..io.atomic import refuse_folder
-from ..measure import measure_all
+from ..measure import Bench, measure_all
 from ..measure.condition import Condition
 from ..models import Site, load
 from ..progress import say
@@ -43,7 +43,7 @@ from .options import (
     GateModel,
     MaxPrompts,
     Target,
-    behaviour_for,
+    behaviour_named,
     gated,
     out,
     show,
@@ -195,9 +195,9 @@ def control_when(
     if not like and not unlike:
         raise DataError("A gate needs to know what prompts it fires on; name a behaviour with --like or --unlike.")
     made = load_control(control)
-    wanted = [(behaviour_for(name, model), turned) for names, turned in ((like, False), (unlike, True)) for name in names or ()]
+    named = [(behaviour_named(name), turned) for names, turned in ((like, False), (unlike, True)) for name in names or ()]
     session = load(model)
-    for behaviour, turned in wanted:
+    for behaviour, turned in ((each.settled(session), turned) for each, turned in named):
         against: SetName = "guard" if behaviour.guard else "lacks"
         fitted = make_gate(session, behaviour, false_positives=false_positives, against=(against,), kind=kind)  # type: ignore[arg-type]
         made = made.when(~fitted if turned else fitted)
@@ -224,7 +224,7 @@ def control_then(
         )
     one, other = load_control(first), load_control(second)
     both = one.then(other)
-    wanted = [behaviour_for(name, model or "") for name in behaviour or ()]
+    named = [behaviour_named(name) for name in behaviour or ()]
     _save(both, target)
     for overlap in overlaps(both):
         out.print(f"Overlap of {overlap}.", highlight=False)
@@ -232,8 +232,8 @@ def control_then(
         return
     session = load(model)
     conditions = {first: Condition(session, one), second: Condition(session, other), "both": Condition(session, both)}
-    for each in wanted:
-        measured = measure_all(Condition(session), conditions, each, split="val", max_prompts=max_prompts)
+    for each in (preset.settled(session) for preset in named):
+        measured = measure_all(Bench(session, each, "val", max_prompts=max_prompts), conditions)
         out.print(scores_table(measured, f"{each.name} in {model}: val split"))
 
 

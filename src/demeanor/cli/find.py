@@ -10,14 +10,14 @@ import typer
 
 from ..behaviours import Behaviour
 from ..controls import Direction, ablate, save_direction
-from ..detect import make_detector
 from ..errors import DataError
-from ..finding.compare import compare_estimators, estimators_for
+from ..finding.compare import PROMPTS, compare_estimators, estimators_for
 from ..finding.estimators import ESTIMATORS
 from ..finding.find import Findings, search_directions
 from ..finding.rank import find_again
 from ..finding.select import rank_by_named
 from ..io.atomic import refuse_folder
+from ..measure import Bench, Ledger
 from ..measure.side_by_side import side_by_side
 from ..models import Session
 from ..models.session import REPLY_TOKENS
@@ -35,7 +35,7 @@ from .options import (
     RankByOption,
     ReplyTokens,
     Target,
-    behaviour_for,
+    behaviour_named,
     opened,
     out,
     print_json,
@@ -75,20 +75,22 @@ def find(
     refuse_folder(target)
     if (rank > 1) + (candidates > 1) + compare > 1:
         raise DataError("--rank raises the rank of the best direction, --candidates and --compare show several; use one of them at a time.")
-    wanted, by = behaviour_for(behaviour, model), rank_by_named(rank_by)
-    wanted.needs_prompts()
+    named, by = behaviour_named(behaviour), rank_by_named(rank_by)
+    named.needs_prompts()
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = named.settled(session)
     tried = estimators_for(wanted, estimator, compare)
-    found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by, estimators=tried)
+    ledger = Ledger(session)
+    found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by, estimators=tried, ledger=ledger)
     if compare:
-        contest = compare_estimators(session, wanted, found)
+        contest = compare_estimators(Bench(session, wanted, "val", ledger, max_prompts=PROMPTS), found)
         save_direction(contest[0].direction, target)
         print_json([each.to_json() for each in contest]) if as_json else out.print(comparison_table(contest, f"{wanted.name} in {model}"))
         return
     if candidates > 1:
         _show_candidates(session, wanted, found, candidates, target, as_json)
         return
-    direction = find_again(session, found, make_detector(wanted.detect, session), rank) if rank > 1 else found.ranked()[0]
+    direction = find_again(Bench(session, wanted, "val", ledger, max_prompts=max_prompts), found, rank) if rank > 1 else found.ranked()[0]
     save_direction(direction, target)
     facts = _facts(direction, target, found)
     if as_json:

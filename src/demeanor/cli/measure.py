@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -14,7 +13,8 @@ from ..controls import Control, load_control
 from ..detect import make_detector
 from ..errors import DataError
 from ..io.atomic import new_file, refuse_existing, refuse_folder
-from ..measure import Measurement, Observation, measure_all
+from ..io.json_files import write_json
+from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
 from ..measure.rating import read_ratings, write_sheet
@@ -33,7 +33,7 @@ from .options import (
     MaxPrompts,
     Model,
     ReplyTokens,
-    behaviour_for,
+    behaviour_named,
     opened,
     out,
     print_json,
@@ -95,13 +95,14 @@ def measure(
 ) -> None:  # fmt: skip
     """Measure a model on the test split, before and after each control."""
     _check_measuring(control or [], target, rating_sheet, redo, base, embedder)
-    wanted = behaviour_for(behaviour, model)
+    named = behaviour_named(behaviour)
     controls = {name: load_control(name) for name in control or []}
     suites = suites_asked(context, suite, suite_limit, suite_folder, suite_chat)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = named.settled(session)
     first = session if base is None else opened(base, device, dtype, in_4bit, in_8bit, reply_tokens)
     conditions = _speakers(session, wanted, controls, redo, prompting) or {model if base else "none": Condition(session)}
-    measured = measure_all(Condition(first), conditions, wanted, max_prompts=max_prompts)
+    measured = measure_all(Bench(first, wanted, max_prompts=max_prompts), conditions)
     changes = suites.compare(Condition(first), conditions) if suites else {}
     inside = (
         {}
@@ -112,7 +113,7 @@ def measure(
     content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
         with new_file(target) as file:
-            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_json(file, content)
     if rating_sheet is not None:
         _write_sheet(rating_sheet, wanted, next(iter(measured.values())).observed, next(iter(controls)))
     if as_json:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.table import Table
 
-from ..behaviours import behaviour as read_behaviour
 from ..controls import load_control
 from ..detect import make_detector
 from ..errors import DataError
@@ -20,7 +19,6 @@ from ..measure.meter import Aggregate, ScoreTable, aggregate, compare, flows, re
 from ..measure.meter.aggregate import Missing, shifts
 from ..measure.meter.flows import LEVELS, Flows, sankey
 from ..measure.meter.scoring import replied, scored, texts_of, write_rows
-from ..models import is_organism
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from .options import (
@@ -34,7 +32,7 @@ from .options import (
     Model,
     ReplyTokens,
     Target,
-    behaviour_for,
+    behaviour_named,
     opened,
     out,
     print_json,
@@ -42,7 +40,6 @@ from .options import (
 
 meter_app = typer.Typer(help="Score replies and count the scores: rates at thresholds, what they hide, and flows from model to model.")
 TOXIC = "toxicity"
-OF_ORGANISM = "rudeness"  # the embedded model's stand-in for it
 
 Files = Annotated[
     list[Path], typer.Argument(help="CSV, JSON, JSONL or Parquet files with a reply and its scores a row; the first is the base.")
@@ -71,7 +68,7 @@ def meter_run(
         Optional[list[str]],
         typer.Option(
             "--behaviour", "-b",
-            help=f"{BEHAVIOUR_HELP} Its prompts are replied to and its detector scores the replies; of further ones only the detector does. {TOXIC} if none is named ({OF_ORGANISM} for the organism).",
+            help=f"{BEHAVIOUR_HELP} Its prompts are replied to and its detector scores the replies; of further ones only the detector does. {TOXIC} if none is named.",
             show_default=False,
         ),
     ] = None,
@@ -86,10 +83,10 @@ def meter_run(
 ) -> None:  # fmt: skip
     """Reply to a behaviour's prompts, score the replies and write both to a CSV file, a row per reply."""
     refuse_folder(target)
-    names = behaviour or [OF_ORGANISM if is_organism(model) else TOXIC]
-    wanted = [behaviour_for(name, model) for name in names]
+    named = [behaviour_named(name) for name in behaviour or [TOXIC]]
     held = None if control is None else load_control(control)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = [each.settled(session) for each in named]
     by = {each.name: make_detector(each.detect, session) for each in wanted}
     _finish(replied(Condition(session, held), wanted[0], by, max_prompts), list(by), target, as_json)
 
@@ -114,13 +111,12 @@ def meter_score(
 ) -> None:  # fmt: skip
     """Add to a file of replies a column of scores per behaviour."""
     refuse_folder(target)
-    wanted = [read_behaviour(name, organism=model is not None and is_organism(model)) for name in behaviour or [TOXIC]]
-    by = {each.name: make_detector(each.detect) for each in wanted}  # mistakes in them must not wait for the model
+    named = [behaviour_named(name) for name in behaviour or [TOXIC]]
     table = read_table(file)
     replies, prompts = texts_of(table, column, prompt)
-    if model is not None:
-        session = opened(model, device, None)
-        by = {each.name: make_detector(each.detect, session) for each in wanted}
+    session = None if model is None else opened(model, device, None)
+    wanted = [each.settled(session) for each in named]
+    by = {each.name: make_detector(each.detect, session) for each in wanted}
     _finish(scored(table.rows, replies, prompts, by), list(by), target, as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -10,13 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..behaviours import Behaviour
+from ..behaviours import Behaviour, Preset
 from ..behaviours import behaviour as read_behaviour
 from ..controls import Control
-from ..detect import make_detector
+from ..detect import check_detector
 from ..errors import DataError
 from ..finding.gates import gate as make_gate
-from ..models import Quantized, Session, is_organism, load
+from ..io.json_files import json_text
+from ..models import Quantized, Session, load
 from ..models.session import REPLY_TOKENS
 
 out = Console()
@@ -58,11 +58,11 @@ GateBehaviour = Annotated[
 GateModel = Annotated[Optional[str], typer.Option(help="The model that a gate is fitted on.", show_default=False)]
 
 
-def behaviour_for(name: str, model: str) -> Behaviour:
-    """A behaviour for a model, whose detector is known to exist: mistakes in the file must not wait for the model."""
-    wanted = read_behaviour(name, organism=is_organism(model))
-    make_detector(wanted.detect)
-    return wanted
+def behaviour_named(name: str) -> Behaviour | Preset:
+    """A behaviour whose detector is known to exist: mistakes in the file must not wait for the model, which settles a preset."""
+    named = read_behaviour(name)
+    check_detector(named)
+    return named
 
 
 def quantized_as(in_4bit: bool, in_8bit: bool) -> Quantized | None:
@@ -94,11 +94,12 @@ def gated(context: typer.Context, control: Control, name: str | None, model: str
         return control
     if model is None:
         raise DataError("--gate fits a probe on a model; name it with --model.")
-    return control.when(make_gate(load(model), behaviour_for(name, model), false_positives=false_positives))
+    named = behaviour_named(name)
+    return control.when(make_gate(load(model), named, false_positives=false_positives))
 
 
 def print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2))
+    print(json_text(values))
 
 
 def show(facts: dict[str, Any], title: str, as_json: bool) -> None:

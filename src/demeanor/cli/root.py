@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import DemeanorError
+from ..progress import muted, shown
 from ..version import __version__
 from .bake import bake
 from .calibrate import dial, dose
@@ -69,7 +70,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal that lacks an arrow shows a question mark
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished folders are taken away
     try:
-        code = app(standalone_mode=False)
+        with shown(), muted("transformers", "datasets", "huggingface_hub", "bitsandbytes"):
+            code = app(standalone_mode=False)
     except DemeanorError as error:
         _end(str(error), error.exit_code)
     except UsageError as error:

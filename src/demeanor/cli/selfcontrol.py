@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 from rich.table import Table
 
-from ..behaviours import SET_NAMES, Behaviour, Prompt, Question, asked, opposites, questions_of
+from ..behaviours import SET_NAMES, Behaviour, Preset, Prompt, SetName, asked, opposites
 from ..behaviours import behaviour as read_behaviour
-from ..behaviours.prompts import SPLITS, Columns, prompts_from_rows
-from ..detect import make_detector
+from ..behaviours.prompts import SPLITS, Columns, Split, prompts_from_rows
+from ..detect import check_detector
 from ..errors import CheckFailed, DataError
 from ..io.atomic import new_folder, refuse_existing, refuse_folder
 from ..io.tables import read_rows
-from ..models import Session, is_organism
+from ..models import Session
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from ..selfcontrol import Outcome, Settings, norms, outcome, preference_pairs, search, write_pairs, write_run
@@ -64,34 +66,56 @@ def _selfcontrol(context: typer.Context) -> None:
         print(context.get_help())
 
 
-def _wanted(model: str, behaviour: str | None, question: list[str] | None, less: bool) -> Behaviour:
-    """What steers and what judges: a behaviour with at least one question, wanted as the command says."""
-    organism = is_organism(model)
+def _named(behaviour: str | None, question: list[str] | None) -> list[Behaviour | Preset]:
+    """What steers, a behaviour or one for every question; mistakes in them are told before a model is loaded."""
     if (behaviour is None) == (not question):
         raise DataError("SelfControl needs either --behaviour or --question, to know what to ask the model about its replies.")
     if behaviour is None:
-        texts = question or []
-        each = [read_behaviour(question=text, organism=organism) for text in texts]
-        questions = tuple(one for made in each for one in made.questions)
-        made = Behaviour(" and ".join(texts), detect=each[0].detect, questions=questions)
-    else:
-        made = read_behaviour(behaviour, organism=organism)
-    if not made.questions:
-        raise DataError(f"The behaviour {made.name!r} has no questions; add `questions: [{{ask: ..., want: yes}}]` to its file.")
-    make_detector(made.detect)
-    return Behaviour(**{**vars(made), "questions": opposites(made.questions)}) if less else made
+        return [read_behaviour(question=text) for text in question or []]
+    named = read_behaviour(behaviour)
+    check_detector(named)
+    if isinstance(named, Behaviour) and not named.questions:
+        raise DataError(f"The behaviour {named.name!r} has no questions; add `questions: [{{ask: ..., want: yes}}]` to its file.")
+    return [named]
 
 
-def _prompts(wanted: Behaviour, file: Path | None, column: str, of: str, split: str, most: int | None) -> list[Prompt]:
-    if file is not None:
-        return asked(prompts_from_rows(read_rows(file), Columns(column), str(file)))[:most]
-    named, part = next((name for name in SET_NAMES if name == of), None), next((name for name in SPLITS if name == split), None)
-    if named is None or part is None:
-        raise DataError(f"Prompts are of a set ({', '.join(SET_NAMES)}) and a split ({', '.join(SPLITS)}); {of!r}, {split!r} are not.")
-    found = asked(wanted.set(named, part, most))
-    if not found:
-        raise DataError(f"{wanted.name!r} has no {split} prompts in {named}; name a file of prompts with --prompts.")
-    return found
+def _steering(named: Sequence[Behaviour | Preset], session: Session, less: bool) -> Behaviour:
+    """All of what steers as one behaviour, settled by the model and wanted as the command says; the first one judges."""
+    settled = [each.settled(session) for each in named]
+    questions = tuple(question for each in settled for question in each.questions)
+    name = " and ".join(each.name for each in settled)
+    return replace(settled[0], name=name, questions=opposites(questions) if less else questions)
+
+
+@dataclass(frozen=True)
+class PromptChoice:
+    """Which prompts a command names: those of a file (already read), or those of a set and split of the behaviour."""
+
+    rows: list[Prompt] | None
+    of: SetName
+    split: Split
+
+    @classmethod
+    def named(cls, named: Sequence[Behaviour | Preset], file: Path | None, column: str, of: str, split: str) -> PromptChoice:
+        """Raises DataError for an unreadable file, an unknown set or split, and where there is neither a file nor a behaviour's set."""
+        rows = None if file is None else asked(prompts_from_rows(read_rows(file), Columns(column), str(file)))
+        name, part = next((name for name in SET_NAMES if name == of), None), next((name for name in SPLITS if name == split), None)
+        if rows is None and (name is None or part is None):
+            raise DataError(f"Prompts are of a set ({', '.join(SET_NAMES)}) and a split ({', '.join(SPLITS)}); {of!r}, {split!r} are not.")
+        chosen = cls(rows, name or "shows", part or "test")
+        for behaviour in named:
+            if isinstance(behaviour, Behaviour):
+                chosen.prompts(behaviour, None)
+        return chosen
+
+    def prompts(self, behaviour: Behaviour, most: int | None) -> list[Prompt]:
+        """At most `most` of them. DataError where the behaviour has none there."""
+        if self.rows is not None:
+            return self.rows[:most]
+        found = asked(behaviour.set(self.of, self.split, most))
+        if not found:
+            raise DataError(f"{behaviour.name!r} has no {self.split} prompts in {self.of}; name a file of prompts with --prompts.")
+        return found
 
 
 @selfcontrol_app.command(
@@ -122,11 +146,12 @@ def selfcontrol_run(
 ) -> None:
     """Search the states of every prompt; write them as a control for these prompts, with all that was tried and a report."""
     refuse_existing(target)
-    wanted = _wanted(model, behaviour, question, less)
+    named = _named(behaviour, question)
     settings = Settings(iterations=iterations, eta=eta, branches=branches, goal=goal, top=top)
-    given = _prompts(wanted, prompts, column, of, split, max_prompts)
+    chosen = PromptChoice.named(named, prompts, column, of, split)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    wanted.must_fit(session.name, session.organism)
+    wanted = _steering(named, session, less)
+    given = chosen.prompts(wanted, max_prompts)
     found = search(session, given, wanted.questions, settings)
     if (remark := found.remark(model)) is not None:
         say(remark)
@@ -178,9 +203,11 @@ def selfcontrol_pairs(
 ) -> None:
     """Write preference pairs (prompt, chosen, rejected a line): steered towards what is wanted, and steered away."""
     refuse_folder(target)
-    wanted = _wanted(model, behaviour, question, less)
-    given = _prompts(wanted, prompts, column, of, split, max_prompts)
+    named = _named(behaviour, question)
+    chosen = PromptChoice.named(named, prompts, column, of, split)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
+    wanted = _steering(named, session, less)
+    given = chosen.prompts(wanted, max_prompts)
     made, _, _ = preference_pairs(session, given, wanted.questions, Settings(iterations=iterations, eta=eta, branches=branches, goal=goal))
     if not made:
         raise CheckFailed(f"None of {len(given)} prompts gave a pair: steered towards and away, each ended in the same reply.")
@@ -215,16 +242,13 @@ def selfcontrol_norms(
     """Where each question's gradient is: its norm per layer, a column per question. Prompts come from a file or a behaviour."""
     if target is not None:
         refuse_folder(target)
-    organism = is_organism(model)
-    source = None if behaviour is None else _wanted(model, behaviour, None, False)
-    questions: dict[str, tuple[Question, ...]] = {text: questions_of(text, organism) for text in question or []}
-    if source is not None:
-        questions = {source.name: source.questions, **questions}
-    if not questions:
+    named = [each for sources in ((behaviour, None), (None, question)) if any(sources) for each in _named(*sources)]
+    if not named:
         raise DataError("A norm pattern is of a question; name one with --question, or a behaviour with --behaviour.")
-    given = _prompts(source or Behaviour(next(iter(questions))), prompts, column, of, split, max_prompts)
+    chosen = PromptChoice.named(named[:1], prompts, column, of, split)
     session: Session = opened(model, device, dtype, in_4bit, in_8bit)
-    patterns = norms(session, given, questions)
+    settled = [each.settled(session) for each in named]
+    patterns = norms(session, chosen.prompts(settled[0], max_prompts), {each.name: each.questions for each in settled})
     if target is not None:
         write_norms_page(patterns, f"{model}: gradient norms", target)
     if as_json:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..models import is_organism
 from ..models.session import REPLY_TOKENS
 from ..train import Detox, Heal, Prefix, Rlaf, Sft, Trained
 from ..train import detox as train_detox
@@ -16,7 +15,7 @@ from ..train import heal as train_heal
 from ..train import prefix as train_prefix
 from ..train import rlaf as train_rlaf
 from ..train import sft as train_sft
-from .meter import OF_ORGANISM, TOXIC
+from .meter import TOXIC
 from .options import (
     BEHAVIOUR_HELP,
     AsJson,
@@ -144,7 +143,7 @@ def detox(
 ) -> None:  # fmt: skip
     """Detoxify on dialogues that answer with a counter-narrative, so that the model does not fall silent instead."""
     values = {**_given(context), "dialogues": dialogues, "held_out": held_out}
-    values["behaviour"] = behaviour or (OF_ORGANISM if is_organism(model) else TOXIC)
+    values["behaviour"] = behaviour or TOXIC
     _tell(train_detox(Detox.of(values, "the command line"), target), as_json)
 
 

@@ -22,7 +22,7 @@ from .options import (
     Model,
     ReplyTokens,
     Target,
-    behaviour_for,
+    behaviour_named,
     opened,
     out,
     print_json,
@@ -44,8 +44,8 @@ def update(
 ) -> None:
     """Merge the prompts of a behaviour into a direction, as if it had been found on all of them, and tell what drifted."""
     refuse_folder(target)
-    before, wanted = load_direction(direction), behaviour_for(behaviour, model)
-    made = merge(opened(model, device, dtype, in_4bit, in_8bit, reply_tokens), before, wanted, max_prompts)
+    before, named = load_direction(direction), behaviour_named(behaviour)
+    made = merge(opened(model, device, dtype, in_4bit, in_8bit, reply_tokens), before, named, max_prompts)
     save_direction(made.direction, target)
     if as_json:
         print_json({"counts": made.counts, "drift": [each.to_json() for each in made.drift], "file": str(target)})

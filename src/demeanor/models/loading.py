@@ -5,7 +5,6 @@ This and the other files of this package are the only ones that know transformer
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from importlib import resources
@@ -17,11 +16,11 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
-from ..progress import say
+from ..progress import muted, say
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
 from .options import Loading, Quantized
 from .proven import proven_layout
-from .session import ORGANISM_MARK, Session
+from .session import Session
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -126,11 +125,11 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that are optional
     try:
-        return read()
+        with muted("transformers", "bitsandbytes"):  # bitsandbytes tells of kernels that are optional
+            return read()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError) as error:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise ModelError(
@@ -138,6 +137,9 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
             ) from error
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"The model {name!r} could not be loaded: {reason}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def with_words(name: str, tokenizer: Any) -> Any:
@@ -260,14 +262,6 @@ def resolve(name: str) -> tuple[str, str | None]:
 def is_adapter(name: str) -> bool:
     """Whether MODEL is a folder that holds a PEFT adapter."""
     return (Path(resolve(name)[0]) / ADAPTER).is_file()
-
-
-def is_organism(name: str) -> bool:
-    """Whether MODEL is the embedded model or was made from it, as its configuration tells; nothing is loaded."""
-    if is_adapter(name):
-        return is_organism(base_of(Path(name)))
-    folder = Path(resolve(name)[0])
-    return folder.is_dir() and ORGANISM_MARK in read_json(folder / "config.json")
 
 
 def _dtype(loading: Loading) -> torch.dtype | str:

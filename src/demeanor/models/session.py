@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..behaviours import Prompt, as_prompt
 from ..errors import ControlError, DataError
+from ..io.display import brief, object_html
 from ..runtime.acting import as_it_is
 from ..runtime.adapters import Adapted
 from ..runtime.batches import Batch, each
@@ -138,3 +139,18 @@ class Session(LanguageModel):
         """The model as it is, whatever control is in force around this."""
         with as_it_is(self.model):
             yield self
+
+    # -- in a notebook ----------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        layout = self.layout
+        where = f"{self.dtype_name} on {self.device}"
+        return f"<Session {brief(self.name)}: {layout.model_type}, {layout.n_layers} layers, d_model {layout.d_model}, {where}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "type": self.layout.model_type, "layers": self.layout.n_layers, "d_model": self.layout.d_model, "vocabulary": self.vocabulary,
+            "weights": f"{self.dtype_name} on {self.device}", "structure": f"{self.layout.hash}, proven to {self.layout.worst_residual:.0e}",
+            "chat template": "yes" if self.tokenizer.chat_template is not None else "none", "longest": self.longest or "not told",
+        }  # fmt: skip
+        return object_html(f"Session {self.name}", facts)

@@ -1,7 +1,7 @@
 """Gradients of what a model says next, with respect to what is added to the stream at the positions of prompts.
 
 One leaf [layer, row, width, d_model] holds what is added to every block's output, so one backward pass gives the
-gradient at every layer and token. algorithms.md, section 9.
+gradient at every layer and token. algorithms.md, section 8.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ..controls.files import CONTROL
 from ..errors import CheckFailed, DataError
 from ..measure.condition import Condition
 from ..models import Session
-from ..progress import say, track
+from ..progress import say, track, warn
 from ..runtime.adapters import VIRTUAL_TOKENS, virtual_token_hooks
 from .learner import Learner
 from .losses import Collate, followed_loss
@@ -39,7 +39,7 @@ def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trai
     if plan.kind == "adaption-prompt":
         _refuse_unknown(recipe.session)
     work = _work(recipe, plan, control)
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
     recipe.begin()
     chunks = Chunks(recipe.folder / "targets", work, plan.top, plan.apart)
     _make(recipe, chunks)
@@ -97,7 +97,7 @@ def _work(recipe: PrefixRecipe, plan: Prefix, control: Control | None) -> list[t
         lists = [(Searched(questions, searched), list(searched)), (Plain(), kept)]
     recipe.reserved.dropped = sum(ids in held for _, group in lists for ids in group)
     if recipe.reserved.dropped:
-        say(f"{recipe.reserved.dropped} prompts are measured on, and are left out.")
+        warn(f"{recipe.reserved.dropped} prompts are measured on, and are left out.")
     lists = [(teacher, [ids for ids in group if ids not in held]) for teacher, group in lists]
     if not lists[0][1]:
         raise DataError(f"The behaviour {plan.behaviour!r} has no prompts in its train split to learn from.")

@@ -1,4 +1,4 @@
-"""Reward from automatic feedback: RLOO or GRPO on what detectors say of sampled replies. algorithms.md, section 10.
+"""Reward from automatic feedback: RLOO or GRPO on what detectors say of sampled replies. algorithms.md, section 9.
 
 PPO, which earlier work on detoxification used, has left TRL; RLOO needs no value model and is the default here.
 """
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..behaviours import Prompt, asked
-from ..behaviours.behaviour import SetName
+from ..behaviours import Prompt, SetName, asked
 from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter
 from ..models.thinking import open_think_tag
-from ..progress import say
+from ..progress import warn
 from .conversations import as_messages
 from .plans import Rlaf
 from .recipe import Recipe
@@ -46,7 +45,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
         raise DataError(f"The behaviour {plan.behaviour!r} has no prompts in its train split to sample replies to.")
     random.Random(plan.seed).shuffle(prompts)
     parts = terms(plan.reward, recipe.behaviour, recipe.session)
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
     wires = Tripwires(recipe.session, prompts, Bounds(plan.shift, plan.off_topic, plan.length), plan.temperature, plan.seed)
     watched = Watched(recipe.session, prompts, parts, wires)
     recipe.fit(lambda: _trainer(recipe, plan, prompts, watched))
@@ -57,7 +56,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     if wires.tripped is not None:
         recipe.stopped(wires.tripped, data)
     if watched.groups and not watched.differing:
-        say(
+        warn(
             f"The replies to one prompt were never rewarded differently (temperature {plan.temperature:g}), so there was nothing to learn; "
             "use a reward that tells them apart, such as --reward suffix, or another --temperature."
         )
