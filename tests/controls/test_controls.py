@@ -99,6 +99,25 @@ def test_a_scope_names_its_tokens(organism: dm.Session, tokens: str) -> None:
             assert int(organism.logits([PROMPTS[0]], said[:length])[0].argmax()) == said[length]
 
 
+@pytest.mark.parametrize(("after", "position"), [((), -3), ((), -1), ((7,), -1), ((7, 8, 9), -2)])
+def test_read_is_the_token_where_the_direction_was_read(organism: dm.Session, after: tuple[int, ...], position: int) -> None:
+    """One count for all: in the prompt, and in the reply that the prompts were forced through."""
+    direction = replace(a_direction(organism, replace(SITE, position=position), gap=30.0), after=after)
+    control, reply = dm.add(direction, 1.0, "read"), [7, 8, 9, 10]
+    before, then = streams(organism, 1, None, PROMPTS[0], reply), streams(organism, 1, control, PROMPTS[0], reply)
+    moved = ((then - before).norm(dim=-1) > 1).nonzero()[:, 0].tolist()
+    assert moved == [len(organism.encode(PROMPTS[0])) + direction.position]
+    read = organism.capture([PROMPTS[0]], [direction.site], after).values[0, 0]
+    assert torch.allclose(read, before[moved[0]], atol=1e-4)
+
+
+def test_a_direction_that_was_read_over_replies_acts_on_them(organism: dm.Session) -> None:
+    direction = a_direction(organism, replace(SITE, position="reply"))
+    assert direction.position == "reply"
+    assert direction.scope("read", at_site=False) == dm.Scope(tokens="last_and_reply")
+    assert dm.add(direction, 1.0, "read").parts[0].scope == dm.Scope(dm.Site(1), "last_and_reply")
+
+
 def test_writers_take_token_scopes_too(organism: dm.Session) -> None:
     control = dm.ablate(a_direction(organism, SITE), scope=dm.Scope(tokens="reply"))
     r = control.parts[0].vectors[0]
@@ -178,6 +197,7 @@ MISTAKES: dict[str, tuple[Callable[[dm.Direction, dm.Direction], object], str]] 
     "no kind": (lambda d, o: Part("mirror", d.basis, 1.0, dm.Scope()), "'mirror' is no kind of edit"),  # type: ignore[arg-type]
     "no tokens": (lambda d, o: dm.Scope(tokens="some"), "'some' names no tokens"),  # type: ignore[arg-type]
     "no positions": (lambda d, o: dm.Scope(tokens="positions"), "Positions go with"),
+    "two that were read": (lambda d, o: dm.Scope(tokens="read", positions=(-1, 0)), "the one where a direction was read"),
     "reply positions": (lambda d, o: dm.Scope(tokens="positions", positions=(1,)), "count from the end of the prompt"),
     "layers at a site": (lambda d, o: dm.Scope(dm.Site(1), layers=(1.0,)), "say nothing at one site"),
     "not in this model": (lambda d, o: dm.rotate(d, replace(o, layout=replace(o.layout, d_model=7)), 9), "different structures"),
@@ -218,34 +238,12 @@ def header_of(path: Path) -> dict[str, object]:
         return json.loads(file.metadata()["demeanor"])  # type: ignore[no-any-return]
 
 
-def test_old_files_load_and_old_controls_are_written_as_before(organism: dm.Session, tmp_path: Path) -> None:
-    """A file as the first version wrote it, by hand; and what that version could say is still written for it to read."""
-    direction = a_direction(organism, SITE, gap=3.0)
-    old = dm.ablate(direction, 0.5).then(dm.add(direction, -1.0, "read"))
-    parts = [
-        {"kind": "ablate", "dose": 0.5, "scope": {"site": None, "tokens": "all", "offset": 0}, "gate": None},
-        {"kind": "add", "dose": -1.0, "scope": {"site": {"layer": 1, "point": "resid_post"}, "tokens": "read", "offset": 0}, "gate": None},
-    ]
-    header = {
-        "format": 1, "kind": "control", "model": organism.name, "layout_hash": organism.layout.hash, "layout": organism.layout.to_json(),
-        "parts": parts, "gates": [], "made_from": {"method": "by hand"},
-    }  # fmt: skip
-    tensors = {f"{number}.vectors": part.vectors.clone() for number, part in enumerate(old.parts)}
-    save_file(tensors, tmp_path / "old", {"demeanor": json.dumps(header)})
-    read = load_control(tmp_path / "old")
-    assert str(read) == str(old)
-    save_control(read, tmp_path / "again")
-    assert header_of(tmp_path / "again")["format"] == 1
-    assert header_of(tmp_path / "again")["parts"] == parts
-    assert load_file(tmp_path / "again").keys() == tensors.keys()
-    for new in (
-        dm.scale(direction, 2.0),
-        dm.clamp(direction),
-        dm.add(direction, 1.0, "prompt"),
-        dm.ablate(direction, scope=dm.Scope(role="mlp")),
-    ):
-        save_control(new, tmp_path / "new")
-        assert header_of(tmp_path / "new")["format"] == 2
+def test_files_of_earlier_versions_are_refused_in_one_sentence(organism: dm.Session, tmp_path: Path) -> None:
+    save_control(ablation(organism), tmp_path / "c")
+    header = header_of(tmp_path / "c")
+    save_file(load_file(tmp_path / "c"), tmp_path / "old", {"demeanor": json.dumps({**header, "format": 3})})
+    with pytest.raises(DataError, match=r"written by an earlier version \(format 3\), which is no longer read; make it again\."):
+        load_control(tmp_path / "old")
 
 
 # -- what a control really does, and interference ---------------------------------------------------

@@ -32,7 +32,7 @@ from ..finding.gates import gate as make_gate
 from ..io.atomic import refuse_folder
 from ..measure import Bench, measure_all
 from ..measure.condition import Condition
-from ..models import Site, load
+from ..models import load
 from ..progress import say
 from .options import (
     BEHAVIOUR_HELP,
@@ -303,14 +303,8 @@ def _tokens(text: str) -> tuple[Any, tuple[int, ...]]:
 
 def _scope(direction: Direction, tokens: str, at_site: bool, kernel: str | None) -> Scope:
     name, positions = _tokens(tokens)
-    site = Site(direction.site.layer, direction.site.point) if at_site else None
-    return Scope(
-        site,
-        name,
-        direction.place if name == "read" else 0,
-        positions,
-        None if kernel is None else _weights(kernel, direction.layout.n_layers),
-    )
+    layers = None if kernel is None else _weights(kernel, direction.layout.n_layers)
+    return direction.scope(name, positions, at_site=at_site, layers=layers)
 
 
 def _weights(kernel: str, n_layers: int) -> tuple[float, ...]:

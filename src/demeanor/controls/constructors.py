@@ -9,8 +9,6 @@ import torch
 
 from ..algebra.directions import orthonormal
 from ..errors import ControlError
-from ..models import Site
-from ..runtime.capture import REPLY
 from ..runtime.intervene import Tokens
 from .control import Control
 from .direction import Direction
@@ -27,7 +25,7 @@ def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = No
     prompt token and the reply, because what it reads elsewhere is another thing.
     """
     if direction.write is not None:
-        at = scope or _at_own_site(direction, "last_and_reply", ())
+        at = scope or direction.scope("last_and_reply")
         return _control(direction, Part("ablate", direction.write, strength, at, read=direction.basis))
     scope = scope or EVERYWHERE
     return _control(direction, Part("ablate", direction.basis, strength, scope))
@@ -64,7 +62,7 @@ def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", po
     """
     _refuse_rank(direction, "add")
     moved = direction.gap * direction.basis if direction.write is None else direction.write
-    return _control(direction, Part("add", moved, dose, _at_own_site(direction, tokens, positions)))
+    return _control(direction, Part("add", moved, dose, direction.scope(tokens, positions)))
 
 
 def clamp(
@@ -82,7 +80,7 @@ def clamp(
     else:
         _refuse_rank(direction, "clamp to a number")
         target = torch.tensor([to], dtype=torch.float64)
-    part = Part("clamp", direction.basis, 1.0, _at_own_site(direction, tokens, positions), target=target.to(direction.basis))
+    part = Part("clamp", direction.basis, 1.0, direction.scope(tokens, positions), target=target.to(direction.basis))
     return _control(direction, part)
 
 
@@ -97,11 +95,3 @@ def _refuse_rank(direction: Direction, what: str) -> None:
         )
     if len(direction.basis) != 1:
         raise ControlError(f"{what} needs a direction of rank 1; this one has rank {len(direction.basis)}.")
-
-
-def _at_own_site(direction: Direction, tokens: Tokens, positions: Sequence[int]) -> Scope:
-    """Where a direction was read; one that was read over replies has no single token there."""
-    site = Site(direction.site.layer, direction.site.point)
-    if tokens == "read" and direction.site.position == REPLY:
-        return Scope(site, "last_and_reply")
-    return Scope(site, tokens, direction.place if tokens == "read" else 0, tuple(positions))

@@ -36,9 +36,7 @@ def save_control(control: Control, path: str | Path) -> None:
                 tensors[f"gate {len(gates)}"] = gate.weights
                 gates.append(gate)
         own_gates = [next(index for index, other in enumerate(gates) if other is gate) for gate in part.gates]
-        entry = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json()}
-        # One gate or none is written as the oldest format has it.
-        parts.append(entry | ({"gate": own_gates[0] if own_gates else None} if len(own_gates) < 2 else {"gates": own_gates}))
+        parts.append({"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gates": own_gates})
     header = {
         "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
         "parts": parts, "gates": [gate.to_json() for gate in gates], "made_from": dict(control.made_from),
@@ -49,20 +47,7 @@ def save_control(control: Control, path: str | Path) -> None:
     if control.adapters:
         header["adapters"] = [{"dose": each.dose, "transposed": each.transposed} for each in control.adapters]
         tensors |= _adapter_tensors(control.adapters)
-    write_tensors(Path(path), tensors, header, _oldest(control))
-
-
-def _oldest(control: Control) -> int:
-    """The oldest format that can say what this control does."""
-    if control.adapters:
-        return 3
-    for part in control.parts:
-        scope = part.scope
-        if part.kind not in ("ablate", "add") or part.read is not None or Scope(scope.site, scope.tokens, scope.offset) != scope:
-            return 2
-        if scope.tokens in ("prompt", "reply") or len(part.gates) > 1 or any(gate.negated or gate.kind != "probe" for gate in part.gates):
-            return 2
-    return 2 if control.states else 1
+    write_tensors(Path(path), tensors, header)
 
 
 def load_control(path: str | Path) -> Control:
@@ -78,7 +63,7 @@ def load_control(path: str | Path) -> Control:
     parts = [
         Part(
             entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]),
-            tuple(gates[index] for index in _gates_of(entry)), tensors.get(f"{number}.read"), tensors.get(f"{number}.target"),
+            tuple(gates[index] for index in entry["gates"]), tensors.get(f"{number}.read"), tensors.get(f"{number}.target"),
         )
         for number, entry in enumerate(header["parts"])
     ]  # fmt: skip
@@ -100,13 +85,6 @@ def _in_folder(folder: Path) -> Path:
             f"{folder} is an adapter that does not say what structure it is for; make it a control with demeanor control convert {folder} --like MODEL."
         )
     raise DataError(f"The folder {folder} holds no {CONTROL}; name a control file.")
-
-
-def _gates_of(entry: Mapping[str, Any]) -> list[int]:
-    """The numbers of a part's gates, as any format has them."""
-    if "gates" in entry:
-        return list(entry["gates"])
-    return [] if entry["gate"] is None else [entry["gate"]]
 
 
 def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from ..controls import Direction
 from ..errors import ControlError, DataError
 from ..measure.bench import Bench
 from ..models import Session, Site
-from ..runtime.capture import REPLY
+from ..runtime.positions import REPLY
 from .filter import Sets, filter_prompts
 
 MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
