@@ -14,6 +14,7 @@ from typing import Any
 from ..behaviours import Behaviour
 from ..controls import Control, Direction, add
 from ..errors import DataError
+from ..finding.estimators import ESTIMATORS
 from ..finding.find import Findings
 from ..finding.select import TOO_LATE
 from ..measure import Observation, observe
@@ -114,8 +115,13 @@ def choose_dial(session: Session, behaviour: Behaviour, found: Findings) -> tupl
 
 
 def dial_sites(found: Findings) -> list[Direction]:
-    """The mean differences of a search, those that induce most at dose +1 first; of layers that are not too late, if there are any."""
-    made = [(d, c) for d, c in zip(found.directions, found.candidates) if c.estimator == "mean_difference"]
+    """The directions of a search that are class gaps, those that induce most at dose +1 first; of layers that are not too late, if
+    there are any. Raises DataError where no estimator of class gaps was tried."""
+    inducing = [name for name in found.estimators if ESTIMATORS.named(name).traits.inducing]
+    made = [(d, c) for d, c in zip(found.directions, found.candidates) if c.estimator in inducing]
+    if not made:
+        others = " or ".join(each.name for each in ESTIMATORS.every() if each.traits.inducing)
+        raise DataError(f"A dial adds the gap between the classes, which {', '.join(found.estimators)} do not find; try {others} too.")
     early = [(d, c) for d, c in made if TOO_LATE not in c.discarded] or made
     return [direction for direction, _ in sorted(early, key=lambda pair: -pair[1].induce)]
 

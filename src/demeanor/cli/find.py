@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..finding.compare import compare_estimators, estimators_for
 from ..finding.estimators import ESTIMATORS
 from ..finding.find import Findings, search_directions
-from ..finding.rank import find_again
+from ..finding.rank import find_again, refuse_readers
 from ..finding.select import rank_by_named
 from ..io.atomic import refuse_folder
 from ..measure.side_by_side import side_by_side
@@ -53,7 +53,8 @@ def find(
     estimator: Annotated[
         Optional[list[str]],
         typer.Option(
-            help=f"Try this estimator instead of the usual ones; repeat for several, of {', '.join(ESTIMATORS)}.", show_default=False
+            help=f"Try this estimator instead of the usual ones: {', '.join(ESTIMATORS.own_names())}, that of a package, or FILE.py:NAME; repeat for several.",
+            show_default=False,
         ),
     ] = None,
     compare: Annotated[
@@ -77,8 +78,10 @@ def find(
         raise DataError("--rank raises the rank of the best direction, --candidates and --compare show several; use one of them at a time.")
     wanted, by = behaviour_for(behaviour, model), rank_by_named(rank_by)
     wanted.needs_prompts()
+    tried = estimators_for(wanted, estimator, compare)  # a mistake in them must not wait for the model
+    if rank > 1:
+        refuse_readers(tried)
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    tried = estimators_for(wanted, estimator, compare)
     found = search_directions(session, wanted, layer=layer, max_prompts=max_prompts, rank_by=by, estimators=tried)
     if compare:
         contest = compare_estimators(session, wanted, found)

@@ -21,7 +21,7 @@ from ..detect import make_detector
 from ..errors import CheckFailed, NoCandidate
 from ..finding.find import Findings
 from ..finding.gates import fires_on, fit_gate
-from ..finding.rank import ENOUGH, MAX_RANK, by_wording, find_again, iterate
+from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL, table
 from ..measure import Observation, observe
 from ..measure.observation import reply_budget
@@ -123,7 +123,7 @@ def confirm(
     for start in _starts(tried):
         if max(option.answers_shows or 0.0 for option in tried) >= ENOUGH:
             break
-        direction, gained = iterate(session, start.direction, found.sets, reply_budget(session, behaviour))
+        direction, gained = iterate(session, start.direction, found.sets, reply_budget(session, behaviour), contrasting(found))
         rounds += gained
         if gained:
             tried += trial.options(direction)
@@ -145,7 +145,7 @@ def _what_is_left(
     if remains():
         direction = by_wording(session, found, detector)
         made += trial.options(direction) if direction is not None else []
-    if remains():
+    if remains() and extensible(found):
         again = find_again(session, found, detector, MAX_RANK)
         rounds = list(again.rounds[1:])
         best = min(again.rounds, key=lambda r: (r.left, r.rank)).rank  # type: ignore[arg-type, return-value]
@@ -201,10 +201,10 @@ def _preference(option: Option) -> tuple[float, bool, int, int, float]:
 
 
 def _starts(tried: Sequence[Option]) -> list[Option]:
-    """Where to iterate from when right answers are missing: the best options of two different layers."""
-    if all(option.answers_shows is None for option in tried):
+    """Where to iterate from when right answers are missing: the best options of two different layers, readers left out."""
+    order = sorted((option for option in tried if option.direction.write is None), key=_preference, reverse=True)
+    if not order or all(option.answers_shows is None for option in tried):
         return []
-    order = sorted(tried, key=_preference, reverse=True)
     other = next((option for option in order if option.direction.site.layer != order[0].direction.site.layer), None)
     return [order[0], *([other] if other else [])]
 
@@ -213,7 +213,7 @@ def _shortlist(found: Findings, gated: bool) -> list[int]:
     """The best few directions of each estimator; behind a gate, those that change neutral prompts may compete too."""
     order = found.eligible(frozenset({CHANGES_NEUTRAL} if gated else ()))
     kept: list[int] = []
-    for estimator in ("mean_difference", "projected", "guard_orthogonal"):
+    for estimator in found.estimators:
         kept += [number for number in order if found.candidates[number].estimator == estimator][:BEST]
     return kept
 
