@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..finding.compare import PROMPTS, compare_estimators, estimators_for
 from ..finding.estimators import ESTIMATORS
 from ..finding.find import Findings, search_directions
-from ..finding.rank import find_again
+from ..finding.rank import find_again, refuse_readers
 from ..finding.select import rank_by_named
 from ..io.atomic import refuse_folder
 from ..measure import Bench, Ledger
@@ -53,7 +53,8 @@ def find(
     estimator: Annotated[
         Optional[list[str]],
         typer.Option(
-            help=f"Try this estimator instead of the usual ones; repeat for several, of {', '.join(ESTIMATORS)}.", show_default=False
+            help=f"Try this estimator instead of the usual ones: {', '.join(ESTIMATORS.own_names())}, that of a package, or FILE.py:NAME; repeat for several.",
+            show_default=False,
         ),
     ] = None,
     compare: Annotated[
@@ -77,6 +78,8 @@ def find(
         raise DataError("--rank raises the rank of the best direction, --candidates and --compare show several; use one of them at a time.")
     named, by = behaviour_named(behaviour), rank_by_named(rank_by)
     named.needs_prompts()
+    if rank > 1 and estimator:
+        refuse_readers(estimator)  # a mistake in them must not wait for the model
     session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
     wanted = named.settled(session)
     tried = estimators_for(wanted, estimator, compare)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..algebra import directions
 from ..behaviours import Behaviour, BehaviourLike, as_behaviour
-from ..controls.direction import Candidate, Direction, Estimator
+from ..controls.direction import Candidate, Direction
 from ..errors import DataError, NoCandidate
 from ..measure.bench import Bench
 from ..measure.ledger import Ledger
@@ -18,7 +18,7 @@ from ..models import Session, Site
 from ..progress import say, track
 from ..runtime.capture import REPLY
 from .classes import Chance, Classes
-from .estimators import ESTIMATORS, USUAL, Estimate
+from .estimators import Estimate, named_estimators, usual_estimators
 from .evaluate import Evaluation
 from .filter import Sets, filter_prompts
 from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
@@ -44,6 +44,11 @@ class Findings:
     def after(self) -> tuple[int, ...]:
         """Reply tokens that every prompt was forced through before it was read: the same for all directions."""
         return self.directions[0].after
+
+    @property
+    def estimators(self) -> list[str]:
+        """The names of the estimators whose directions were tried, in order."""
+        return list(dict.fromkeys(candidate.estimator for candidate in self.candidates))
 
     @property
     def order(self) -> list[int]:
@@ -92,12 +97,12 @@ def find(
     layer: int | None = None,
     max_prompts: int | None = None,
     rank_by: RankBy | None = None,
-    estimators: Sequence[Estimator] = USUAL,
+    estimators: Sequence[str] | None = None,
 ) -> Direction:
     """The direction that carries a behaviour, selected among estimators, layers and template positions.
 
-    Mean difference and projected are both tried everywhere, guard-orthogonal too where there is a guard set, unless other `estimators`
-    are named. `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
+    The usual estimators are all tried everywhere, unless other `estimators` are named: of the package, of an installed package, or
+    a function in a file as `path.py:name`. `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
     "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
     NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
     """
@@ -111,13 +116,13 @@ def search_directions(
     layer: int | None = None,
     max_prompts: int | None = None,
     rank_by: RankBy | None = None,
-    estimators: Sequence[Estimator] = USUAL,
+    estimators: Sequence[str] | None = None,
     ledger: Ledger | None = None,
 ) -> Findings:
     """Every candidate direction, tried; see `find`."""
     behaviour = as_behaviour(behaviour, session)
     behaviour.needs_prompts()
-    _refuse_estimators(behaviour, estimators)
+    tried = named_estimators(behaviour, usual_estimators(behaviour) if estimators is None else estimators)
     bench = Bench(session, behaviour, "val", ledger, max_prompts=max_prompts)
     n_layers = session.layout.n_layers
     if layer is not None and not 0 <= layer < n_layers:
@@ -139,7 +144,7 @@ def search_directions(
         _direction(session, behaviour, classes, chance, number, estimator, vector)
         for number, site in enumerate(sites)
         if layer is None or site.layer == layer
-        for estimator, vector in classes.estimates(number, estimators)
+        for estimator, vector in classes.estimates(number, tried)
     ]
     evaluation = Evaluation(bench, sets, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
@@ -150,18 +155,8 @@ def search_directions(
     return found
 
 
-def _refuse_estimators(behaviour: Behaviour, estimators: Sequence[Estimator]) -> None:
-    unknown = next((name for name in estimators if name not in ESTIMATORS), None)
-    if unknown is not None or not estimators:
-        raise DataError(f"There is no estimator {unknown!r}; use one or more of {', '.join(ESTIMATORS)}.")
-    if "paired_pca" in estimators and not behaviour.pairs:
-        raise DataError(
-            f"paired_pca needs pairs, and {behaviour.name!r} does not say that its rows are; add `pairs: true`, or leave it out."
-        )
-
-
 def _direction(
-    session: Session, behaviour: Behaviour, classes: Classes, chance: Chance, number: int, estimator: Estimator, estimate: Estimate
+    session: Session, behaviour: Behaviour, classes: Classes, chance: Chance, number: int, estimator: str, estimate: Estimate
 ) -> Direction:
     vector = estimate.read
     along = {name: values[:, number] @ vector for name, values in classes.val.items()}
