@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from pydantic import Field, field_validator
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from ..errors import DataError
 from ..finding.select import RankBy
+from ..io.plan import BasePlan
 from ..models import Quantized
 from ..models.session import REPLY_TOKENS
 
 
-class Plan(BaseModel):
+class Plan(BasePlan):
     """Everything a run depends on, as asked for; frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     model: str = Field(description="organism, a model folder, or a Hub id with an optional @revision")
     behaviour: str = Field(description="a preset, or the path of a behaviour file")
     layer: int | None = Field(None, description="look for the direction in this layer only")
@@ -36,24 +31,3 @@ class Plan(BaseModel):
         if value != 0 and (value < 3 or value % 2 == 0):
             raise ValueError("doses must be 0, or an odd number from 3, so that the untouched model is among them")
         return value
-
-    @classmethod
-    def of(cls, values: Any, where: str = "the plan") -> Plan:
-        """A plan from its values; DataError, naming `where` they come from, when they are not one."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(
-                f"{where}: {'.'.join(map(str, first['loc'])) or 'the plan'}: {first['msg'].removeprefix('Value error, ').lower()}."
-            ) from error
-
-    @classmethod
-    def from_file(cls, path: Path) -> Plan:
-        """The plan of an earlier run; DataError when the file is not one."""
-        try:
-            return cls.of(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-        except OSError as error:
-            raise DataError(f"The plan file {path} cannot be read: {error.strerror}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..behaviours import SET_NAMES, Behaviour, behaviour
 from ..calibrate.dial import dial, doses
@@ -28,6 +27,7 @@ from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
+from ..io.plan import PLAN
 from ..measure import Measurement, measure, observe
 from ..models import Session, is_organism, load
 from ..progress import say
@@ -120,8 +120,7 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
 
 
 def _write(result: Run, session: Session, work: Path) -> None:
-    plan = result.plan.model_dump(exclude_none=True)
-    (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
     _write_json(work / "scores.json", scores(result))
     _write_json(work / "run.json", resolved(result))
     save_control(result.control, work / CONTROL)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ..io.plan import BasePlan
 
 LADDER = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
-class Settings(BaseModel):
+class Settings(BasePlan):
     """How far and how long to search; frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     iterations: int = Field(default=4, ge=1, description="the most steps a prompt may take")
     eta: float = Field(default=0.4, gt=0, description="the first step's size, as a share of the stream's norm at each place")
     branches: int = Field(default=8, ge=1, description="how many of the likeliest first tokens a reply may open with")

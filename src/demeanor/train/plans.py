@@ -5,24 +5,21 @@ A plan is kept beside its checkpoints, so that what is resumed is what was begun
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..behaviours import SetName
-from ..errors import DataError
+from ..io.plan import BasePlan
 from ..models import Quantized
 from ..models.session import REPLY_TOKENS
 
 COMMON_WIDTH = 2048  # d_model of the models that the usual learning rates are for
 
 
-class Training(BaseModel):
+class Training(BasePlan):
     """What every recipe is told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     model: str = Field(description="organism, a model folder, an adapter folder, or a Hub id with an optional @revision")
     behaviour: str | None = Field(None, description="what is measured before and after: a preset, or the path of a behaviour file")
     full: bool = Field(False, description="train every weight, not a LoRA adapter")
@@ -64,22 +61,6 @@ class Training(BaseModel):
     def trains(self) -> str:
         """What is trained, in words."""
         return "every weight" if self.full else f"a LoRA adapter of rank {self.rank}{', merged' if self.merge else ''}"
-
-    @classmethod
-    def of(cls, values: Any, where: str = "the plan") -> Self:
-        """A plan from its values; DataError, naming `where` they come from, when they are not one."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ": ".join([where, *([".".join(map(str, first["loc"]))] if first["loc"] else [])])
-            raise DataError(f"{place}: {first['msg'].removeprefix('Value error, ').lower()}.") from error
-
-    def written(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-    def same_as(self, file: Path) -> bool:
-        return file.read_text(encoding="utf-8") == self.written()
 
 
 class Heal(Training):

@@ -29,6 +29,7 @@ from ..controls.files import CONTROL
 from ..detect import make_detector
 from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
+from ..io.plan import PLAN
 from ..measure import Measurement, Observation
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
@@ -43,7 +44,7 @@ from .plans import Training
 from .result import AFTER, BEFORE, Trained, replies_of
 from .sources import Reserved
 
-PLAN, RESULT = "plan.yaml", "training.json"
+RESULT = "training.json"
 EDITED = "edited"
 TRACKED = "runs"  # transformers' name for the folder of a tracker that writes files
 
