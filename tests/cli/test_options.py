@@ -45,7 +45,7 @@ def test_dtype_and_device(organism: dm.Session) -> None:
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_quantised_weights_are_proven_steered_and_baked_like_the_whole_ones(organism: dm.Session, tmp_path: Path, bits: str) -> None:
-    session = load("organism", device="cpu", quantized=bits)  # type: ignore[arg-type]
+    session = load("organism", device="cpu", **{f"load_in_{bits}": True})
     kinds = {type(module).__name__ for module in session.model.modules()}
     assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits] in kinds
     assert session.layout.hash == organism.layout.hash  # so its controls are everybody's
@@ -105,7 +105,7 @@ def test_an_adapter_is_baked_merged(adapter: Path, tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_an_adapter_is_told(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be merged into a model held in 4bit"):
-        load(adapter, quantized="4bit")
+        load(adapter, load_in_4bit=True)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(ModelError, match="names no base_model_name_or_path"):
         load(tmp_path)

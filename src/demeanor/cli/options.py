@@ -76,7 +76,8 @@ def opened(
     model: str, device: str | None, dtype: str | None, in_4bit: bool = False, in_8bit: bool = False, reply_tokens: int = REPLY_TOKENS
 ) -> Session:
     """The model that a command names, loaded as its options say."""
-    return load(model, device=device, dtype=dtype, quantized=quantized_as(in_4bit, in_8bit), reply_tokens=reply_tokens)
+    quantized_as(in_4bit, in_8bit)
+    return load(model, device=device, dtype=dtype, load_in_4bit=in_4bit, load_in_8bit=in_8bit, reply_tokens=reply_tokens)
 
 
 def given(context: typer.Context, *names: str) -> list[str]:

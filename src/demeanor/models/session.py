@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,13 @@ from ..runtime.rows import ControlLike, Rows, in_rows
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
 from ..structure.proof import prove
+from .options import REPLY_TOKENS
 from .texts import Texts
 from .thinking import open_think_tag, unfinished
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-REPLY_TOKENS = 48
 SMALL = 20_000_000  # parameters
 ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded model, and of whatever is made from it
 
@@ -37,8 +37,11 @@ ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded mode
 class Session(Texts):
     """A model ready for work. Made by `load`; `name` is what the user called the model."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, reply_tokens: int = REPLY_TOKENS) -> None:
-        super().__init__(model.eval(), tokenizer, name)
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, reply_tokens: int = REPLY_TOKENS,
+        chat_template_args: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(model.eval(), tokenizer, name, chat_template_args)
         self.reply_tokens = reply_tokens
         self.model.requires_grad_(False)
         self.decoder = model.base_model

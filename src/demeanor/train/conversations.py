@@ -93,7 +93,7 @@ def _rendered(session: Session, conversation: Conversation) -> str:
         return session.render(conversation.before(last)) + "\n" + turns[-1][1]
     messages: list[Any] = [*session.messages(conversation.before(last)), {"role": "assistant", "content": turns[-1][1]}]
     try:
-        return str(session.tokenizer.apply_chat_template(messages, tokenize=False))
+        return session.apply_template(messages, opened=False)
     except TemplateError as error:
         raise DataError(f"The chat template of {session.name} refuses this conversation: {error}.") from error
 

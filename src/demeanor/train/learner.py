@@ -14,6 +14,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..models.loading import ORGANISM, device_named, is_adapter, read_for_training, resolve, save_merged
+from ..models.options import Loading
 from ..runtime.adapters import ADAPTER
 from .plans import Training
 
@@ -56,8 +57,13 @@ def check_model(plan: Training) -> None:
 def learner(plan: Training) -> Learner:
     """The model of a plan, ready to be trained."""
     place = place_of(plan)
-    dtype = plan.dtype or ("float32" if plan.full or place.type == "cpu" else None)
-    model, tokenizer = read_for_training(plan.model, place=place, dtype=dtype, quantized=plan.quantized)
+    loading = Loading.of(
+        {
+            "device": str(place), "dtype": plan.dtype or ("float32" if plan.full or place.type == "cpu" else None),
+            "load_in_4bit": plan.quantized == "4bit", "load_in_8bit": plan.quantized == "8bit",
+        }
+    )  # fmt: skip
+    model, tokenizer = read_for_training(plan.model, loading)
     if plan.full:
         return Learner(model, tokenizer, None)
     from peft import LoraConfig, prepare_model_for_kbit_training
