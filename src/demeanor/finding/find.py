@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .classes import Chance, Classes
 from .estimators import ESTIMATORS, USUAL, Estimate
 from .evaluate import Evaluation
 from .filter import Sets, filter_prompts
+from .plan import FindPlan
 from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
 from .signal import Signal, find_signal
 
@@ -84,35 +86,22 @@ class Findings:
         return [self.directions[number] for number in numbers]
 
 
-def find(
-    session: Session,
-    behaviour: Behaviour,
-    *,
-    layer: int | None = None,
-    max_prompts: int | None = None,
-    rank_by: RankBy | None = None,
-    estimators: Sequence[Estimator] = USUAL,
-) -> Direction:
+def find(session: Session, behaviour: Behaviour, plan: FindPlan | None = None, **options: Any) -> Direction:
     """The direction that carries a behaviour, selected among estimators, layers and template positions.
 
+    `options` are the fields of `FindPlan` by name, in place of a plan.
     Mean difference and projected are both tried everywhere, guard-orthogonal too where there is a guard set, unless other `estimators`
     are named. `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
     "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
     NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
     """
-    return search_directions(session, behaviour, layer=layer, max_prompts=max_prompts, rank_by=rank_by, estimators=estimators).ranked()[0]
+    return search_directions(session, behaviour, FindPlan.given(plan, options, "find")).ranked()[0]
 
 
-def search_directions(
-    session: Session,
-    behaviour: Behaviour,
-    *,
-    layer: int | None = None,
-    max_prompts: int | None = None,
-    rank_by: RankBy | None = None,
-    estimators: Sequence[Estimator] = USUAL,
-) -> Findings:
+def search_directions(session: Session, behaviour: Behaviour, plan: FindPlan | None = None, **options: Any) -> Findings:
     """Every candidate direction, tried; see `find`."""
+    plan = FindPlan.given(plan, options, "find")
+    layer, estimators = plan.layer, cast("tuple[Estimator, ...]", plan.estimators) or USUAL
     behaviour.needs_prompts()
     _refuse_estimators(behaviour, estimators)
     behaviour.must_fit(session.name, session.organism)
@@ -120,7 +109,7 @@ def search_directions(
     if layer is not None and not 0 <= layer < n_layers:
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
     detector = make_detector(behaviour.detect, session)
-    sets = filter_prompts(session, behaviour, detector, max_prompts)
+    sets = filter_prompts(session, behaviour, detector, plan.max_prompts)
     signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(session, sets)
     if signal.after:
         say(f"What the model will do is settled after {session.tokenizer.decode(list(signal.after))!r}; directions are looked for there.")
@@ -142,7 +131,7 @@ def search_directions(
     evaluation = Evaluation(session, behaviour, sets, detector, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
-    by = rank_by or ("induce" if behaviour.has_replies else "bypass")
+    by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")
     found = Findings(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
     found.tell()
     return found

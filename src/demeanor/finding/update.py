@@ -22,6 +22,7 @@ from ..errors import ControlError, DataError
 from ..models import Session, Site
 from ..runtime.capture import REPLY
 from .filter import Sets, filter_prompts
+from .plan import UpdatePlan
 
 MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_difference": directions.mean_difference, "projected": directions.projected,
@@ -52,12 +53,13 @@ class Updated:
     counts: Mapping[str, Mapping[str, int]]
 
 
-def update(session: Session, direction: Direction, behaviour: Behaviour, max_prompts: int | None = None) -> Updated:
+def update(session: Session, direction: Direction, behaviour: Behaviour, plan: UpdatePlan | None = None, **options: Any) -> Updated:
     """`direction` with the train prompts of `behaviour` merged in, filtered by what the model does, and tested on its val prompts.
 
     The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
+    max_prompts = UpdatePlan.given(plan, options, "update").max_prompts
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
     behaviour.must_fit(session.name, session.organism)

@@ -5,6 +5,7 @@ Python, a YAML file and the command line fill the same plan, so a mistake is tol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..errors import DataError
 
 PLAN = "plan.yaml"  # in the folder of a run or a training
+NAMED = re.compile(r"`(\w+)`")  # a field in the message of a validator
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,8 @@ class BasePlan(BaseModel):
             raise DataError(_sentence(error, where, names, list(type(self).model_fields))) from error
 
     @classmethod
-    def of(cls, values: Any, where: str = "the plan", names: Mapping[str, str] | None = None) -> Self:
+    def of(cls, values: Mapping[str, Any], where: str = "the plan", names: Mapping[str, str] | None = None) -> Self:
         """A plan from its values. An error names `where` they come from, and fields as `names` calls them there."""
-        if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
-            raise DataError(f"{where} holds no options; write one a line, as NAME: VALUE.")
         plan = cls.__new__(cls)
         plan._fill(values, where, names or {})
         return plan
@@ -76,15 +76,18 @@ class BasePlan(BaseModel):
         return file.read_text(encoding="utf-8") == self.written()
 
 
-def read_values(path: Path) -> Any:
-    """What a YAML file holds; the folder of a run stands for the plan in it. DataError where it cannot be read."""
+def read_values(path: Path) -> dict[str, Any]:
+    """The options in a YAML file; the folder of a run stands for the plan in it. DataError where it holds none."""
     file = path / PLAN if path.is_dir() else path
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"The plan file {file} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise DataError(f"{file} holds no options; write one a line, as NAME: VALUE.")
+    return values
 
 
 def unknown_option(name: str, known: list[str]) -> str:
@@ -95,8 +98,9 @@ def unknown_option(name: str, known: list[str]) -> str:
 
 def _sentence(error: ValidationError, where: str, names: Mapping[str, str], known: list[str]) -> str:
     """The first thing that is wrong, in one sentence."""
-    first = error.errors()[0]
-    place = ".".join(names.get(str(part), str(part)) for part in first["loc"])
+    errors = error.errors()
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a typo is why another is missing
+    place = names.get(str(first["loc"][0]), str(first["loc"][0])) if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     if first["type"] == "extra_forbidden":
         wrong = unknown_option(place, known).removesuffix(".")
@@ -105,5 +109,6 @@ def _sentence(error: ValidationError, where: str, names: Mapping[str, str], know
     elif message.startswith("Input should"):
         wrong = f"{place} {message.removeprefix('Input ')}, not {repr(first['input'])[:40]}"
     else:
+        message = NAMED.sub(lambda name: names.get(name[1], name[1]), message)
         wrong = f"{place}{': ' if place else ''}{message[0].lower()}{message[1:]}"
     return f"{where}{': ' if where else ''}{wrong}{'' if wrong.endswith('?') else '.'}"

@@ -65,10 +65,7 @@ def run(plan: Plan, out: str | Path) -> Run:
 
 
 def _loaded(plan: Plan, model: str) -> Session:
-    return load(
-        model, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.quantized == "4bit", load_in_8bit=plan.quantized == "8bit",
-        reply_tokens=plan.reply_tokens,
-    )  # fmt: skip
+    return load(model, loading=plan.loading)
 
 
 def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:

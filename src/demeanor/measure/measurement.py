@@ -20,6 +20,7 @@ from .condition import Condition
 from .degeneration import OF_REPLIES
 from .drift import Drift, drift
 from .observation import Observation, Outcome, observed
+from .plan import MeasurePlan
 
 # Every yes-or-no score: its name, which outcomes it counts, and which way is better.
 RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
@@ -68,21 +69,22 @@ def measure(
     session: Session,
     behaviour: Behaviour,
     control: Control | None = None,
+    plan: MeasurePlan | None = None,
     *,
-    prompting: str | None = None,
     base: Session | None = None,
     split: Split = "test",
-    max_prompts: int | None = None,
     before: Observation | None = None,
+    **options: Any,
 ) -> Measurement:
     """What a control does to a behaviour, to what must still show it, and to everything else.
 
-    `prompting` is a text that opens every system prompt, to compare a control with; `base` another model to compare with,
+    `options` are the fields of `MeasurePlan` by name, in place of a plan. `base` is another model to compare with,
     instead of the untouched `session`. `before` saves running that one again when several controls are compared.
     """
-    now = Condition(session, control, prompting)
+    plan = MeasurePlan.given(plan, options, "measure")
+    now = Condition(session, control, plan.prompting)
     ((_, made),) = measure_all(
-        Condition(base or session), {"": now}, behaviour, split=split, max_prompts=max_prompts, before=before
+        Condition(base or session), {"": now}, behaviour, split=split, max_prompts=plan.max_prompts, before=before
     ).items()
     return made
 
