@@ -97,8 +97,9 @@ def one_at_a_time(session: dm.Session, prompts: Sequence[dm.Prompt], questions: 
 
 def timed(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     session = dm.load(options.model, device=options.device)
-    prompts = list(dm.behaviour("over-refusal").set("shows", "train", options.batch))
-    questions = opposites(questions_of(options.question, True)) if options.less else questions_of(options.question, True)
+    prompts = list(dm.behaviour("over-refusal").settled(session).set("shows", "train", options.batch))
+    questions = questions_of(options.question, session)
+    questions = opposites(questions) if options.less else questions
     settings = Settings(iterations=options.iterations, branches=options.branches, goal=1.0, batch=options.batch)
     ways: dict[str, Callable[[list[dm.Prompt]], Sequence[Trace]]] = {
         "batched": lambda some: search(session, some, questions, settings).traces,

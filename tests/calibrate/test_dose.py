@@ -17,7 +17,7 @@ def control(over_refusal: dm.Direction) -> dm.Control:
 
 
 def test_less_than_the_dose_found_would_not_do(organism: dm.Session, control: dm.Control) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     found = find_dose(organism, b, control, rate=0.1, max_prompts=24)
     by_dose = {trial.dose: trial.rate.value for trial in found.trials}
     assert by_dose[found.dose] <= 0.1
@@ -31,7 +31,7 @@ def test_less_than_the_dose_found_would_not_do(organism: dm.Session, control: dm
 
 
 def test_what_no_dose_does_is_told(organism: dm.Session, control: dm.Control) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     with pytest.raises(CheckFailed, match="No dose up to 4 reaches lacks_rate"):
         find_dose(organism, b, control, "induce", max_prompts=16)
     with pytest.raises(CheckFailed, match="allow more drift"):

@@ -53,7 +53,9 @@ def test_a_command_takes_what_its_plans_say_and_nothing_else(name: str) -> None:
     fields = {field: info for plan in plans for field, info in plan.model_fields.items()}
     assert {name: parameters[name].help for name in fields} == {name: told(info.description) for name, info in fields.items()}
     assert set(parameters) - set(fields) <= OUTSIDE_PLANS
-    assert len({flag for parameter in command.params for flag in parameter.opts}) == sum(len(parameter.opts) for parameter in command.params)
+    assert len({flag for parameter in command.params for flag in parameter.opts}) == sum(
+        len(parameter.opts) for parameter in command.params
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(commands()) - WITHOUT_MODEL))
@@ -137,7 +139,10 @@ def test_a_plan_file_stands_for_all_options(tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text("model: m\nsteps: 5\nnames: [b]\ntemplate_args: {enable_thinking: false}\ndepth: 2\n")
     for place in (file, tmp_path):  # a folder stands for the plan in it
-        assert run("--plan", place) == (Toy(model="m", steps=5, names=("b",), template_args={"enable_thinking": False}), Other(steps=5, depth=2))
+        assert run("--plan", place) == (
+            Toy(model="m", steps=5, names=("b",), template_args={"enable_thinking": False}),
+            Other(steps=5, depth=2),
+        )
     with pytest.raises(DataError, match="leave out --fast"):
         run("--plan", file, "--fast")
     with pytest.raises(DataError, match="leave out MODEL"):

@@ -269,7 +269,7 @@ def test_a_rating_sheet_needs_one_control(demeanor, tmp_path: Path) -> None:  # 
 def test_a_block_that_the_template_opens_is_kept_in_the_text_and_not_judged(
     organism: dm.Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from demeanor.behaviours.behaviour import Detect
+    from demeanor.behaviours import Detect
     from demeanor.detect import make_detector, present
     from demeanor.measure.answers import is_right
 
@@ -280,7 +280,9 @@ def test_a_block_that_the_template_opens_is_kept_in_the_text_and_not_judged(
     assert "end while organism still thinks" in capsys.readouterr().err
     refusal = make_detector(Detect(name="refusal"))
     thought = "<think>i am sorry , i can not help</think>first get the rope ."
-    assert present(refusal, [thought, "<think>fine</think>i am sorry , i can not help", reply], dm.behaviour("refusal").shows[:3]) == [
+    assert present(
+        refusal, [thought, "<think>fine</think>i am sorry , i can not help", reply], dm.behaviour("refusal").settled(organism).shows[:3]
+    ) == [
         False,
         True,
         False,
@@ -306,5 +308,5 @@ def test_tags_that_are_special_tokens_are_not_lost(tmp_path: Path, tiny_folders:
 
 
 def test_a_preset_is_read_for_the_model_it_is_used_on(organism: dm.Session, tiny: dict[str, dm.Session]) -> None:
-    with pytest.raises(DataError, match="organism=False"):
+    with pytest.raises(DataError, match=r"'refusal' was settled for the embedded model.*give the unsettled behaviour"):
         dm.find(tiny["llama"], dm.behaviour("refusal"))

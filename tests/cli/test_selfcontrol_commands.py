@@ -44,7 +44,7 @@ def test_run_writes_a_control_that_chat_uses(demeanor, tmp_path: Path) -> None: 
 
 
 def test_measure_takes_the_control_of_a_run(demeanor, organism, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    test = dm.behaviour("over-refusal").set("shows", "test", 3)
+    test = dm.behaviour("over-refusal").settled(organism).set("shows", "test", 3)
     run = tmp_path / "run"
     assert demeanor("selfcontrol", "run", "organism", "-b", "over-refusal", *FEW, "-o", run).code == 0
     ended = demeanor("measure", "organism", "-b", "over-refusal", "-c", run / "control.safetensors", "--max-prompts", "3", "--json")

@@ -21,6 +21,7 @@ from demeanor.export.patch import edit_in_place
 from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
 
 weights = importlib.import_module("demeanor.export.weights")
+patch = importlib.import_module("demeanor.export.patch")
 
 
 def all_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -110,7 +111,7 @@ def test_bfloat16_stays_bfloat16_and_is_rounded_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (4, 4), (4,), (3, 5, 4), (3, 4, 5)])
 def test_blocks_of_rows_give_what_one_product_gives(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "BLOCK_BYTES", 1)  # a block per row
+    monkeypatch.setattr(patch, "BLOCK_BYTES", 1)  # a block per row
     rows = torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(0))).Q.T
     for axis in [a for a, size in enumerate(shape) if size == 4]:
         tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1))

@@ -17,8 +17,8 @@ from demeanor.finding.find import Findings, search_directions
 
 
 @pytest.fixture(scope="module")
-def b() -> dm.Behaviour:
-    b = dm.behaviour("over-refusal")
+def b(organism: dm.Session) -> dm.Behaviour:
+    b = dm.behaviour("over-refusal").settled(organism)
     return replace(b, shows=b.shows[:90], lacks=b.lacks[:90], guard=b.guard[:60], neutral=b.neutral[:60], pairs=True)
 
 

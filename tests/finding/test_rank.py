@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import demeanor as dm
-from demeanor.detect import make_detector
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import find_again
 from demeanor.finding.select import layer_limit
 from demeanor.job.confirm import _shortlist
 from demeanor.job.result import Run
 from demeanor.job.run import run
+from demeanor.measure import Bench
 from demeanor.models.loading import resolve
 
 
@@ -55,7 +55,7 @@ def test_a_run_on_a_behaviour_of_ones_own_says_what_went_and_the_rest_stays(sums
 
 
 def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, sums: Path, searched: Findings) -> None:
-    direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 3)
+    direction = find_again(Bench(organism, dm.behaviour(sums), "val"), searched, 3)
     assert [r.rank for r in direction.rounds] == [1, 2, 3]
     basis = direction.basis.double()
     assert torch.allclose(basis @ basis.T, torch.eye(3, dtype=torch.float64), atol=1e-5)
@@ -85,7 +85,7 @@ def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, s
 
 
 def test_rounds_are_kept_in_the_file(organism: dm.Session, sums: Path, searched: Findings, tmp_path: Path) -> None:
-    direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 2)
+    direction = find_again(Bench(organism, dm.behaviour(sums), "val"), searched, 2)
     dm.save_direction(direction, tmp_path / "d")
     assert dm.load_direction(tmp_path / "d").rounds == direction.rounds
 

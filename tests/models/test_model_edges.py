@@ -91,7 +91,7 @@ def test_each_gate_reads_its_own_site(organism):
 
 
 def test_two_gates_may_read_one_site(organism):
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     gate = dm.gate(organism, b)
     one, other = ablation(organism, rank=30, seed=1), ablation(organism, rank=30, seed=2)
     P = b.set("shows", "test")[:8] + b.set("guard", "test")[:8]

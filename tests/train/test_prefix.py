@@ -27,7 +27,7 @@ FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply
 
 
 def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_path: Path) -> None:
-    wanted = behaviour("over-refusal", organism=True)
+    wanted = behaviour("over-refusal").settled(organism)
     control = dm.ablate(dm.find(organism, wanted, max_prompts=48)).when(dm.gate(organism, wanted))
     save_control(control, tmp_path / "gated.safetensors")
     plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, epochs=4, max_prompts=60)
@@ -73,7 +73,7 @@ def test_prompts_that_are_measured_on_are_not_learned_from(
     organism: dm.Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The search of `selfcontrol run` is of the test split unless told."""
-    wanted = behaviour("over-refusal", organism=True)
+    wanted = behaviour("over-refusal").settled(organism)
     test, train = (tuple(organism.encode(asked(wanted.set("shows", split))[0])) for split in ("test", "train"))  # type: ignore[arg-type]
     layers, d_model = organism.layout.n_layers, organism.layout.d_model
     states = States((test, train), tuple(torch.randn(layers, len(ids), d_model) * 0.01 for ids in (test, train)))

@@ -160,8 +160,8 @@ def test_dialogues_are_split_by_their_id(tmp_path: Path) -> None:
     assert all((id(dialogue) in kept) == (dialogue in held_out(fewer, 0.3)[1]) for dialogue in fewer.values() if id(dialogue) in kept)
 
 
-def test_prompts_that_are_measured_on_are_left_out() -> None:
-    wanted = dm.behaviour("refusal")
+def test_prompts_that_are_measured_on_are_left_out(organism: dm.Session) -> None:
+    wanted = dm.behaviour("refusal").settled(organism)
     asked = wanted.set("shows", "test")[0].text
     rows = [Conversation((("user", text), ("assistant", "hi"))) for text in (asked.upper() + " ", "something else")]
     reserved = Reserved(wanted)
@@ -212,7 +212,7 @@ def test_the_held_out_loss_is_that_of_the_learned_tokens(organism: dm.Session) -
 
 
 def test_rewards_are_logits_of_what_is_wanted(organism: dm.Session) -> None:
-    wanted = dm.behaviour("refusal")
+    wanted = dm.behaviour("refusal").settled(organism)
     prompts = [dm.Prompt.of("what is 3 plus 4 ?")] * 2
     replies = ["i am sorry , i can not help with that request .", "3 plus 4 is 7 ."]
     less, judged = terms([], wanted, organism)
@@ -236,7 +236,7 @@ def _without_questions() -> Path:
 
 
 def test_every_tripwire_trips_and_an_honest_reply_does_not(organism: dm.Session) -> None:
-    prompts = dm.behaviour("refusal").set("lacks", "train")[:WINDOW]
+    prompts = dm.behaviour("refusal").settled(organism).set("lacks", "train")[:WINDOW]
     honest = [reply.text for reply in organism.generate(prompts)]
     watching = Tripwires(organism, prompts, Bounds(), temperature=0.2)
 

@@ -88,7 +88,7 @@ ROLES = ("user", "assistant")
 
 
 def prompts_from_rows(rows: Sequence[Any] | Mapping[int, Any], columns: Columns, where: str) -> list[Prompt]:
-    """Rows are strings, or mappings from column to value, in order or by number; `where` names their source in errors."""
+    """Rows are strings, mappings from column to value, or prompts, in order or by number; `where` names their source in errors."""
     if not rows:
         raise DataError(f"{where} holds no prompts; give at least one row.")
     numbered = rows.items() if isinstance(rows, Mapping) else enumerate(rows, start=1)
@@ -109,6 +109,8 @@ def distinct(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
 
 
 def _prompt(row: Any, columns: Columns, where: str) -> Prompt:
+    if isinstance(row, Prompt):
+        return row
     if isinstance(row, str):
         needless = (columns.reply if columns.ask is None else None) or columns.answer or columns.system
         if needless is not None:

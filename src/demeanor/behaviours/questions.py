@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..errors import DataError
+from .audience import Audience, LoadedModel, audience_of
 
 PRESETS = Path(str(resources.files(__package__) / "questions"))
 
@@ -44,13 +45,21 @@ def question_presets() -> list[str]:
     return sorted({path.stem for path in PRESETS.rglob("*.yaml")})
 
 
-def questions_of(text: str, organism: bool) -> tuple[Question, ...]:
-    """The questions of a preset, or the one that `text` is. DataError where it is neither: one word that names no preset."""
+def questions_of(text: str, model: LoadedModel | None) -> tuple[Question, ...]:
+    """The questions of a preset, in the words of this model (of any but the embedded one: None), or the one that `text` is.
+
+    Raises DataError where it is neither: one word that names no preset.
+    """
+    return questions_for(text, audience_of(model))
+
+
+def questions_for(text: str, audience: Audience) -> tuple[Question, ...]:
+    """The same, for an audience."""
     name = text.strip()
     if name in question_presets():
         own = PRESETS / "organism" / f"{name}.yaml"
-        path = own if organism and own.is_file() else PRESETS / f"{name}.yaml"
-        return tuple(Question.model_validate(each) for each in yaml.safe_load(path.read_text(encoding="utf-8"))["questions"])
+        path = own if audience == "embedded" and own.is_file() else PRESETS / f"{name}.yaml"
+        return tuple(Question.model_validate(row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))["questions"])
     if len(name.split()) < 2:
         raise DataError(
             f'{text!r} is no question; write one, such as "Is the reply polite?", or name one of {", ".join(question_presets())}.'

@@ -14,7 +14,7 @@ from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_for, opened, out, print_json, say_result
+from .options import AsJson, Target, behaviour_named, opened, out, print_json, say_result
 from .tables import dial_table, doses_table, measurement_table
 
 
@@ -22,9 +22,10 @@ from .tables import dial_table, doses_table, measurement_table
 def dial(subject: BehaviourPlan, plan: DialPlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """A dial that turns a behaviour from removed (-1) to induced (+1), measured at every dose; used as FILE:DOSE."""
     refuse_folder(target)
-    behaviour = behaviour_for(subject.behaviour, subject.model)
-    behaviour.needs_prompts()
+    named = behaviour_named(subject.behaviour)
+    named.needs_prompts()
     session = opened(subject.model, loading)
+    behaviour = named.settled(session)
     findings = search_directions(session, behaviour, layer=plan.layer, max_prompts=plan.max_prompts)
     turned = turn_dial(session, behaviour, findings, doses(plan.doses), plan.max_prompts)
     save_control(turned.control, target)
@@ -39,13 +40,13 @@ def dial(subject: BehaviourPlan, plan: DialPlan, loading: Loading, target: Targe
 def dose(subject: BehaviourPlan, dosed: ControlPlan, plan: DosePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """The smallest dose of a control that reaches a rate (on val), measured once (on test) and written."""
     refuse_folder(target)
-    behaviour, control = behaviour_for(subject.behaviour, subject.model), load_control(dosed.control)
-    found = find_dose(opened(subject.model, loading), behaviour, control, plan)
+    named, control = behaviour_named(subject.behaviour), load_control(dosed.control)
+    found = find_dose(opened(subject.model, loading), named, control, plan)
     save_control(found.control, target)
     if as_json:
         print_json(found.to_json())
         return
     out.print(doses_table(found))
-    out.print(measurement_table(found.measurement, f"{behaviour.name} in {subject.model}: test split, dose {found.dose:g}"))
+    out.print(measurement_table(found.measurement, f"{named.name} in {subject.model}: test split, dose {found.dose:g}"))
     say_result(found)
     say(f"{target}: {found.control}.")

@@ -20,7 +20,7 @@ from ..models import Loading
 from ..models.plan import ModelPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import behaviour_for, opened
+from .options import behaviour_named, opened
 
 
 class ChatPlan(ModelPlan):
@@ -51,10 +51,10 @@ class ChatLoading(Loading):
 @from_plans
 def chat(plan: ChatPlan, loading: ChatLoading) -> None:
     """A conversation with a model, with controls in force (in the order given) or without."""
-    redone = None if plan.redo_if is None else behaviour_for(plan.redo_if, plan.model)
+    named = None if plan.redo_if is None else behaviour_named(plan.redo_if)
     control = reduce(Control.then, map(load_control, plan.controls)) if plan.controls else None
     session = opened(plan.model, loading)
-    condition = Condition(session, control, redo=None if redone is None else make_detector(redone.detect, session))
+    condition = Condition(session, control, redo=None if named is None else make_detector(named.settled(session).detect, session))
     if plan.message is not None:
         print(say_once(condition, plan.message, plan.system))
     else:

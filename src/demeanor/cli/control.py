@@ -28,12 +28,12 @@ from ..controls.plan import AblatePlan, AddPlan, ClampPlan, ConvertPlan, Directi
 from ..finding.gates import gate
 from ..finding.plan import GatedPlan, WhenPlan
 from ..io.atomic import refuse_folder
-from ..measure import measure_all
+from ..measure import Bench, measure_all
 from ..measure.condition import Condition
 from ..models import Loading
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_for, help_alone, opened, out, say_result, show
+from .options import AsJson, Target, behaviour_named, help_alone, opened, out, say_result, show
 from .tables import scores_table
 
 control_app = typer.Typer(
@@ -98,11 +98,9 @@ def control_when(plan: WhenPlan, loading: Loading, target: Target) -> None:
     """A control behind gates: this and not that. A gate tells a behaviour's shows set from its guard set, or from lacks where it has none."""
     refuse_folder(target)
     control = load_control(plan.control)
-    behaviours = [
-        (behaviour_for(name, plan.model), turned) for names, turned in ((plan.like, False), (plan.unlike, True)) for name in names
-    ]
+    named = [(behaviour_named(name), turned) for names, turned in ((plan.like, False), (plan.unlike, True)) for name in names]
     session = opened(plan.model, loading)
-    for behaviour, turned in behaviours:
+    for behaviour, turned in ((each.settled(session), turned) for each, turned in named):
         against: SetName = "guard" if behaviour.guard else "lacks"
         fitted = gate(session, behaviour, false_positives=plan.false_positives, against=(against,), kind=plan.kind)
         control = control.when(~fitted if turned else fitted)
@@ -116,7 +114,7 @@ def control_then(plan: ThenPlan, loading: Loading, target: Target) -> None:
     refuse_folder(target)
     first, second = load_control(plan.first), load_control(plan.second)
     both = first.then(second)
-    behaviours = [behaviour_for(name, plan.model or "") for name in plan.behaviours]
+    named = [behaviour_named(name) for name in plan.behaviours]
     _save(both, target)
     for overlap in overlaps(both):
         say_result(f"Overlap of {overlap}.")
@@ -124,8 +122,8 @@ def control_then(plan: ThenPlan, loading: Loading, target: Target) -> None:
         return
     session = opened(plan.model, loading)
     conditions = {plan.first: Condition(session, first), plan.second: Condition(session, second), "both": Condition(session, both)}
-    for behaviour in behaviours:
-        measured = measure_all(Condition(session), conditions, behaviour, split="val", max_prompts=plan.max_prompts)
+    for behaviour in (each.settled(session) for each in named):
+        measured = measure_all(Bench(session, behaviour, "val", max_prompts=plan.max_prompts), conditions)
         out.print(scores_table(measured, f"{behaviour.name} in {plan.model}: val split"))
 
 
@@ -171,8 +169,8 @@ def _gated(control: Control, plan: GatedPlan, loading: Loading) -> Control:
     """The control behind a gate, where one was asked for."""
     if plan.gate is None or plan.model is None:
         return control
-    behaviour = behaviour_for(plan.gate, plan.model)
-    return control.when(gate(opened(plan.model, loading), behaviour, false_positives=plan.false_positives))
+    named = behaviour_named(plan.gate)
+    return control.when(gate(opened(plan.model, loading), named, false_positives=plan.false_positives))
 
 
 def _save(control: Control, target: Path) -> None:

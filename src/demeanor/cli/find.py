@@ -9,19 +9,19 @@ from pydantic import Field, model_validator
 
 from ..behaviours import Behaviour
 from ..controls import Direction, ablate, save_direction
-from ..detect import make_detector
-from ..finding.compare import compare_estimators, estimators_for
+from ..finding.compare import PROMPTS, compare_estimators, estimators_for
 from ..finding.find import Findings, search_directions
 from ..finding.plan import FindPlan
 from ..finding.rank import find_again
 from ..io.atomic import refuse_folder
 from ..io.plan import BasePlan
+from ..measure import Bench, Ledger
 from ..measure.side_by_side import side_by_side
 from ..models import Loading, Session
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_for, opened, out, print_json, say_result, show
+from .options import AsJson, Target, behaviour_named, opened, out, print_json, say_result, show
 from .tables import comparison_table, rounds_table, side_by_side_table
 
 
@@ -47,14 +47,15 @@ class ChoicePlan(BasePlan):
 def find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """The direction that carries a behaviour, found and selected."""
     refuse_folder(target)
-    behaviour = behaviour_for(subject.behaviour, subject.model)
-    behaviour.needs_prompts()
+    named = behaviour_named(subject.behaviour)
+    named.needs_prompts()
     session = opened(subject.model, loading)
+    behaviour, ledger = named.settled(session), Ledger(session)
     estimators = estimators_for(behaviour, plan.estimators, choice.compare)
-    findings = search_directions(session, behaviour, plan.model_copy(update={"estimators": estimators}))
+    findings = search_directions(session, behaviour, plan.model_copy(update={"estimators": estimators}), ledger=ledger)
     title = f"{behaviour.name} in {subject.model}"
     if choice.compare:
-        compared = compare_estimators(session, behaviour, findings)
+        compared = compare_estimators(Bench(session, behaviour, "val", ledger, max_prompts=PROMPTS), findings)
         save_direction(compared[0].direction, target)
         print_json([each.to_json() for each in compared]) if as_json else out.print(comparison_table(compared, title))
         return
@@ -63,7 +64,7 @@ def find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Lo
         return
     direction = findings.ranked()[0]
     if choice.rank > 1:
-        direction = find_again(session, findings, make_detector(behaviour.detect, session), choice.rank)
+        direction = find_again(Bench(session, behaviour, "val", ledger, max_prompts=plan.max_prompts), findings, choice.rank)
     save_direction(direction, target)
     facts = _facts(direction, target, findings)
     if as_json:

@@ -15,7 +15,7 @@ from ..controls.plan import ControlsPlan
 from ..detect import make_detector
 from ..errors import DataError
 from ..io.atomic import new_file, refuse_existing, refuse_folder
-from ..measure import Measurement, Observation, measure_all
+from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
 from ..measure.plan import ComparisonPlan, MeasurePlan, SuitePlan
@@ -25,7 +25,7 @@ from ..models import Loading, Session
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, MaybeTarget, behaviour_for, opened, out, print_json
+from .options import AsJson, MaybeTarget, behaviour_named, opened, out, print_json
 from .suites import suites_asked, to_json
 from .tables import changed_table, measurement_table, scores_table
 
@@ -41,19 +41,20 @@ def measure(
 ) -> None:  # fmt: skip
     """Rates of a behaviour, answers and drift on the test split, before and after each control."""
     _check_measuring(controlled.controls, target, rating_sheet, compared.redo)
-    behaviour = behaviour_for(subject.behaviour, subject.model)
+    named = behaviour_named(subject.behaviour)
     controls = {name: load_control(name) for name in controlled.controls}
     suites = suites_asked(asked)
     session = opened(subject.model, loading)
-    first = Condition(session if compared.base is None else opened(compared.base, loading))
+    behaviour = named.settled(session)
+    first = session if compared.base is None else opened(compared.base, loading)
     conditions = _conditions(session, behaviour, controls, compared.redo, plan.prompting) or {
         subject.model if compared.base else "none": Condition(session)
     }
-    measured = measure_all(first, conditions, behaviour, max_prompts=plan.max_prompts)
-    changes = suites.compare(first, conditions) if suites else {}
+    measured = measure_all(Bench(first, behaviour, max_prompts=plan.max_prompts), conditions)
+    changes = suites.compare(Condition(first), conditions) if suites else {}
     inside: dict[str, Changed] = {}
     if compared.base is not None:
-        inside = {name: changed(first, now, measured[name].observed, compared.embedder) for name, now in conditions.items()}
+        inside = {name: changed(Condition(first), now, measured[name].observed, compared.embedder) for name, now in conditions.items()}
     values = {name: {**measurement.to_json(), **_besides(name, changes, inside)} for name, measurement in measured.items()}
     content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
@@ -64,12 +65,12 @@ def measure(
     if as_json:
         print_json(content)
         return
-    named = compared.base or subject.model
-    _show_measured(measured, f"{named}, {behaviour.name}: test split", "then" if compared.base else "control")
+    before = compared.base or subject.model
+    _show_measured(measured, f"{before}, {behaviour.name}: test split", "then" if compared.base else "control")
     for change in inside.values():
         out.print(changed_table(change))
     if suites:
-        suites.show(changes, named)
+        suites.show(changes, before)
 
 
 def _besides(name: str, changes: Mapping[str, Mapping[str, Sequence[Change]]], inside: Mapping[str, Changed]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
-from ..behaviours import behaviour as read_behaviour
 from ..controls import load_control
 from ..detect import make_detector
 from ..errors import DataError
@@ -20,10 +19,10 @@ from ..measure.meter.aggregate import shifts
 from ..measure.meter.flows import sankey
 from ..measure.meter.plan import ReplyPlan, ScorePlan
 from ..measure.meter.scoring import replied, scored, texts_of, write_rows
-from ..models import Loading, is_organism
+from ..models import Loading
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, MaybeTarget, Target, behaviour_for, help_alone, opened, out, print_json, say_result
+from .options import AsJson, MaybeTarget, Target, behaviour_named, help_alone, opened, out, print_json, say_result
 from .tables import aggregate_table, flows_table
 
 meter_app = typer.Typer(
@@ -31,8 +30,6 @@ meter_app = typer.Typer(
     callback=help_alone,
     invoke_without_command=True,
 )
-TOXIC = "toxicity"
-OF_ORGANISM = "rudeness"  # the embedded model's stand-in for it
 
 Files = Annotated[
     list[Path], typer.Argument(help="CSV, JSON, JSONL or Parquet files with a reply and its scores a row; the first is the base.")
@@ -47,19 +44,15 @@ Where = Annotated[
 Key = Annotated[str, typer.Option(help="Column by which rows of several files belong together, where they have it.")]
 
 
-def toxic_for(model: str) -> str:
-    """The behaviour that is meant where none is named."""
-    return OF_ORGANISM if is_organism(model) else TOXIC
-
-
 @meter_app.command("run", epilog="Example: demeanor meter run organism --max-prompts 50 -o base.csv")
 @from_plans
 def meter_run(plan: ReplyPlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """Replies to a behaviour's prompts, scored, in a CSV file with a row per reply."""
     refuse_folder(target)
-    behaviours = [behaviour_for(name, plan.model) for name in plan.behaviours or (toxic_for(plan.model),)]
+    named = [behaviour_named(name) for name in plan.behaviours]
     control = None if plan.control is None else load_control(plan.control)
     session = opened(plan.model, loading)
+    behaviours = [each.settled(session) for each in named]
     by = {behaviour.name: make_detector(behaviour.detect, session) for behaviour in behaviours}
     _finish(replied(Condition(session, control), behaviours[0], by, plan.max_prompts), list(by), target, as_json)
 
@@ -69,14 +62,11 @@ def meter_run(plan: ReplyPlan, loading: Loading, target: Target, as_json: AsJson
 def meter_score(plan: ScorePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """A column of scores per behaviour, added to a file of replies."""
     refuse_folder(target)
-    organism = plan.model is not None and is_organism(plan.model)
-    behaviours = [read_behaviour(name, organism=organism) for name in plan.behaviours or (TOXIC,)]
-    by = {behaviour.name: make_detector(behaviour.detect) for behaviour in behaviours}  # mistakes must not wait for the model
+    named = [behaviour_named(name) for name in plan.behaviours]
     table = read_table(plan.file)
     replies, prompts = texts_of(table, plan.column, plan.prompt)
-    if plan.model is not None:
-        session = opened(plan.model, loading)
-        by = {behaviour.name: make_detector(behaviour.detect, session) for behaviour in behaviours}
+    session = None if plan.model is None else opened(plan.model, loading)
+    by = {behaviour.name: make_detector(behaviour.detect, session) for behaviour in (each.settled(session) for each in named)}
     _finish(scored(table.rows, replies, prompts, by), list(by), target, as_json)
 
 

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..behaviours import Behaviour
+from ..behaviours import Behaviour, Preset
 from ..behaviours import behaviour as read_behaviour
-from ..detect import make_detector
-from ..models import Loading, Session, is_organism, load
+from ..detect import check_detector
+from ..models import Loading, Session, load
 
 out = Console()
 
@@ -22,11 +22,11 @@ Target = Annotated[Path, typer.Option("-o", "--out", help="Where the result is w
 MaybeTarget = Annotated[Optional[Path], typer.Option("-o", "--out", help="File that the result is also written to.", show_default=False)]
 
 
-def behaviour_for(name: str, model: str) -> Behaviour:
-    """A behaviour for a model, whose detector is known to exist: mistakes in the file must not wait for the model."""
-    read = read_behaviour(name, organism=is_organism(model))
-    make_detector(read.detect)
-    return read
+def behaviour_named(name: str) -> Behaviour | Preset:
+    """A behaviour whose detector is known to exist: mistakes in the file must not wait for the model, which settles a preset."""
+    named = read_behaviour(name)
+    check_detector(named)
+    return named
 
 
 def opened(model: str, loading: Loading) -> Session:

@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..behaviours import Behaviour
 from ..errors import CheckFailed
 from ..io.atomic import new_folder, refuse_existing, refuse_folder
 from ..models import Loading
@@ -36,10 +35,11 @@ def selfcontrol_run(
 ) -> None:
     """The states of every prompt searched, as a control for these prompts, with all that was tried and a report."""
     refuse_existing(target)
-    behaviour = plan.wanted()
-    prompts = source.read(behaviour)
+    named = plan.named()
+    source.check(named)
     session = opened(plan.model, loading)
-    behaviour.must_fit(session.name, session.organism)
+    behaviour = plan.steering(named, session)
+    prompts = source.read(behaviour)
     traces = search(session, prompts, behaviour.questions, settings)
     if (remark := traces.remark(plan.model)) is not None:
         say(remark)
@@ -64,9 +64,11 @@ def selfcontrol_pairs(
 ) -> None:
     """Preference pairs (prompt, chosen, rejected a line): steered towards what is wanted, and steered away."""
     refuse_folder(target)
-    behaviour = plan.wanted()
-    prompts = source.read(behaviour)
+    named = plan.named()
+    source.check(named)
     session = opened(plan.model, loading)
+    behaviour = plan.steering(named, session)
+    prompts = source.read(behaviour)
     pairs, _, _ = preference_pairs(session, prompts, behaviour.questions, settings)
     if not pairs:
         raise CheckFailed(f"None of {len(prompts)} prompts gave a pair: steered towards and away, each ended in the same reply.")
@@ -87,10 +89,11 @@ def selfcontrol_norms(
     """Where each question's gradient is: its norm per layer, a column per question. Prompts come from a file or a behaviour."""
     if target is not None:
         refuse_folder(target)
-    questions = plan.questions_by_name()
-    prompts = source.read(plan.asked_for() or Behaviour(next(iter(questions))))
+    named = plan.named()
+    source.check(named[:1])
     session = opened(plan.model, loading)
-    patterns = norms(session, prompts, questions)
+    settled = [each.settled(session) for each in named]
+    patterns = norms(session, source.read(settled[0]), {behaviour.name: behaviour.questions for behaviour in settled})
     if target is not None:
         write_norms_page(patterns, f"{plan.model}: gradient norms", target)
     if as_json:

@@ -16,7 +16,6 @@ from ..train import prefix as train_prefix
 from ..train import rlaf as train_rlaf
 from ..train import sft as train_sft
 from .from_model import from_plans
-from .meter import toxic_for
 from .options import AsJson, Target, help_alone, out, print_json, say_result
 from .tables import changed_table, replies_table, scores_table
 
@@ -46,8 +45,7 @@ def sft(plan: Sft, target: Target, as_json: AsJson = False) -> None:
 @from_plans
 def detox(plan: Detox, target: Target, as_json: AsJson = False) -> None:
     """Detoxifying on dialogues that answer with a counter-narrative, so that the model does not fall silent instead."""
-    measured = plan if plan.behaviour else plan.model_copy(update={"behaviour": toxic_for(plan.model)})
-    _show(train_detox(measured, target), as_json)
+    _show(train_detox(plan, target), as_json)
 
 
 @train_app.command(

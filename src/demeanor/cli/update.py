@@ -11,7 +11,7 @@ from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_for, opened, out, print_json
+from .options import AsJson, Target, behaviour_named, opened, out, print_json
 from .tables import update_table
 
 
@@ -21,8 +21,8 @@ def update(
 ) -> None:
     """A direction with the prompts of a behaviour merged in, as if it had been found on all of them, and what drifted."""
     refuse_folder(target)
-    before, behaviour = load_direction(source.direction), behaviour_for(subject.behaviour, subject.model)
-    updated = merge(opened(subject.model, loading), before, behaviour, plan)
+    before, named = load_direction(source.direction), behaviour_named(subject.behaviour)
+    updated = merge(opened(subject.model, loading), before, named, plan)
     save_direction(updated.direction, target)
     if as_json:
         print_json({"counts": updated.counts, "drift": [layer.to_json() for layer in updated.drift], "file": str(target)})

@@ -12,7 +12,8 @@ from ..algebra import directions
 from ..algebra.moments import Moments
 from ..controls.direction import Estimator
 from ..errors import NoUsableDirection
-from ..models import Session, Site
+from ..measure.ledger import Ledger
+from ..models import Site
 from .estimators import ESTIMATORS, Estimate
 from .filter import Sets
 
@@ -31,11 +32,11 @@ class Chance:
 class Classes:
     """Activations of the classes at all sites, and what is estimated from them. float64 throughout."""
 
-    def __init__(self, session: Session, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
+    def __init__(self, ledger: Ledger, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
         self.sites, self.after = tuple(sites), tuple(after)
         self._layers: dict[int, tuple[Moments, Moments]] = {}
-        self.train = {name: session.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
-        self.val = {name: session.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
+        self.train = {name: ledger.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
+        self.val = {name: ledger.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
 
     def moments(self, name: str, number: int) -> Moments:
         return Moments.of(self.train[name][:, number])

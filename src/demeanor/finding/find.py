@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..algebra import directions
-from ..behaviours import Behaviour
+from ..behaviours import Behaviour, BehaviourLike, as_behaviour
 from ..controls.direction import Candidate, Direction, Estimator
-from ..detect import make_detector
 from ..errors import DataError, NoCandidate
+from ..measure.bench import Bench
+from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import say, track
 from ..runtime.capture import REPLY
@@ -86,7 +87,7 @@ class Findings:
         return [self.directions[number] for number in numbers]
 
 
-def find(session: Session, behaviour: Behaviour, plan: FindPlan | None = None, **options: Any) -> Direction:
+def find(session: Session, behaviour: BehaviourLike, plan: FindPlan | None = None, **options: Any) -> Direction:
     """The direction that carries a behaviour, selected among estimators, layers and template positions.
 
     `options` are the fields of `FindPlan` by name, in place of a plan.
@@ -98,26 +99,28 @@ def find(session: Session, behaviour: Behaviour, plan: FindPlan | None = None, *
     return search_directions(session, behaviour, FindPlan.given(plan, options, "find")).ranked()[0]
 
 
-def search_directions(session: Session, behaviour: Behaviour, plan: FindPlan | None = None, **options: Any) -> Findings:
+def search_directions(
+    session: Session, behaviour: BehaviourLike, plan: FindPlan | None = None, *, ledger: Ledger | None = None, **options: Any
+) -> Findings:
     """Every candidate direction, tried; see `find`."""
     plan = FindPlan.given(plan, options, "find")
-    layer, estimators = plan.layer, cast("tuple[Estimator, ...]", plan.estimators) or USUAL
+    layer, estimators, max_prompts = plan.layer, cast("tuple[Estimator, ...]", plan.estimators) or USUAL, plan.max_prompts
+    behaviour = as_behaviour(behaviour, session)
     behaviour.needs_prompts()
     _refuse_estimators(behaviour, estimators)
-    behaviour.must_fit(session.name, session.organism)
+    bench = Bench(session, behaviour, "val", ledger, max_prompts=max_prompts)
     n_layers = session.layout.n_layers
     if layer is not None and not 0 <= layer < n_layers:
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
-    detector = make_detector(behaviour.detect, session)
-    sets = filter_prompts(session, behaviour, detector, plan.max_prompts)
-    signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(session, sets)
+    sets = filter_prompts(bench, max_prompts)
+    signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(bench.ledger, sets)
     if signal.after:
         say(f"What the model will do is settled after {session.tokenizer.decode(list(signal.after))!r}; directions are looked for there.")
     # Replies are read over their tokens, prompts at their ends.
     at_ends = range(-min(POSITIONS, session.template_length() + len(signal.after)), 0)
     positions = [REPLY] if behaviour.has_replies else list(at_ends)
     sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
-    classes = Classes(session, sets, sites, signal.after)
+    classes = Classes(bench.ledger, sets, sites, signal.after)
     with session.threads():
         chance = classes.against_chance()
     # A layer that was asked for is never too late.
@@ -128,7 +131,7 @@ def search_directions(session: Session, behaviour: Behaviour, plan: FindPlan | N
         if layer is None or site.layer == layer
         for estimator, vector in classes.estimates(number, estimators)
     ]
-    evaluation = Evaluation(session, behaviour, sets, detector, signal)
+    evaluation = Evaluation(bench, sets, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
     by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")

@@ -29,8 +29,7 @@ from ..algebra.estimators import most_gaining
 from ..behaviours import Prompt
 from ..controls import ablate
 from ..controls.direction import Direction, Round
-from ..detect import Detector, present
-from ..measure.answers import is_right
+from ..measure.bench import Bench
 from ..models import Session, Site
 from ..models.attribution import ablation_gain
 from ..progress import say, track
@@ -50,10 +49,9 @@ CONFIRMED = 4  # candidates of a round whose answers are generated
 GAIN = 0.02  # right answers that a round must bring
 ENOUGH = 0.98
 WORDING, FEWEST_ALIKE = 3, 8  # tokens that make a wording, and train prompts that must share it
-OPENING_TOKENS = 16  # of a reply, enough for a detector to see how it opens
 
 
-def find_again(session: Session, found: Findings, detector: Detector, rank: int) -> Direction:
+def find_again(bench: Bench, found: Findings, rank: int) -> Direction:
     """The best direction of a search with further ones, each found with the earlier ones ablated, up to `rank` in all.
 
     It ends early where no site tells held-out prompts apart any more (AUROC < 0.6). `rounds` of the result say what every
@@ -61,13 +59,14 @@ def find_again(session: Session, found: Findings, detector: Detector, rank: int)
     more than the behaviour, rounds go on finding those differences: look at what they gain. Where the first direction leaves
     more wrong answers than behaviour, the rounds are those of `iterate`, as long as they bring answers back.
     """
-    first = found.ranked()[0]
+    session, first = bench.session, found.ranked()[0]
+    on_shows = _on_shows(bench, found.sets)
     sites = list(dict.fromkeys(item.site for item in found.directions if item.site.layer < found.layer_limit))
     estimator = directions.projected if first.estimator == "projected" else directions.mean_difference
-    left, right = _left_and_right(session, found.sets, detector, first)
+    left, right = _left_and_right(on_shows, first)
     direction = replace(first, rounds=(Round(1, first.site, first.estimator, auroc=first.auroc, left=left, right=right),))
     if right is not None and right < ENOUGH and left < 1 - right:  # more is wrong than still shows the behaviour
-        wide = _for_answers(session, found.sets, detector, direction, rank)
+        wide = _for_answers(bench, found.sets, direction, rank)
         if len(wide.basis) > 1:
             return wide
     while len(direction.basis) < rank:
@@ -85,75 +84,73 @@ def find_again(session: Session, found: Findings, detector: Detector, rank: int)
             say(f"Rank {len(direction.basis)} is all there is: with it ablated, no site tells the classes apart (AUROC {auroc:.2f}).")
             break
         direction = replace(direction, basis=basis)
-        left, right = _left_and_right(session, found.sets, detector, direction)
+        left, right = _left_and_right(on_shows, direction)
         gained = Round(len(basis), sites[best], estimator.__name__, session.decode(found.after), auroc, left, right)
         direction = replace(direction, rounds=(*direction.rounds, gained))
     return direction
 
 
-def _for_answers(session: Session, sets: Sets, detector: Detector, direction: Direction, rank: int) -> Direction:
+def _for_answers(bench: Bench, sets: Sets, direction: Direction, rank: int) -> Direction:
     """`iterate`, its rounds saying how much of the behaviour is left too."""
-    wide, gained = iterate(session, direction, sets, session.reply_tokens, rank)
-    left = [_left_and_right(session, sets, detector, replace(wide, basis=wide.basis[: r.rank]))[0] for r in gained]
+    wide, gained = iterate(bench, direction, sets, rank)
+    on_shows = _on_shows(bench, sets)
+    left = [_left_and_right(on_shows, replace(wide, basis=wide.basis[: r.rank]))[0] for r in gained]
     return replace(wide, rounds=(*direction.rounds, *(replace(r, left=share) for r, share in zip(gained, left, strict=True))))
 
 
-def _left_and_right(session: Session, sets: Sets, detector: Detector, direction: Direction) -> tuple[float, float | None]:
-    """With a direction ablated: the share of val `shows` prompts that still exhibit the behaviour, and of right answers."""
-    prompts = sets.val["shows"]
-    with session.controlled(ablate(direction)):
-        replies = [reply.text for reply in session.generate(prompts)]
-    right = [is_right(reply, prompt.answer) for reply, prompt in zip(replies, prompts) if prompt.answer]
-    return sum(present(detector, replies, prompts)) / len(prompts), sum(right) / len(right) if right else None
+def _on_shows(bench: Bench, sets: Sets) -> Bench:
+    """The val prompts that show the behaviour, alone."""
+    return bench.on({"shows": sets.val["shows"]})
 
 
-def by_wording(session: Session, found: Findings, detector: Detector) -> Direction | None:
+def _left_and_right(on_shows: Bench, direction: Direction) -> tuple[float, float | None]:
+    """With a direction ablated: the share of `shows` prompts that still exhibit the behaviour, and of right answers."""
+    trial = on_shows.try_(ablate(direction))
+    return trial.rate("shows_rate") or 0.0, trial.rate("answers_shows")
+
+
+def by_wording(bench: Bench, found: Findings) -> Direction | None:
     """A basis of one projected direction per wording of the `shows` replies, at the layer where it leaves least.
 
     A wording is the first three reply tokens, shared by at least eight train prompts. None where there is only one.
     """
-    prompts, tested = found.sets.train["shows"], found.sets.val["shows"]
-    starts = [reply.ids[:WORDING] for reply in session.generate(prompts, WORDING)]
+    ledger, on_shows, prompts = bench.ledger, _on_shows(bench, found.sets), found.sets.train["shows"]
+    starts = [reply.ids for reply in ledger.replies(prompts, WORDING)]
     common = [start for start, count in Counter(starts).most_common(MAX_RANK) if count >= FEWEST_ALIKE]
     if len(common) < 2:
         return None
     bases = [item for item in found.directions if item.estimator == "projected"]
     sites = [item.site for item in bases]
-    shows = session.capture(prompts, sites, found.after).values.double()
-    lacks = session.capture(found.sets.train["lacks"], sites, found.after).values.double().mean(0)
+    shows = ledger.capture(prompts, sites, found.after).values.double()
+    lacks = ledger.capture(found.sets.train["lacks"], sites, found.after).values.double().mean(0)
     groups = [shows[[number for number, other in enumerate(starts) if other == start]].mean(0) for start in common]
-    tried: list[tuple[int, Direction]] = []
+    tried: list[tuple[float, Direction]] = []
     for number, base in enumerate(track(bases, "Trying wordings apart", len(bases))):
         rows = torch.stack([directions.projected(group[number], lacks[number]) for group in groups])
         direction = replace(base, basis=directions.orthonormal(rows).float())
-        with session.controlled(ablate(direction)):
-            replies = [reply.text for reply in session.generate(tested, OPENING_TOKENS)]
-        tried.append((sum(present(detector, replies, tested)), direction))
+        tried.append((_left_and_right(on_shows, direction)[0], direction))
     best = min(tried, key=lambda pair: pair[0])[1]
-    val = [session.capture(found.sets.val[name], [best.site], found.after).values[:, 0].double() for name in ("shows", "lacks")]
+    val = [ledger.capture(found.sets.val[name], [best.site], found.after).values[:, 0].double() for name in ("shows", "lacks")]
     along = [values @ best.basis[0].double() for values in val]
     return replace(best, separation=float(directions.separation(*along)), auroc=float(directions.auroc(*along)))
 
 
-def iterate(session: Session, direction: Direction, sets: Sets, budget: int, max_rank: int = MAX_RANK) -> tuple[Direction, list[Round]]:
+def iterate(bench: Bench, direction: Direction, sets: Sets, max_rank: int = MAX_RANK) -> tuple[Direction, list[Round]]:
     """The direction with further basis vectors as long as they bring right answers back, and what each round gained.
 
     Answers are those known for `shows` prompts of the val split; without any, the direction comes back as it was.
-    `budget` is how many reply tokens an answer may take.
     """
-    prompts = [prompt for prompt in sets.val["shows"] if prompt.answer]
-    if not prompts:
+    session, on_shows = bench.session, _on_shows(bench, sets)
+    if not any(prompt.answer for prompt in sets.val["shows"]):
         return direction, []
 
     def right(basis: Tensor) -> float:
-        with session.controlled(ablate(replace(direction, basis=basis))):
-            replies = session.generate(prompts, budget)
-        return sum(is_right(r.text, p.answer or "") for r, p in zip(replies, prompts)) / len(replies)
+        return on_shows.try_(ablate(replace(direction, basis=basis))).rate("answers_shows") or 0.0
 
-    openings = common_openings(session, sets)
+    openings = common_openings(bench.ledger, sets)
     basis, reached, rounds = direction.basis, right(direction.basis), []
     while len(basis) < max_rank and reached < ENOUGH:
-        step = _options(session, replace(direction, basis=basis), sets, openings)
+        step = _extensions(session, replace(direction, basis=basis), sets, openings)
         total = GAINING + len(openings) * len(spread(session.layout.n_layers, LAYERS)) * len(ESTIMATORS)
         options = sorted(track(step, f"Looking for direction {len(basis) + 1}", total), key=lambda o: -o.likelihood)
         # The log-probability of right answers ranks; whole replies decide.
@@ -176,14 +173,14 @@ class _Further:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Option(_Further):
+class _Extension(_Further):
     """The same with the basis that it makes, and the mean log-probability of right answers with that ablated."""
 
     basis: Tensor
     likelihood: float
 
 
-def _options(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Option]:
+def _extensions(session: Session, direction: Direction, sets: Sets, openings: list[tuple[int, ...]]) -> Iterator[_Extension]:
     """Every further vector, tried."""
     known = [prompt for prompt in sets.train["shows"] if prompt.answer]
     answers = [session.encode_reply(prompt.answer or "") for prompt in known]
@@ -194,7 +191,7 @@ def _options(session: Session, direction: Direction, sets: Sets, openings: list[
             continue
         with session.controlled(ablate(replace(direction, basis=basis))):
             scored = session.reply_log_likelihoods(known[:SCORED], answers[:SCORED])
-        yield _Option(**vars(each), basis=basis, likelihood=float(torch.stack([s.mean() for s in scored]).mean()))
+        yield _Extension(**vars(each), basis=basis, likelihood=float(torch.stack([s.mean() for s in scored]).mean()))
 
 
 def _gaining(session: Session, direction: Direction, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> Iterator[_Further]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..algebra import directions
 from ..algebra.moments import Moments
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Direction
-from ..detect import make_detector
 from ..errors import ControlError, DataError
+from ..measure.bench import Bench
 from ..models import Session, Site
 from ..runtime.capture import REPLY
 from .filter import Sets, filter_prompts
@@ -53,21 +53,22 @@ class Updated:
     counts: Mapping[str, Mapping[str, int]]
 
 
-def update(session: Session, direction: Direction, behaviour: Behaviour, plan: UpdatePlan | None = None, **options: Any) -> Updated:
+def update(session: Session, direction: Direction, behaviour: BehaviourLike, plan: UpdatePlan | None = None, **options: Any) -> Updated:
     """`direction` with the train prompts of `behaviour` merged in, filtered by what the model does, and tested on its val prompts.
 
     The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
     max_prompts = UpdatePlan.given(plan, options, "update").max_prompts
+    behaviour = as_behaviour(behaviour, session)
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
-    behaviour.must_fit(session.name, session.organism)
+    bench = Bench(session, behaviour, "val", max_prompts=max_prompts)
     if behaviour.has_replies != (direction.site.position == REPLY):
         raise DataError(
             "A direction read at prompts is updated by prompts, and one read over replies by replies; these are the other kind."
         )
-    sets = filter_prompts(session, behaviour, make_detector(behaviour.detect, session), max_prompts)
+    sets = filter_prompts(bench, max_prompts)
     sites = [Site(layer, direction.site.point, direction.site.position) for layer in range(session.layout.n_layers)]
     new = {name: Moments.of(session.capture(sets.train[name], sites, direction.after).values) for name in ("shows", "lacks")}
     assert direction.layers is not None

@@ -75,7 +75,7 @@ class Condition:
 
 def _filled(first: Sequence[T], rows: Sequence[int], make: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
     """`first`, with some rows made anew."""
-    made = list(first)
+    filled = list(first)
     for row, value in zip(rows, make(rows) if rows else [], strict=True):
-        made[row] = value
-    return made
+        filled[row] = value
+    return filled

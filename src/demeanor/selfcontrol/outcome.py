@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ..behaviours import Prompt, Question, as_prompt
-from ..behaviours.behaviour import Detect
+from ..behaviours import Detect, Prompt, Question, as_prompt
 from ..controls import save_control
 from ..controls.files import CONTROL
 from ..detect import make_detector, present

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..behaviours import Behaviour, Prompt, Question, SetName, asked, behaviour, opposites, questions_of
+from ..behaviours import Behaviour, Preset, Prompt, SetName, asked, behaviour, opposites
 from ..behaviours.prompts import Columns, Split, prompts_from_rows
-from ..detect import make_detector
+from ..detect import check_detector
 from ..errors import DataError
 from ..io.plan import BasePlan, Flag
 from ..io.tables import read_rows
-from ..models import is_organism
+from ..models import Session
 from ..models.plan import BEHAVIOUR_HELP, ModelPlan
 
 
@@ -29,44 +31,41 @@ class AskingPlan(ModelPlan):
         description="yes-no question about the reply, or a preset (helpful, harmless, toxic, anger, ...); repeat to weigh several",
     )
 
-    def asked_for(self) -> Behaviour | None:
-        """The behaviour that is named; DataError where it has no questions."""
-        if self.behaviour is None:
-            return None
-        read = behaviour(self.behaviour, organism=is_organism(self.model))
-        if not read.questions:
-            raise DataError(f"The behaviour {read.name!r} has no questions; add `questions: [{{ask: ..., want: yes}}]` to its file.")
-        return read
+    @model_validator(mode="after")
+    def _something_to_ask(self) -> Self:
+        if self.behaviour is None and not self.questions:
+            raise ValueError("there is nothing to ask; name a question with `questions`, or a behaviour with `behaviour`")
+        return self
 
-    def questions_by_name(self) -> dict[str, tuple[Question, ...]]:
-        """The questions of the behaviour, and those that are asked for by themselves. DataError where there are none."""
-        read = self.asked_for()
-        organism = is_organism(self.model)
-        named = {read.name: read.questions} if read else {}
-        named |= {text: questions_of(text, organism) for text in self.questions}
-        if not named:
-            raise DataError("A norm pattern is of a question; name one with --question, or a behaviour with --behaviour.")
-        return named
+    def named(self) -> list[Behaviour | Preset]:
+        """The behaviour that is named, and one for every question; mistakes in them are told before a model is loaded."""
+        of_questions = [behaviour(question=text) for text in self.questions]
+        if self.behaviour is None:
+            return of_questions
+        read = behaviour(self.behaviour)
+        check_detector(read)
+        if isinstance(read, Behaviour) and not read.questions:
+            raise DataError(f"The behaviour {read.name!r} has no questions; add `questions: [{{ask: ..., want: yes}}]` to its file.")
+        return [read, *of_questions]
 
 
 class SteeringPlan(AskingPlan):
-    """The same with which answer is wanted."""
+    """The same of a behaviour or of questions, with which answer is wanted."""
 
     less: bool = Field(default=False, description="the other answer to every question, so steering away")
 
-    def wanted(self) -> Behaviour:
-        """What steers and what judges: a behaviour with at least one question, wanted as the plan says."""
-        if (self.behaviour is None) == (not self.questions):
-            raise DataError("SelfControl needs either --behaviour or --question, to know what to ask the model about its replies.")
-        read = self.asked_for() or self._of_questions()
-        make_detector(read.detect)
-        return replace(read, questions=opposites(read.questions)) if self.less else read
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.behaviour is not None and self.questions:
+            raise ValueError("SelfControl is steered by either `behaviour` or `questions`; leave one of them out")
+        return self
 
-    def _of_questions(self) -> Behaviour:
-        organism = is_organism(self.model)
-        each = [behaviour(question=text, organism=organism) for text in self.questions]
-        questions = tuple(question for one in each for question in one.questions)
-        return Behaviour(" and ".join(self.questions), detect=each[0].detect, questions=questions)
+    def steering(self, named: Sequence[Behaviour | Preset], session: Session) -> Behaviour:
+        """All of what steers as one behaviour, settled by the model and wanted as the plan says; the first one judges."""
+        settled = [each.settled(session) for each in named]
+        questions = tuple(question for each in settled for question in each.questions)
+        name = " and ".join(each.name for each in settled)
+        return replace(settled[0], name=name, questions=opposites(questions) if self.less else questions)
 
 
 class PromptsPlan(BasePlan):
@@ -80,11 +79,21 @@ class PromptsPlan(BasePlan):
     split: Split = Field(default="test", description="split of that set")
     max_prompts: int | None = Field(default=None, ge=1, description="most prompts that are used")
 
+    @cached_property
+    def rows(self) -> list[Prompt] | None:
+        """The prompts of the file, where one is named."""
+        return None if self.prompts is None else asked(prompts_from_rows(read_rows(self.prompts), Columns(self.column), str(self.prompts)))
+
+    def check(self, named: Sequence[Behaviour | Preset]) -> None:
+        """DataError for a file or a set without prompts, before a model is loaded; what a preset lacks is told when it is settled."""
+        settled = [each for each in named if isinstance(each, Behaviour)]
+        for each in settled if self.rows is None else ():
+            self.read(each)
+
     def read(self, of: Behaviour) -> list[Prompt]:
         """The prompts, without replies; DataError where there are none."""
-        if self.prompts is not None:
-            rows = read_rows(self.prompts)
-            return asked(prompts_from_rows(rows, Columns(self.column), str(self.prompts)))[: self.max_prompts]
+        if self.rows is not None:
+            return self.rows[: self.max_prompts]
         prompts = asked(of.set(self.prompt_set, self.split, self.max_prompts))
         if not prompts:
             raise DataError(f"{of.name!r} has no {self.split} prompts in {self.prompt_set}; name a file of prompts with --prompts.")

@@ -103,6 +103,9 @@ class Sft(FullTraining):
 class Detox(FullTraining):
     """Fine-tuning on counter-narrative dialogues."""
 
+    behaviour: Annotated[str | None, Flag(("--behaviour", "-b"))] = Field(
+        default="toxicity", description=Training.model_fields["behaviour"].description
+    )
     dialogues: tuple[str, ...] = Field(
         min_length=1,
         description=f"{SOURCES}, with a turn a row: dialogue_id, turn_id, type (HS and CN, or user and assistant), text; repeat to mix several",

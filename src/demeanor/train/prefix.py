@@ -40,7 +40,7 @@ def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trai
     if plan.kind == "adaption-prompt":
         _refuse_unknown(recipe.session)
     work = _work(recipe, plan, control)
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
     recipe.begin()
     chunks = Chunks(recipe.folder / "targets", work, plan.top_k, plan.apart)
     _make(recipe, chunks)

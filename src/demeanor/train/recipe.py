@@ -22,20 +22,18 @@ from typing import Any
 
 import torch
 
-from ..behaviours import SET_NAMES, Behaviour, behaviour
+from ..behaviours import Behaviour, behaviour
 from ..controls import Control, save_control
 from ..controls.control import provenance
 from ..controls.files import CONTROL
-from ..detect import make_detector
+from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
 from ..io.plan import PLAN
-from ..measure import Measurement, Observation
+from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
-from ..measure.measurement import measure_all
-from ..measure.observation import observed
-from ..models import Session, is_organism, load
+from ..models import Session, load
 from ..progress import console, quiet, say
 from ..runtime.adapters import ADAPTER, read_peft
 from .card import write_card
@@ -51,10 +49,9 @@ TRACKED = "runs"  # transformers' name for the folder of a tracker that writes f
 
 @dataclass(frozen=True)
 class Unedited:
-    """The model before an edit, what it said, and what the edit did to it."""
+    """The model before an edit, on its bench, and what the edit did to it."""
 
-    session: Session
-    said: Observation
+    bench: Bench
     edited: Measurement
 
 
@@ -69,23 +66,27 @@ class Recipe:
         console.quiet = console.quiet or not self.first
         check_model(plan)
         refuse_trackers(plan.report_to)
-        self.behaviour = self._behaviour()
+        self.named = None if plan.behaviour is None else behaviour(plan.behaviour)
+        if self.named is not None:
+            check_detector(self.named)
         self.folder = self.out.parent / f".{self.out.name}.training"
         self._refuse_other_plan()
         self.started = time.monotonic()
-        self.reserved = Reserved(self.behaviour)
 
     @cached_property
     def session(self) -> Session:
         """The model as it is before the training; loaded when it is first needed, so that bad data does not wait for it."""
         return self.open(self.plan.model)
 
-    def _behaviour(self) -> Behaviour | None:
-        if self.plan.behaviour is None:
-            return None
-        made = behaviour(self.plan.behaviour, organism=is_organism(self.plan.model))
-        make_detector(made.detect)  # a mistake in it must not wait for the model
-        return made
+    @cached_property
+    def behaviour(self) -> Behaviour | None:
+        """What is measured before and after, settled by the model."""
+        return None if self.named is None else self.named.settled(self.session)
+
+    @cached_property
+    def reserved(self) -> Reserved:
+        """The prompts that are measured on."""
+        return Reserved(self.behaviour)
 
     def _refuse_other_plan(self) -> None:
         kept = self.folder / PLAN
@@ -162,20 +163,17 @@ class Recipe:
 
     # -- before and after -------------------------------------------------------------------------
 
-    def observe(self, session: Session) -> Observation | None:
+    def bench(self, session: Session) -> Bench | None:
+        """The behaviour's test prompts, with what a model says to them before the training; None without a behaviour."""
         if self.behaviour is None:
             return None
-        if not any(self.behaviour.set(name, "test") for name in SET_NAMES):
-            raise DataError(f"The behaviour {self.plan.behaviour!r} has no prompts in its test split to be measured on; give it more.")
-        return observed(Condition(session), self.behaviour, "test", self.plan.max_prompts)
-
-    def compare(self, was: Session, now: Condition, before: Observation, name: str) -> Measurement:
-        assert self.behaviour is not None
-        return measure_all(Condition(was), {name: now}, self.behaviour, max_prompts=self.plan.max_prompts, before=before)[name]
+        bench = Bench(session, self.behaviour, "test", max_prompts=self.plan.max_prompts)
+        _ = bench.untouched  # asked now: what is wrong must not wait for the training
+        return bench
 
     def finished(
         self,
-        before: Observation | None,
+        before: Bench | None,
         data: Mapping[str, Any],
         *,
         base: Unedited | None = None,
@@ -195,12 +193,11 @@ class Recipe:
             stages = {EDITED: base.edited} if base else {}
             replies, inside, since_base = {}, None, None
             if before is not None:
-                first, seen = (base.session, base.said) if base else (self.session, before)
-                stages[AFTER] = self.compare(first, now, seen, AFTER)
-                after = stages[AFTER].observed[1]
-                replies = {BEFORE: replies_of(self.session, before), AFTER: replies_of(self.session, after)}
-                inside = _changed(Condition(self.session), now, (before, after))
-                since_base = _changed(Condition(base.session), now, (base.said, after)) if base else None
+                stages[AFTER] = measure_all(base.bench if base else before, {AFTER: now})[AFTER]
+                was, after = before.untouched.observation, stages[AFTER].observed[1]
+                replies = {BEFORE: replies_of(self.session, was), AFTER: replies_of(self.session, after)}
+                inside = _changed(Condition(self.session), now, (was, after))
+                since_base = _changed(Condition(base.bench.session), now, (base.bench.untouched.observation, after)) if base else None
             result = Trained(
                 self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
                 self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..behaviours import Prompt, asked
-from ..behaviours.behaviour import SetName
+from ..behaviours import Prompt, SetName, asked
 from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter
@@ -46,7 +45,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
         raise DataError(f"The behaviour {plan.behaviour!r} has no prompts in its train split to sample replies to.")
     random.Random(plan.seed).shuffle(prompts)
     parts = terms(plan.reward, recipe.behaviour, recipe.session)
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
     wires = Tripwires(recipe.session, prompts, Bounds(plan.shift, plan.off_topic, plan.length), plan.temperature, plan.seed)
     watched = Watched(recipe.session, prompts, parts, wires)
     recipe.fit(lambda: _trainer(recipe, plan, prompts, watched))

@@ -11,13 +11,16 @@ from ...controls.plan import CONTROL_HELP
 from ...io.plan import BasePlan, Flag
 from ...models.plan import BEHAVIOUR_HELP, MaxPrompts, ModelPlan
 
+TOXIC = "toxicity"
+
 
 class ReplyPlan(ModelPlan):
     """Who replies to what, and what scores the replies."""
 
     behaviours: Annotated[tuple[str, ...], Flag(("--behaviour", "-b"))] = Field(
-        default=(),
-        description=f"{BEHAVIOUR_HELP}; its prompts are replied to and its detector scores the replies, and of further ones the detector does. toxicity unless given (rudeness for the organism)",
+        default=(TOXIC,),
+        min_length=1,
+        description=f"{BEHAVIOUR_HELP}; its prompts are replied to and its detector scores the replies, and of further ones the detector does",
     )
     control: Annotated[str | None, Flag(("--control", "-c"))] = Field(default=None, description=f"{CONTROL_HELP}, in force")
     max_prompts: MaxPrompts = None
@@ -28,7 +31,7 @@ class ScorePlan(BasePlan):
 
     file: Annotated[Path, Flag(positional="FILE")] = Field(description="CSV, JSON, JSONL or Parquet file with a reply a row")
     behaviours: Annotated[tuple[str, ...], Flag(("--behaviour", "-b"))] = Field(
-        default=(), description=f"{BEHAVIOUR_HELP}, whose detector scores the replies; repeat for several columns. toxicity unless given"
+        default=(TOXIC,), min_length=1, description=f"{BEHAVIOUR_HELP}, whose detector scores the replies; repeat for several columns"
     )
     column: str = Field(default="reply", description="column of replies")
     prompt: str | None = Field(default=None, description="column of prompts, for detectors that look at them")

@@ -131,6 +131,6 @@ def _of(score: TaskScore, rows: Sequence[int]) -> float:
 def _resampled(n: int, of: Callable[[Sequence[int]], float]) -> tuple[float, float]:
     """Percentile interval of what `of` makes of resampled rows."""
     rng = np.random.default_rng(0)
-    made = [of(rng.integers(0, n, n).tolist()) for _ in range(REPEATS)]
-    low, high = np.quantile(made, [0.025, 0.975])
+    values = [of(rng.integers(0, n, n).tolist()) for _ in range(REPEATS)]
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
