@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ..errors import DataError
+from ..io.display import brief, object_html
 from ..progress import say
 from .audience import CALLED, Audience, LoadedModel, audience_of
 from .prompts import SPLITS, Prompt, Split, distinct
@@ -21,7 +22,7 @@ SET_NAMES: tuple[SetName, ...] = ("shows", "lacks", "guard", "neutral")
 PromptSet = Sequence[str | Prompt | Mapping[str, Any]] | Mapping[str, Any]  # prompts in place, or where they are read from
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Behaviour:
     """A name, four prompt sets, a detector and questions. Sets that were not given are empty.
 
@@ -92,6 +93,19 @@ class Behaviour:
         # By the hash that made the split, which knows nothing of the order of rows.
         kept = sorted(range(len(chosen)), key=lambda number: (chosen[number].share, number))[:limit]
         return [chosen[number] for number in sorted(kept)]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {len(self.set(name)) or 'none'}" for name in SET_NAMES)
+        return f"<Behaviour {brief(self.name)}: {counts}; detector {brief(self.detect.name)}, questions {len(self.questions)}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"detector": self.detect.name, "questions": " ".join(question.ask for question in self.questions) or "none"}
+        rows = []
+        for name in SET_NAMES:
+            prompts = self.set(name)
+            splits = (sum(prompt.split == split for prompt in prompts) for split in SPLITS)
+            rows.append((name, len(prompts) or "none", *splits, brief(prompts[0].text, 100) if prompts else ""))
+        return object_html(f"Behaviour {self.name}", facts, ("set", "prompts", *SPLITS, "the first"), rows, self.description)
 
     def settled(self, model: LoadedModel | None) -> Behaviour:
         """Itself. Raises DataError where it is a preset that was settled for another kind of model."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import DataError
+from ..io.display import brief
 from .audience import CALLED, Audience, LoadedModel, audience_of
 from .definition import Behaviour
 
@@ -71,4 +72,4 @@ class Preset:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
-        return f"<Preset {self.name}: settled by the session that it is used with>"
+        return f"<Preset {brief(self.name)}: settled by the session that it is used with>"

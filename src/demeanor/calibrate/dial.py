@@ -16,6 +16,7 @@ from ..controls import Control, Direction, add
 from ..errors import DataError
 from ..finding.find import Findings
 from ..finding.select import TOO_LATE
+from ..io.display import brief, object_html
 from ..measure.bench import RATES, Bench, Trial, merit
 from ..measure.ledger import Ledger
 from ..models import Session
@@ -42,13 +43,26 @@ class Step:
     p: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dial:
     """The direction that is turned, on which tokens, and what every dose did."""
 
     direction: Direction
     steps: tuple[Step, ...]
     tokens: Tokens = "last_and_reply"
+
+    def __repr__(self) -> str:
+        first, last = self.steps[0], self.steps[-1]
+        rates = f"shows_rate {first.scores['shows_rate'].value:.3f}, lacks_rate {last.scores['lacks_rate'].value:.3f}"
+        of = f"{brief(self.direction.behaviour, 40)} in {brief(self.direction.model_name, 40)}"
+        return f"<Dial of {of}: {self.direction.site}, doses {first.dose:+g} to {last.dose:+g}: {rates}>"
+
+    def _repr_html_(self) -> str:
+        names = [name for name, score in self.steps[0].scores.items() if score.n]
+        rows = [(f"{step.dose:+g}", *(step.scores[name] for name in names)) for step in self.steps]
+        facts = {"site": self.direction.site, "gap": f"{self.direction.gap:.3g}", "tokens": self.tokens}
+        title = f"Dial of {self.direction.behaviour} in {self.direction.model_name}"
+        return object_html(title, facts, ("dose", *names), rows, self.verdict())
 
     @property
     def control(self) -> Control:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ControlError
+from ..io.display import brief, object_html
 from ..models import Layout
 from ..runtime.adapters import Adapter
 from ..runtime.intervene import Intervention
@@ -92,7 +93,12 @@ class Control:
         return "; then ".join(map(str, (*self.adapters, *self.parts, *self.states)))
 
     def __repr__(self) -> str:
-        return f"<Control for {self.model_name}: {self}>"
+        return f"<Control for {brief(self.model_name, 40)}: {brief(self, 130)}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"structure": self.layout_hash, "in weights": "exactly" if (reason := self.bakeable()) is None else f"no: {reason}"}
+        rows = enumerate((*self.adapters, *self.parts, *self.states), start=1)
+        return object_html(f"Control for {self.model_name}", facts, ("", "what is done, in this order"), rows)
 
 
 def provenance(**how: Any) -> dict[str, Any]:

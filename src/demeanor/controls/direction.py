@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..algebra.moments import Moments
+from ..io.display import brief, object_html
 from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout, Site
 from .control import provenance
@@ -16,6 +17,8 @@ from .control import provenance
 Estimator = Literal[
     "mean_difference", "projected", "guard_orthogonal", "median_difference", "paired_pca", "pooled_pca", "whitened", "logistic"
 ]
+
+SHOWN = 8  # candidates in a notebook
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,23 @@ class Direction:
         return float(moments.mean @ self.basis[0].double())
 
     def __repr__(self) -> str:
-        return f"<Direction of {self.behaviour} in {self.model_name}: {self.estimator}, rank {len(self.basis)}, {self.site}, AUROC {self.auroc:.3f}>"
+        of = f"{brief(self.behaviour, 40)} in {brief(self.model_name, 40)}"
+        return f"<Direction of {of}: {self.estimator}, rank {len(self.basis)}, {self.site}, AUROC {self.auroc:.3f}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "estimator": self.estimator, "rank": len(self.basis), "site": self.site, "AUROC": f"{self.auroc:.3f}", "d'": f"{self.separation:.2f}",
+            "split-half cosine": f"{self.split_half_cosine:.2f}", "p": f"{self.p:.4f}", "gap": f"{self.gap:.3g}",
+            "prompts": f"{self.shows.n} shows, {self.lacks.n} lacks",
+        }  # fmt: skip
+        best = sorted(self.candidates, key=lambda candidate: candidate.bypass)[:SHOWN]
+        rows = [
+            (c.site, c.estimator, f"{c.bypass:.2f}", f"{c.induce:.2f}", f"{c.kl:.3f}", f"{c.auroc:.3f}", ", ".join(c.discarded))
+            for c in best
+        ]
+        headings = ("candidate", "estimator", "bypass", "induce", "KL", "AUROC", "discarded") if rows else ()
+        note = f"The {len(best)} candidates of {len(self.candidates)} whose ablation leaves least." if rows else ""
+        return object_html(f"Direction of {self.behaviour} in {self.model_name}", facts, headings, rows, note)
 
     def made_from(self, method: str) -> dict[str, Any]:
         return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))

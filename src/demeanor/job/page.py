@@ -9,9 +9,10 @@ from plotly.offline import get_plotlyjs
 
 from ..behaviours import SET_NAMES
 from ..controls import Direction
+from ..io.display import table_html
 from ..measure import Measurement
 from ..measure.ledger import Ledger
-from ..report.html import STYLE, figure_html, table_html
+from ..report.html import STYLE, figure_html
 from ..report.scores import COSTS, HEADINGS, rows
 from . import figures
 from .result import Run

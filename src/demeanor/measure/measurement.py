@@ -12,6 +12,7 @@ from torch import Tensor
 from ..behaviours import BehaviourLike, as_behaviour
 from ..behaviours.prompts import Split
 from ..controls import Control
+from ..io.display import brief, object_html
 from ..models import Session
 from ..stats import intervals
 from ..stats.score import Score
@@ -23,7 +24,7 @@ from .observation import Observation
 from .plan import MeasurePlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
 
@@ -46,6 +47,22 @@ class Measurement:
 
         delta = {name: {**score.to_json(), "p": self.p.get(name), "p_holm": self.p_holm.get(name)} for name, score in self.delta.items()}
         return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta}
+
+    def __repr__(self) -> str:
+        rates = [name for name in ("shows_rate", "guard_rate", "answers") if self.after[name].n]
+        told = "".join(f", {name} {self.before[name].value:.3f} to {self.after[name].value:.3f}" for name in rates)
+        return f"<Measurement of {brief(self.behaviour)}, {self.split} split{told}, drift {self.after['drift'].value:.4f}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, self.before[name], score, f"{self.delta[name].value:+.3f}" if name in self.delta else "", score.better)
+            for name, score in self.after.items()
+            if score.n
+        ]
+        headings = ("", "before", "after", "change", "better")
+        missing = ", ".join(name for name, score in self.after.items() if not score.n)
+        note = f"No prompts for {missing}." if missing else ""
+        return object_html(f"{self.behaviour}, {self.split} split", {}, headings, rows, note)
 
     def __str__(self) -> str:
         lines = [f"{self.behaviour} ({self.split} split)", f"{'':<16}{'before':<32}after"]

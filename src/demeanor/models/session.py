@@ -13,6 +13,7 @@ from ..algebra.directions import unit
 from ..algebra.edits import ablate
 from ..behaviours import Prompt, as_prompt
 from ..errors import AccountingError, ControlError, DataError
+from ..io.display import brief, object_html
 from ..runtime.adapters import Adapted
 from ..runtime.batches import TOKEN_BUDGET, Batch, Reply, each, said_one_of, trimmed
 from ..runtime.batches import in_batches as run_in_batches
@@ -363,6 +364,21 @@ class Session(Texts):
             raise AccountingError(
                 f"{self.name}: {left:.1e} of an ablated direction is left in the stream (at most {bound:.0e}); this model cannot be edited yet."
             )
+
+    # -- in a notebook ----------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        layout = self.layout
+        where = f"{self.dtype_name} on {self.device}"
+        return f"<Session {brief(self.name)}: {layout.model_type}, {layout.n_layers} layers, d_model {layout.d_model}, {where}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "type": self.layout.model_type, "layers": self.layout.n_layers, "d_model": self.layout.d_model, "vocabulary": self.vocabulary,
+            "weights": f"{self.dtype_name} on {self.device}", "structure": f"{self.layout.hash}, proven to {self.layout.worst_residual:.0e}",
+            "chat template": "yes" if self.tokenizer.chat_template is not None else "none", "longest": self.longest or "not told",
+        }  # fmt: skip
+        return object_html(f"Session {self.name}", facts)
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
