@@ -286,7 +286,7 @@ def test_tags_that_are_special_tokens_are_not_lost(tmp_path: Path, tiny_folders:
     assert session.decode([*session.encode_reply("hello"), session.tokenizer.eos_token_id]) == "hello"
     special = {"additional_special_tokens": ["<|START_THINKING|>", "<|END_THINKING|>"]}
     session.tokenizer.add_special_tokens(special)
-    again = dm.Session(session.model, session.tokenizer, "thinker")
+    again = dm.load(session.model, tokenizer=session.tokenizer)
     ids = [*again.encode_reply("<|START_THINKING|>no<|END_THINKING|>hello"), session.tokenizer.eos_token_id]
     text = again.decode(ids)
     assert "<|START_THINKING|>" in text

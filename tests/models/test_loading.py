@@ -130,6 +130,18 @@ def test_a_loaded_model_is_taken_with_its_tokenizer(organism: dm.Session) -> Non
     assert dm.load(tiny_model("llama"), tokenizer=tokenizer).name == "LlamaForCausalLM"
 
 
+def test_a_loaded_models_own_configuration_stays_and_does_not_count(organism: dm.Session) -> None:
+    folder = resolve("organism")[0]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[78], do_sample=True, top_k=3)
+    tokenizer.pad_token = None
+    before = model.generation_config.to_dict()
+    session = dm.load(model, tokenizer=tokenizer)
+    assert [reply.ids for reply in session.generate(PROMPTS)] == [reply.ids for reply in organism.generate(PROMPTS)]
+    assert model.generation_config.to_dict() == before
+    assert tokenizer.pad_token is None
+
+
 def test_a_loaded_model_without_what_it_takes_is_told_in_one_sentence(organism: dm.Session) -> None:
     model, tokenizer = organism.model, organism.tokenizer
     with pytest.raises(DataError, match=r"comes with its tokenizer; give both"):

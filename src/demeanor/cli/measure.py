@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -15,6 +14,7 @@ from ..controls.plan import ControlsPlan
 from ..detect import make_detector
 from ..errors import DataError
 from ..io.atomic import new_file, refuse_existing, refuse_folder
+from ..io.json_files import write_json
 from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
@@ -59,7 +59,7 @@ def measure(
     content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
         with new_file(target) as file:
-            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_json(file, content)
     if rating_sheet is not None:
         _write_sheet(rating_sheet, behaviour, next(iter(measured.values())).observed, next(iter(controls)))
     if as_json:

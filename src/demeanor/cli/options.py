@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from ..behaviours import Behaviour, Preset
 from ..behaviours import behaviour as read_behaviour
 from ..detect import check_detector
+from ..io.json_files import json_text
 from ..models import Loading, Session, load
 
 out = Console()
@@ -46,7 +46,7 @@ def say_result(sentence: object) -> None:
 
 
 def print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2))
+    print(json_text(values))
 
 
 def show(facts: dict[str, Any], title: str, as_json: bool) -> None:

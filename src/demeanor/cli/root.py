@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import DemeanorError
+from ..progress import muted, shown
 from ..version import __version__
 from .bake import bake
 from .calibrate import dial, dose
@@ -92,7 +93,8 @@ def _own_process() -> Iterator[None]:
 
 def _run() -> NoReturn:
     try:
-        code = app(prog_name="demeanor", standalone_mode=False)
+        with shown(), muted("transformers", "datasets", "huggingface_hub", "bitsandbytes"):
+            code = app(prog_name="demeanor", standalone_mode=False)
     except DemeanorError as error:
         _end(str(error), error.exit_code)
     except UsageError as error:

@@ -27,6 +27,7 @@ from ..controls import Control, Part
 from ..errors import ControlError, ModelError
 from ..io.atomic import new_folder
 from ..io.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
+from ..io.json_files import write_json
 from ..models.loading import base_of, is_adapter, resolve, save_merged
 from ..progress import track
 from ..structure.layout import writer_edits
@@ -159,7 +160,7 @@ def _untie(source: Checkpoint, files: FileTensors, work: Path) -> bool:
         os.rename(work / SINGLE, work / shards[SINGLE])
     names = {key: shards[place.shard] for key, place in source.tensors.items()} | {head: extra}
     size = source.size + stored.end - stored.start
-    (work / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=2))
+    write_json(work / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
     _set_untied(source, work)
     return True
 
@@ -169,7 +170,7 @@ def _set_untied(source: Checkpoint, work: Path) -> None:
     config["tie_word_embeddings"] = False
     if "tie_word_embeddings" in config.get("text_config", {}):
         config["text_config"]["tie_word_embeddings"] = False
-    (work / "config.json").write_text(json.dumps(config, indent=2))
+    (work / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")  # as it was, Infinity too
 
 
 def _patch(source: Checkpoint, files: FileTensors, control: Control, work: Path) -> int:

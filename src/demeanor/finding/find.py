@@ -121,7 +121,7 @@ def search_directions(
     positions = [REPLY] if behaviour.has_replies else list(at_ends)
     sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
     classes = Classes(bench.ledger, sets, sites, signal.after)
-    with session.threads():
+    with session.runner.threads():
         chance = classes.against_chance()
     # A layer that was asked for is never too late.
     limit = layer_limit(n_layers) if layer is None else n_layers

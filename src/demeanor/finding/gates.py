@@ -71,7 +71,7 @@ def fit_gate(
                 f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."
             )
         values[name] = ledger.capture(prompts, sites).values.double()
-    with session.threads():
+    with session.runner.threads():
         fitted = [
             _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives, kind)
             for number, site in enumerate(track(sites, "Fitting gates", len(sites)))

@@ -137,9 +137,9 @@ def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, 
 
 
 def _preference(option: Option) -> tuple[float, bool, int, int, float]:
-    """The rule. Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less drift."""
+    """The rule. Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less change to ordinary prompts."""
     against = len(option.gate.against) if option.gate else 0
-    return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.trial.drift.nats_per_token
+    return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.trial.drift.first_nats
 
 
 @dataclass

@@ -7,7 +7,6 @@ what the control does, model/. It is made beside its target and renamed when eve
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import time
@@ -27,6 +26,7 @@ from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
+from ..io.json_files import write_json
 from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
@@ -125,8 +125,8 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
 
 def _write(result: Run, ledger: Ledger, work: Path) -> None:
     (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
-    _write_json(work / "scores.json", scores(result))
-    _write_json(work / "run.json", resolved(result))
+    write_json(work / "scores.json", scores(result))
+    write_json(work / "run.json", resolved(result))
     save_control(result.control, work / CONTROL)
     save_direction(result.direction, work / "direction.safetensors")
     if result.dial is not None:
@@ -166,7 +166,3 @@ def resolved(result: Run) -> dict[str, Any]:
         seconds=round(result.seconds, 1),
         environment={"python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads()},
     )  # fmt: skip
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ This and the other files of this package are the only ones that know transformer
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from importlib import resources
@@ -17,9 +16,10 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
-from ..progress import say
+from ..progress import muted, say
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
 from .options import Loading, Quantized
+from .proven import proven_layout
 from .session import Session
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def load(
 def _session(model: Any, tokenizer: Any, name: str, loading: Loading) -> Session:
     if model.config.get_text_config() is not model.config:
         say(f"{name} takes more than text; what is proven, measured and edited is what it does with text.")
-    return Session(model, tokenizer, name, loading.reply_tokens, loading.chat_template_args)
+    return Session(model, tokenizer, name, proven_layout(model.eval(), name), loading.reply_tokens, loading.chat_template_args)
 
 
 def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
@@ -125,11 +125,11 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that are optional
     try:
-        return read()
+        with muted("transformers", "bitsandbytes"):  # bitsandbytes tells of kernels that are optional
+            return read()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError) as error:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise ModelError(
@@ -137,6 +137,9 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
             ) from error
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"The model {name!r} could not be loaded: {reason}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def with_words(name: str, tokenizer: Any) -> Any:

@@ -32,8 +32,7 @@ class Texts:
         self._said: set[str] = set()
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
         self._thinking_tokens = {special[token] for token in kept_tokens(special)}
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        self.pad_id = pad_of(tokenizer)
 
     @property
     def longest(self) -> int | None:
@@ -86,7 +85,9 @@ class Texts:
         self._refuse_too_long(ids, text)
         return ids
 
-    def _refuse_too_long(self, ids: Sequence[int], text: str) -> None:
+    def _refuse_too_long(self, ids: Sequence[int], text: str | None = None) -> None:
+        """DataError, with the beginning of the text, for more tokens than the model takes; ModelError for tokens it does not know."""
+        text = self.decode(ids) if text is None else text
         if self.longest is not None and len(ids) >= self.longest:
             raise DataError(
                 f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."
@@ -128,3 +129,9 @@ class Texts:
         if sentence not in self._said:
             self._said.add(sentence)
             say(sentence)
+
+
+def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills up what is shorter: the tokenizer's, else the one that ends texts, else any, since pads are masked."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in known if token is not None), 0)

@@ -1,4 +1,4 @@
-"""The gradient of the suffix score with respect to the stream at a prompt, and steps made of it. algorithms.md, section 9.
+"""The gradient of the suffix score with respect to the stream at a prompt, and steps made of it. algorithms.md, section 8.
 
 The model is asked about a reply it gave, and told nothing but the exchange. Where the prompt's states would have to go for
 the answer to be the wanted one is the gradient; it is taken where the search stands, with what was added so far in force

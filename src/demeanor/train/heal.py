@@ -1,4 +1,4 @@
-"""Heal an edited model: preference training (DPO) towards the replies it should give. algorithms.md, section 10."""
+"""Heal an edited model: preference training (DPO) towards the replies it should give. algorithms.md, section 9."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,12 +12,12 @@ from typing import Any
 import torch
 
 from ..errors import DataError, ModelError
+from ..io.json_files import write_json
 from ..models import Loading
 from ..models.loading import ORGANISM, device_named, is_adapter, read_for_training, resolve, save_merged
 from ..runtime.adapters import ADAPTER
 from .plans import Training
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it tells of kernels that are optional
 NEEDED = ("trl", "peft", "accelerate")
 
 
@@ -104,7 +103,7 @@ def _name_base(model: str, config: Path) -> None:
         base = model
     elif Path(base).is_dir():
         base = str(Path(base).resolve())
-    config.write_text(json.dumps({**values, "base_model_name_or_path": base, "revision": revision}, indent=2) + "\n", encoding="utf-8")
+    write_json(config, {**values, "base_model_name_or_path": base, "revision": revision})
 
 
 def refuse_trackers(names: tuple[str, ...]) -> None:

@@ -8,7 +8,6 @@ Under `accelerate launch` every process loads and measures alike, so that none w
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -29,12 +28,14 @@ from ..controls.files import CONTROL
 from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
+from ..io.json_files import write_json
 from ..io.plan import PLAN
+from ..io.tables import muted_datasets
 from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
 from ..models import Session, load
-from ..progress import console, quiet, say
+from ..progress import muted, quiet, say, warn
 from ..runtime.adapters import ADAPTER, read_peft
 from .card import write_card
 from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, placed, refuse_trackers
@@ -63,7 +64,6 @@ class Recipe:
         self.plan, self.out, self.callbacks = plan, Path(out), list(callbacks)
         refuse_existing(self.out)
         self.first = int(os.environ.get("RANK", "0")) == 0
-        console.quiet = console.quiet or not self.first
         check_model(plan)
         refuse_trackers(plan.report_to)
         self.named = None if plan.behaviour is None else behaviour(plan.behaviour)
@@ -129,10 +129,7 @@ class Recipe:
 
         `made` makes the trainer, among whose many remarks none is meant for a user.
         """
-        import datasets
-
-        datasets.disable_progress_bars()
-        with warnings.catch_warnings(), self.session.threads():
+        with warnings.catch_warnings(), muted_datasets(), muted("transformers", "bitsandbytes"), self.session.runner.threads():
             warnings.simplefilter("ignore")
             self._fit(made())
 
@@ -226,7 +223,7 @@ class Recipe:
         try:
             adapter = read_peft(work)
         except ControlError as error:
-            say(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
+            warn(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
             return
         made_from = provenance(method=type(self.plan).__name__.lower(), behaviour=self.plan.behaviour)
         save_control(Control((), self.session.layout, self.plan.model, made_from, adapters=(adapter,)), work / CONTROL)
@@ -259,7 +256,7 @@ def _write(result: Trained, work: Path) -> None:
     write_card(result.plan, result.steps, table, work)
     (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
     values = {**result.to_json(), **provenance()}
-    (work / RESULT).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(work / RESULT, values)
 
 
 def _plain(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Reward from automatic feedback: RLOO or GRPO on what detectors say of sampled replies. algorithms.md, section 10.
+"""Reward from automatic feedback: RLOO or GRPO on what detectors say of sampled replies. algorithms.md, section 9.
 
 PPO, which earlier work on detoxification used, has left TRL; RLOO needs no value model and is the default here.
 """
@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter
 from ..models.thinking import open_think_tag
-from ..progress import say
+from ..progress import warn
 from .conversations import as_messages
 from .plans import Rlaf
 from .recipe import Recipe
@@ -56,7 +56,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     if wires.tripped is not None:
         recipe.stopped(wires.tripped, data)
     if watched.groups and not watched.differing:
-        say(
+        warn(
             f"The replies to one prompt were never rewarded differently (temperature {plan.temperature:g}), so there was nothing to learn; "
             "use a reward that tells them apart, such as --reward suffix, or another --temperature."
         )
