@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .classes import Chance, Classes
 from .estimators import Estimate, named_estimators, usual_estimators
 from .evaluate import Evaluation
 from .filter import Sets, filter_prompts
+from .plan import FindPlan
 from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
 from .signal import Signal, find_signal
 
@@ -90,39 +91,27 @@ class Findings:
         return [self.directions[number] for number in numbers]
 
 
-def find(
-    session: Session,
-    behaviour: BehaviourLike,
-    *,
-    layer: int | None = None,
-    max_prompts: int | None = None,
-    rank_by: RankBy | None = None,
-    estimators: Sequence[str] | None = None,
-) -> Direction:
+def find(session: Session, behaviour: BehaviourLike, plan: FindPlan | None = None, **options: Any) -> Direction:
     """The direction that carries a behaviour, selected among estimators, layers and template positions.
 
-    The usual estimators are all tried everywhere, unless other `estimators` are named: of the package, of an installed package, or
-    a function in a file as `path.py:name`. `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
+    `options` are the fields of `FindPlan` by name, in place of a plan. The usual estimators are all tried everywhere, unless other
+    `estimators` are named: of the package, of an installed package, or a function in a file as `path.py:name`. `layer` restricts the
+    candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
     "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
     NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
     """
-    return search_directions(session, behaviour, layer=layer, max_prompts=max_prompts, rank_by=rank_by, estimators=estimators).ranked()[0]
+    return search_directions(session, behaviour, FindPlan.given(plan, options, "find")).ranked()[0]
 
 
 def search_directions(
-    session: Session,
-    behaviour: BehaviourLike,
-    *,
-    layer: int | None = None,
-    max_prompts: int | None = None,
-    rank_by: RankBy | None = None,
-    estimators: Sequence[str] | None = None,
-    ledger: Ledger | None = None,
+    session: Session, behaviour: BehaviourLike, plan: FindPlan | None = None, *, ledger: Ledger | None = None, **options: Any
 ) -> Findings:
     """Every candidate direction, tried; see `find`."""
+    plan = FindPlan.given(plan, options, "find")
+    layer, max_prompts = plan.layer, plan.max_prompts
     behaviour = as_behaviour(behaviour, session)
     behaviour.needs_prompts()
-    tried = named_estimators(behaviour, usual_estimators(behaviour) if estimators is None else estimators)
+    tried = named_estimators(behaviour, plan.estimators or usual_estimators(behaviour))
     bench = Bench(session, behaviour, "val", ledger, max_prompts=max_prompts)
     n_layers = session.layout.n_layers
     if layer is not None and not 0 <= layer < n_layers:
@@ -149,7 +138,7 @@ def search_directions(
     evaluation = Evaluation(bench, sets, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
-    by = rank_by or ("induce" if behaviour.has_replies else "bypass")
+    by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")
     found = Findings(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
     found.tell()
     return found

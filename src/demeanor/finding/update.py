@@ -23,6 +23,7 @@ from ..models import Session, Site
 from ..runtime.capture import REPLY
 from .estimators import ESTIMATORS, of_means
 from .filter import Sets, filter_prompts
+from .plan import UpdatePlan
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ class Updated:
     counts: Mapping[str, Mapping[str, int]]
 
 
-def update(session: Session, direction: Direction, behaviour: BehaviourLike, max_prompts: int | None = None) -> Updated:
+def update(session: Session, direction: Direction, behaviour: BehaviourLike, plan: UpdatePlan | None = None, **options: Any) -> Updated:
     """`direction` with the train prompts of `behaviour` merged in, filtered by what the model does, and tested on its val prompts.
 
     The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
+    max_prompts = UpdatePlan.given(plan, options, "update").max_prompts
     behaviour = as_behaviour(behaviour, session)
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()

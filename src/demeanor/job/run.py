@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..behaviours import SET_NAMES, Behaviour, behaviour
 from ..calibrate.dial import dial, doses
@@ -28,6 +27,7 @@ from ..export import Baked, bake
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
+from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
 from ..progress import say
@@ -70,10 +70,7 @@ def run(plan: Plan, out: str | Path) -> Run:
 
 
 def _loaded(plan: Plan, model: str) -> Session:
-    return load(
-        model, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.quantized == "4bit", load_in_8bit=plan.quantized == "8bit",
-        reply_tokens=plan.reply_tokens,
-    )  # fmt: skip
+    return load(model, loading=plan.loading)
 
 
 def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:
@@ -127,8 +124,7 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
 
 
 def _write(result: Run, ledger: Ledger, work: Path) -> None:
-    plan = result.plan.model_dump(exclude_none=True)
-    (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
     write_json(work / "scores.json", scores(result))
     write_json(work / "run.json", resolved(result))
     save_control(result.control, work / CONTROL)
