@@ -159,7 +159,7 @@ def _short_interval(score: Score) -> str:
 
 def rounds_table(rounds: Sequence[Round]) -> Table:
     """What each further direction of a basis gained, on val."""
-    table = Table(title="Findings, projected out, found again: what each round gained (val)", title_justify="left")
+    table = Table(title="Found, projected out, found again: what each round gained (val)", title_justify="left")
     for heading in ("rank", "site", "estimator", "AUROC there", "shows: still exhibited", "shows: right answers"):
         table.add_column(heading)
     for r in rounds:
