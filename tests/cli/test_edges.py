@@ -188,7 +188,7 @@ def test_drift_is_of_neutral_prompts(organism):
 
 
 def test_the_reply_budget_leaves_room_for_long_answers(organism):
-    from demeanor.measure.observation import reply_budget
+    from demeanor.measure.bench import reply_budget
 
     long = "first get the lamp , then turn it twice . " * 8
     b = dm.Behaviour(name="b", shows=(dm.Prompt.of("a", answer=long),))
