@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import DataError
+from ..errors import DataError, mistaken
 from ..io.tables import value_of
 from ..progress import say
 
@@ -66,7 +66,19 @@ class Prompt:
 
 
 def as_prompt(text: str | Prompt) -> Prompt:
-    return text if isinstance(text, Prompt) else Prompt.of(text)
+    """A text as a prompt of one user message. Raises DataError for what is neither a text nor a prompt."""
+    if isinstance(text, str):
+        return Prompt.of(text)
+    if not isinstance(text, Prompt):
+        raise DataError(mistaken("A prompt", text, "give a text or a Prompt"))
+    return text
+
+
+def as_prompts(texts: Iterable[str | Prompt]) -> list[Prompt]:
+    """Several texts or prompts. Raises DataError for a single one, whose letters would be so many prompts, and for what is no prompt."""
+    if isinstance(texts, (str, bytes, Prompt)) or not isinstance(texts, Iterable):
+        raise DataError(mistaken("A list of prompts", texts, "put a single prompt in a list, as in [prompt]"))
+    return [as_prompt(text) for text in texts]
 
 
 @dataclass(frozen=True)

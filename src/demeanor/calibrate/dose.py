@@ -16,6 +16,7 @@ from ..errors import CheckFailed, DataError
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, Site
 from ..progress import track
+from ..runtime.rows import as_control
 from ..stats.score import Score
 
 Goal = Literal["remove", "induce"]
@@ -77,7 +78,9 @@ def find_dose(
 ) -> Dosed:
     """The smallest dose of `control` at which `shows_rate` is at most `rate` (remove; .05 if not given) or `lacks_rate` at least
     (induce; .9). Drift is nats per token on neutral prompts. CheckFailed where no dose up to 4 does it within the drift cap."""
-    behaviour = as_behaviour(behaviour, session)
+    behaviour, control = as_behaviour(behaviour, session), as_control(control)
+    if goal not in RATE:
+        raise DataError(f"{goal!r} is nothing to look for a dose for; use {' or '.join(RATE)}.")
     target = rate if rate is not None else {"remove": 0.05, "induce": 0.9}[goal]
     if not 0 <= target <= 1:
         raise DataError(f"The rate to be reached lies between 0 and 1; it is {target:g}.")

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 
 from ..algebra.directions import orthonormal
-from ..errors import ControlError
+from ..errors import ControlError, mistaken
 from ..models import Site
 from ..runtime.capture import REPLY
 from ..runtime.intervene import Tokens
 from .control import Control
-from .direction import Direction
+from .direction import Direction, as_direction
 from .part import Part
 from .scope import Scope
 
@@ -26,6 +26,7 @@ def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = No
     What a reader reads is removed along what carries the gap, so that nothing of the gap is left; at its own site, on the last
     prompt token and the reply, because what it reads elsewhere is another thing.
     """
+    direction = as_direction(direction)
     if direction.write is not None:
         at = scope or _at_own_site(direction, "last_and_reply", ())
         return _control(direction, Part("ablate", direction.write, strength, at, read=direction.basis))
@@ -35,6 +36,7 @@ def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = No
 
 def scale(direction: Direction, factor: float, scope: Scope = EVERYWHERE) -> Control:
     """Make the direction's component `factor` times what it is: 0 removes it, 1 leaves it, 2 doubles it, -1 mirrors it."""
+    direction = as_direction(direction)
     return _control(direction, Part("scale", direction.basis, factor, scope))
 
 
@@ -43,6 +45,7 @@ def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scop
 
     Raises ControlError where one of them has another rank than 1, where they are made for different structures, or lie in one line.
     """
+    direction, towards = as_direction(direction), as_direction(towards)
     _refuse_rank(direction, "rotate")
     _refuse_rank(towards, "rotate")
     if towards.layout.hash != direction.layout.hash:
@@ -62,6 +65,7 @@ def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", po
     tokens of the reply may carry far less of it. dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
     `lacks` mean to the `shows` mean.
     """
+    direction = as_direction(direction)
     _refuse_rank(direction, "add")
     moved = direction.gap * direction.basis if direction.write is None else direction.write
     return _control(direction, Part("add", moved, dose, _at_own_site(direction, tokens, positions)))
@@ -75,6 +79,7 @@ def clamp(
     On the last prompt token and the reply: the means were measured there, and holding every token at them destroys answers.
     Raises ControlError for a number where the direction has another rank than 1.
     """
+    direction = as_direction(direction)
     if isinstance(to, str):
         if to not in ("lacks", "shows"):
             raise ControlError(f"A component is held at lacks, at shows or at a number, not at {to!r}.")
@@ -101,6 +106,8 @@ def _refuse_rank(direction: Direction, what: str) -> None:
 
 def _at_own_site(direction: Direction, tokens: Tokens, positions: Sequence[int]) -> Scope:
     """Where a direction was read; one that was read over replies has no single token there."""
+    if isinstance(positions, str) or not isinstance(positions, Sequence):
+        raise ControlError(mistaken("A list of positions", positions, "put a single one in a list, as in [-1]"))
     site = Site(direction.site.layer, direction.site.point)
     if tokens == "read" and direction.site.position == REPLY:
         return Scope(site, "last_and_reply")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..algebra.moments import Moments
+from ..errors import ControlError, mistaken
 from ..io.display import brief, object_html
 from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout, Site
@@ -143,8 +144,18 @@ class Direction:
         return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))
 
 
+def as_direction(direction: Direction) -> Direction:
+    """The direction that it is. Raises ControlError for anything else, such as a path or a control."""
+    if not isinstance(direction, Direction):
+        raise ControlError(
+            mistaken("A direction", direction, "find one with find(session, behaviour), or read one from its file with load_direction(...)")
+        )
+    return direction
+
+
 def save_direction(direction: Direction, path: str | Path) -> None:
     """Write a direction; read it back with `load_direction`."""
+    direction = as_direction(direction)
     tensors = {"basis": direction.basis}
     if direction.write is not None:
         tensors["write"] = direction.write

@@ -15,6 +15,7 @@ from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout
 from ..runtime.adapters import ADAPTER, Adapter
 from ..runtime.prompt_states import States
+from ..runtime.rows import as_control
 from .control import Control
 from .gate import Gate
 from .part import Part
@@ -25,6 +26,7 @@ CONTROL = "control.safetensors"  # in the folders of runs and trainings
 
 def save_control(control: Control, path: str | Path) -> None:
     """Write a control; read it back with `load_control`."""
+    control = as_control(control)
     tensors: dict[str, Tensor] = {}
     parts: list[dict[str, Any]] = []
     gates: list[Gate] = []

@@ -29,6 +29,7 @@ from ..io.atomic import new_folder
 from ..io.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
 from ..models.loading import base_of, is_adapter, resolve, save_merged
 from ..progress import track
+from ..runtime.rows import as_control
 from ..structure.layout import writer_edits
 from .card import write_card
 from .names import FileTensors
@@ -64,7 +65,7 @@ def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
     Raises ControlError when weights cannot do exactly what the control does, or when the control was made
     for another structure; ModelError for damaged files. Nothing is left behind on failure.
     """
-    reason = control.bakeable()
+    reason = as_control(control).bakeable()
     if reason:
         raise ControlError(f"This control cannot be baked: {reason}.")
     out = Path(out)

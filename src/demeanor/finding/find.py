@@ -21,7 +21,7 @@ from .classes import Chance, Classes
 from .estimators import ESTIMATORS, USUAL, Estimate
 from .evaluate import Evaluation
 from .filter import Sets, filter_prompts
-from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
+from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_by_named, rank_key, table
 from .signal import Signal, find_signal
 
 POSITIONS = 5  # of the template after the user's message, at most
@@ -117,6 +117,7 @@ def search_directions(
     """Every candidate direction, tried; see `find`."""
     behaviour = as_behaviour(behaviour, session)
     behaviour.needs_prompts()
+    rank_by = rank_by_named(rank_by)
     _refuse_estimators(behaviour, estimators)
     bench = Bench(session, behaviour, "val", ledger, max_prompts=max_prompts)
     n_layers = session.layout.n_layers

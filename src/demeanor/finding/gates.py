@@ -64,8 +64,8 @@ def fit_gate(
     behaviour = as_behaviour(behaviour, session)
     if not 0 < false_positives < 1:
         raise DataError(f"The share of false positives must lie between 0 and 1, not be {false_positives:g}.")
-    if not against or not set(against) <= {"lacks", "guard", "neutral"}:
-        raise DataError(f"A gate is made against one or more of guard, lacks and neutral, not {list(against)}.")
+    if isinstance(against, str) or not against or not set(against) <= {"lacks", "guard", "neutral"}:
+        raise DataError(f"A gate is made against a list of one or more of guard, lacks and neutral, not {against!r}.")
     if kind not in get_args(Kind):
         raise DataError(f"There is no gate of the kind {kind!r}; use {', '.join(get_args(Kind))}.")
     ledger = ledger or Ledger(session)

@@ -17,6 +17,7 @@ from ..algebra import directions
 from ..algebra.moments import Moments
 from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Direction
+from ..controls.direction import as_direction
 from ..errors import ControlError, DataError
 from ..measure.bench import Bench
 from ..models import Session, Site
@@ -58,7 +59,7 @@ def update(session: Session, direction: Direction, behaviour: BehaviourLike, max
     The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
-    behaviour = as_behaviour(behaviour, session)
+    behaviour, direction = as_behaviour(behaviour, session), as_direction(direction)
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
     bench = Bench(session, behaviour, "val", max_prompts=max_prompts)

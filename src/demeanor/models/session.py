@@ -11,16 +11,16 @@ from torch import Tensor
 
 from ..algebra.directions import unit
 from ..algebra.edits import ablate
-from ..behaviours import Prompt, as_prompt
+from ..behaviours import Prompt, as_prompt, as_prompts
 from ..errors import AccountingError, ControlError, DataError
 from ..io.display import brief, object_html
 from ..runtime.adapters import Adapted
 from ..runtime.batches import TOKEN_BUDGET, Batch, Reply, each, said_one_of, trimmed
 from ..runtime.batches import in_batches as run_in_batches
-from ..runtime.capture import REPLY, Activations, HookSwitch, Reader, Site
+from ..runtime.capture import REPLY, Activations, HookSwitch, Reader, Site, as_sites
 from ..runtime.intervene import Intervention, at_writers
 from ..runtime.prompt_states import PromptStates
-from ..runtime.rows import ControlLike, Rows, in_rows
+from ..runtime.rows import ControlLike, Rows, as_control, as_controls, in_rows
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
 from ..structure.proof import prove
@@ -93,8 +93,7 @@ class Session(Texts):
         """Greedy replies, or sampled from the whole vocabulary at a temperature; one per prompt, in order; of at most
         `reply_tokens` tokens unless told."""
         most = max_new_tokens or self.reply_tokens
-        if isinstance(prompts, str):
-            raise DataError("generate takes a list of prompts; use chat for a single one.")
+        prompts = as_prompts(prompts)
         # A block of thoughts that the template opens is part of what the model says.
         opened = [open_think_tag(self.render(prompt)) for prompt in prompts]
         said = self.continue_from([self.encode(prompt) for prompt in prompts], most, temperature=temperature)
@@ -133,7 +132,7 @@ class Session(Texts):
             with self.replying(torch.full((len(batch.rows),), len(after), device=self.device)):
                 return list(each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]))
 
-        ids = [[*self.encode(prompt), *after] for prompt in prompts]
+        ids = [[*self.encode(prompt), *after] for prompt in as_prompts(prompts)]
         return torch.stack(self.in_batches(ids, run, "Reading logits"))
 
     @torch.no_grad()
@@ -149,12 +148,14 @@ class Session(Texts):
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
-        return self._teacher_forced([self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs)
+        return self._teacher_forced([self.encode(prompt) for prompt in as_prompts(prompts)], replies, lambda log_probs, reply: log_probs)
 
     def reply_log_likelihoods(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probability of each reply's own tokens, teacher-forced: [reply token] per prompt, float32, CPU."""
         return self._teacher_forced(
-            [self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0]
+            [self.encode(prompt) for prompt in as_prompts(prompts)],
+            replies,
+            lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0],
         )
 
     def continuation_log_likelihoods(
@@ -196,6 +197,7 @@ class Session(Texts):
 
         values [prompt, site, d_model]; sites at position REPLY need prompts that come with a reply (DataError otherwise).
         """
+        prompts, sites = as_prompts(prompts), as_sites(sites)
         reader = Reader(self.model, self.layout, sites, self._switch)
         said = any(site.position == REPLY for site in sites)
         replies = [self._own_reply(prompt) if said else [] for prompt in prompts]
@@ -247,6 +249,7 @@ class Session(Texts):
         Whatever is asked inside must be asked of as many prompts as there are controls: the first prompt has the first
         control, however prompts are batched. `session.model.generate` has them in the order of its rows, beams and samples included.
         """
+        controls = as_controls(controls)
         if not controls:
             raise DataError("There are no controls; give one per prompt, or None for the untouched model.")
         if any(control is not None and control.states for control in controls):
@@ -265,6 +268,7 @@ class Session(Texts):
 
     def interventions(self, control: ControlLike) -> list[Intervention]:
         """A control as edits at this model's modules. Raises ControlError when it was made for another structure."""
+        control = as_control(control)
         if control.layout_hash != self.layout.hash:
             raise ControlError(
                 f"The control was made for structure {control.layout_hash} ({control.model_name}), and {self.name} has {self.layout.hash}; make it anew for this model."

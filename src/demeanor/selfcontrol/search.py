@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..behaviours import Prompt, Question, as_prompt
+from ..behaviours import Prompt, Question, as_prompt, as_prompts, as_questions
 from ..detect.suffix import Suffix, exchange_scores, suffix
 from ..errors import DataError
 from ..models import Reply, Session
@@ -35,11 +35,12 @@ def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequenc
 
     Raises DataError where there is nothing to ask or nobody to ask about; ModelError where the model cannot be asked.
     """
+    questions = as_questions(questions)
     if not questions:
         raise DataError("There is no question to judge replies by; name one with --question, or give the behaviour `questions`.")
     if not prompts:
         raise DataError("There are no prompts to search states for.")
-    asked = [as_prompt(prompt) for prompt in prompts]
+    asked = as_prompts(prompts)
     suffixes = [suffix(session, question) for question in questions]
     chunks = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
     traces = [trace for chunk in track(chunks, "Searching", len(chunks)) for trace in Search(session, suffixes, settings, chunk).run()]
