@@ -30,7 +30,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         steer.save(Path(folder) / "plain", options)
         plain = dm.load(Path(folder) / "plain", device=options.device, dtype=options.dtype)
-        lora, prompts = (Control((), plain.layout, plain.name, adapters=(adapter,)) for adapter in adapters(plain, options.rank))
+        lora, prompts = (
+            Control(parts=(), layout=plain.layout, model_name=plain.name, adapters=(adapter,)) for adapter in adapters(plain, options.rank)
+        )
         dm.bake(Path(folder) / "plain", lora, Path(folder) / "merged")
         places = {"plain": "plain", "merged": "merged", "in force": "plain", "adaption prompts": "plain"}
         sessions = {way: dm.load(Path(folder) / place, device=options.device, dtype=options.dtype) for way, place in places.items()}

@@ -24,7 +24,7 @@ TRAIN_SHARE, VAL_SHARE = 0.5, 0.25
 Message = tuple[str, str]  # (role, content)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
     """What is said to a model. Rendered only by the model's chat template, or as plain text without one.
 
@@ -81,7 +81,7 @@ def as_prompts(texts: Iterable[str | Prompt]) -> list[Prompt]:
     return [as_prompt(text) for text in texts]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Which columns of a source hold what, and what holds for all of its rows.
 
@@ -189,4 +189,4 @@ def _conversation(messages: list[Any], rest: dict[str, Any], where: str) -> Prom
     if wrong is not None or not turns or turns[-1][0] != "user":
         told = f"has the role {wrong!r}; roles are" if wrong is not None else "must end with a user message; roles are"
         raise DataError(f"{where}: a conversation {told} system (first), user and assistant.")
-    return Prompt(tuple(turns), **rest)
+    return Prompt(messages=tuple(turns), **rest)

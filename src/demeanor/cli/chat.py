@@ -92,6 +92,6 @@ def converse(condition: Condition, system: str | None, max_new_tokens: int) -> N
         else:
             messages.append(("user", line))
             now = condition if active else Condition(condition.session)
-            reply = now.generate([Prompt(tuple(messages), system=system)], max_new_tokens)[0].text
+            reply = now.generate([Prompt(messages=tuple(messages), system=system)], max_new_tokens)[0].text
             messages.append(("assistant", reply))
             print(reply)

@@ -305,11 +305,11 @@ def _scope(direction: Direction, tokens: str, at_site: bool, kernel: str | None)
     name, positions = _tokens(tokens)
     site = Site(direction.site.layer, direction.site.point) if at_site else None
     return Scope(
-        site,
-        name,
-        direction.place if name == "read" else 0,
-        positions,
-        None if kernel is None else _weights(kernel, direction.layout.n_layers),
+        site=site,
+        tokens=name,
+        offset=direction.place if name == "read" else 0,
+        positions=positions,
+        layers=None if kernel is None else _weights(kernel, direction.layout.n_layers),
     )
 
 

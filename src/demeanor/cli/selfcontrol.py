@@ -98,7 +98,7 @@ class PromptChoice:
     @classmethod
     def named(cls, named: Sequence[Behaviour | Preset], file: Path | None, column: str, of: str, split: str) -> PromptChoice:
         """Raises DataError for an unreadable file, an unknown set or split, and where there is neither a file nor a behaviour's set."""
-        rows = None if file is None else asked(prompts_from_rows(read_rows(file), Columns(column), str(file)))
+        rows = None if file is None else asked(prompts_from_rows(read_rows(file), Columns(prompt=column), str(file)))
         name, part = next((name for name in SET_NAMES if name == of), None), next((name for name in SPLITS if name == split), None)
         if rows is None and (name is None or part is None):
             raise DataError(f"Prompts are of a set ({', '.join(SET_NAMES)}) and a split ({', '.join(SPLITS)}); {of!r}, {split!r} are not.")

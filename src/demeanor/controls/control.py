@@ -25,7 +25,7 @@ from .gate import Gate
 from .part import Part
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Control:
     """What is done to a model; see the module. `made_from` records how (behaviour, method, sites, versions).
 

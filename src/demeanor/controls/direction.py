@@ -22,7 +22,7 @@ Estimator = Literal[
 SHOWN = 8  # candidates in a notebook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """What one direction did when it was tried in selection.
 
@@ -51,7 +51,7 @@ class Candidate:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """One more direction of a basis: where it was read (`opening` are the words forced first; no site: at every writer), and what it gained.
 
@@ -76,7 +76,7 @@ class Round:
         return {**vars(self), "site": None if self.site is None else str(self.site)}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Direction:
     """An orthonormal `basis` [k, d_model] at `site`, the class moments there and what selection saw.
 
@@ -191,9 +191,11 @@ def load_direction(path: str | Path) -> Direction:
         )
         return shows, lacks
 
-    layers = moments("layers.") if "layers.shows.mean" in tensors else None
+    shows, lacks = moments("")
     return Direction(
-        tensors["basis"], Site(**header["site"]), header["estimator"], *moments(""), header["separation"],
-        header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
-        header["model"], header["behaviour"], tuple(header["after"]), rounds, layers, tensors.get("write"),
+        basis=tensors["basis"], site=Site(**header["site"]), estimator=header["estimator"], shows=shows, lacks=lacks,
+        separation=header["separation"], auroc=header["auroc"], split_half_cosine=header["split_half_cosine"], p=header["p"],
+        candidates=candidates, layout=Layout.from_json(header["layout"]), model_name=header["model"], behaviour=header["behaviour"],
+        after=tuple(header["after"]), rounds=rounds, layers=moments("layers.") if "layers.shows.mean" in tensors else None,
+        write=tensors.get("write"),
     )  # fmt: skip

@@ -25,7 +25,7 @@ LARGEST_ANGLE = 360
 UNIT = {"ablate": "dose", "scale": "factor", "rotate": "degrees", "add": "dose", "clamp": "dose"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """One edit of a control, `dose` of it.
 

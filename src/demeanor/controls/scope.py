@@ -12,7 +12,7 @@ from ..runtime.intervene import Reach, RowGate, Tokens
 from ..structure.layout import Writer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """At every residual writer (`site` None), or at one site; on which tokens.
 
@@ -83,6 +83,6 @@ class Scope:
     def from_json(cls, values: Mapping[str, Any]) -> Scope:
         layers = values.get("layers")
         return cls(
-            Site(**values["site"]) if values["site"] else None, values["tokens"], values.get("offset", 0),
-            tuple(values.get("positions", ())), None if layers is None else tuple(layers), values.get("role"),
+            site=Site(**values["site"]) if values["site"] else None, tokens=values["tokens"], offset=values.get("offset", 0),
+            positions=tuple(values.get("positions", ())), layers=None if layers is None else tuple(layers), role=values.get("role"),
         )  # fmt: skip

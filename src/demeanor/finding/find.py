@@ -167,8 +167,8 @@ def _direction(
     vector = estimate.read
     along = {name: values[:, number] @ vector for name, values in classes.val.items()}
     return Direction(
-        vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
-        float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
-        float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name, classes.after,
+        basis=vector.float()[None], site=classes.sites[number], estimator=estimator, shows=classes.moments("shows", number), lacks=classes.moments("lacks", number),
+        separation=float(directions.separation(along["shows"], along["lacks"])), auroc=float(directions.auroc(along["shows"], along["lacks"])),
+        split_half_cosine=float(chance.cosine[number]), p=chance.p, candidates=(), layout=session.layout, model_name=session.name, behaviour=behaviour.name, after=classes.after,
         layers=classes.layers(classes.sites[number].position), write=None if estimate.write is None else estimate.write.float()[None],
     )  # fmt: skip

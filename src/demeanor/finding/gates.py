@@ -103,14 +103,14 @@ def _fit(site: Site, values: Mapping[SetName, Tensor], target: float, kind: Kind
     probes = [_probe(values["shows"], values[name], kind) for name in others]
     margins = {name: (score - thresholds).amin(1) for name, score in scores.items()}
     made = Gate(
-        site,
-        torch.stack([weight for weight, _ in probes]).float(),
-        (torch.stack([bias for _, bias in probes]) - thresholds).float(),
-        min(float(auroc(positive, negative)) for positive, negative in columns),
-        float(fires["shows"].double().mean()),
-        float(torch.cat([fires[name] for name in others]).double().mean()),
-        tuple(others),
-        kind,
+        site=site,
+        weights=torch.stack([weight for weight, _ in probes]).float(),
+        biases=(torch.stack([bias for _, bias in probes]) - thresholds).float(),
+        auroc=min(float(auroc(positive, negative)) for positive, negative in columns),
+        hits=float(fires["shows"].double().mean()),
+        false_positives=float(torch.cat([fires[name] for name in others]).double().mean()),
+        against=tuple(others),
+        kind=kind,
         roc=_roc(margins["shows"], torch.cat([margins[name] for name in others])),
     )
     return made, fires, min(float(separation(positive, negative)) for positive, negative in columns)

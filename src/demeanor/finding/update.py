@@ -95,7 +95,7 @@ def _refuse_unmergeable(session: Session, direction: Direction) -> None:
             f"A direction of rank {len(direction.basis)} by {direction.estimator} does not follow from merged means; find it anew on all prompts."
         )
     if direction.layers is None:
-        raise ControlError("The direction file holds no moments of all layers, as files of earlier versions do not; find it anew.")
+        raise ControlError("The direction holds no moments of all layers; find it anew.")
 
 
 def _at(moments: Moments, layer: int) -> Moments:

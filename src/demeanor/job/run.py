@@ -108,7 +108,7 @@ def _parity(plan: Plan, session: Session, control: Control, measurement: Measure
 
 def _described(option: Option) -> Control:
     made_from = {**option.control.made_from, "chosen": str(option), "guard": option.guard_rate}
-    return Control(option.control.parts, option.control.layout, option.control.model_name, made_from)
+    return Control(parts=option.control.parts, layout=option.control.layout, model_name=option.control.model_name, made_from=made_from)
 
 
 def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:

@@ -117,4 +117,10 @@ class Traces:
         """A control that gives these prompts the replies that were found, and leaves others alone."""
         changed = {trace.ids: trace.added for trace in self.changed}
         states = States(tuple(changed), tuple(changed.values()))
-        return Control((), session.layout, session.name, provenance(method="selfcontrol", **self.made_from), (states,))
+        return Control(
+            parts=(),
+            layout=session.layout,
+            model_name=session.name,
+            made_from=provenance(method="selfcontrol", **self.made_from),
+            states=(states,),
+        )

@@ -75,4 +75,4 @@ def _prompt(value: Any, system: Any, where: str) -> Prompt:
         system = messages.pop(0)[1]
     if not messages or messages[-1][0] != "user" or any(role == "system" for role, _ in messages):
         raise DataError(f"{where}: the prompt must be a conversation (system first) that ends with the user.")
-    return Prompt(tuple(messages), system=system or None)
+    return Prompt(messages=tuple(messages), system=system or None)

@@ -229,7 +229,10 @@ class Recipe:
             say(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
             return
         made_from = provenance(method=type(self.plan).__name__.lower(), behaviour=self.plan.behaviour)
-        save_control(Control((), self.session.layout, self.plan.model, made_from, adapters=(adapter,)), work / CONTROL)
+        save_control(
+            Control(parts=(), layout=self.session.layout, model_name=self.plan.model, made_from=made_from, adapters=(adapter,)),
+            work / CONTROL,
+        )
 
     def stopped(self, reason: str, data: Mapping[str, Any]) -> None:
         """Write what is known of a training that was stopped, without its weights, and raise CheckFailed."""
