@@ -27,7 +27,7 @@ from demeanor.detect.suffix import exchange_scores, suffix
 from demeanor.runtime.prompt_states import adding
 from demeanor.selfcontrol import Settings, Trace, search
 from demeanor.selfcontrol.prompt_gradients import Gradients
-from demeanor.selfcontrol.search import Candidate, Reach, Search
+from demeanor.selfcontrol.searching import Candidate, Reach, Search
 from demeanor.selfcontrol.settings import LADDER
 
 TARGET = 10.0

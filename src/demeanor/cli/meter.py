@@ -16,9 +16,9 @@ from ..errors import DataError
 from ..io.atomic import new_file, refuse_folder
 from ..measure.condition import Condition
 from ..measure.meter import Aggregate, ScoreTable, aggregate, compare, flows, read_table
-from ..measure.meter.aggregate import Missing, shifts
-from ..measure.meter.flows import LEVELS, Flows, sankey
+from ..measure.meter.aggregates import Missing, shifts
 from ..measure.meter.scoring import replied, scored, texts_of, write_rows
+from ..measure.meter.transitions import LEVELS, Flows, sankey
 from ..models.session import REPLY_TOKENS
 from ..progress import say
 from .options import (

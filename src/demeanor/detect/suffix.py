@@ -17,7 +17,7 @@ from torch import Tensor
 from ..behaviours import Prompt, Question, as_prompts
 from ..errors import DataError, ModelError
 from ..models import Session
-from .detector import Detector, detector
+from .registry import Detector, detector
 
 TEMPERATURE = 10.0
 ANSWER = "Answer yes or no."

@@ -11,7 +11,7 @@ from typing import Any
 from ..behaviours import Prompt, Question, opposites
 from ..io.atomic import new_file
 from ..models import Session
-from .search import DEFAULT, search
+from .searching import DEFAULT, search
 from .settings import Settings
 from .trace import Traces
 
