@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 import demeanor as dm
 from demeanor import train
-from demeanor.detect.detector import detector
+from demeanor.detect.registry import detector
 from demeanor.errors import CheckFailed
 from demeanor.measure.degeneration import non_latin
 from demeanor.train.recipe import RESULT

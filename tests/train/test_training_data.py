@@ -181,7 +181,7 @@ def test_only_the_assistant_is_learned_from(organism: dm.Session) -> None:
     taught = [token for token, label in zip(ids, labels) if label != IGNORED]
     assert organism.tokenizer.decode(taught) == "hi .<|end|>3 plus 4 is 7 .<|end|>"
     # what comes before a reply is what the model is asked with
-    prompt = organism.encode(dm.Prompt(turns[:3], "be brief ."))
+    prompt = organism.encode(dm.Prompt(messages=turns[:3], system="be brief ."))
     assert ids[: len(prompt)] == prompt
 
 

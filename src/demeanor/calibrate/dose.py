@@ -16,6 +16,7 @@ from ..errors import CheckFailed, DataError
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, Site
 from ..progress import track
+from ..runtime.rows import as_control
 from ..stats.score import Score
 from .plan import DosePlan, Goal
 
@@ -38,7 +39,7 @@ class DoseTrial:
         return {"dose": self.dose, **{name: getattr(self, name).to_json() for name in ("rate", "answers", "drift")}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dosed:
     """The control at the dose found, what was tried, and the measurement on test. `moved` is the median of |h' - h| / |h| at
     `site`, over the val prompts of the rate: the dose in residual-norm units."""
@@ -73,7 +74,7 @@ def find_dose(session: Session, behaviour: BehaviourLike, control: Control, plan
     """
     plan = DosePlan.given(plan, options, "find_dose")
     goal, target, drift_cap, max_prompts = plan.goal, plan.rate, plan.drift_cap, plan.max_prompts
-    behaviour = as_behaviour(behaviour, session)
+    behaviour, control = as_behaviour(behaviour, session), as_control(control)
     limit = min(PROMPTS, max_prompts or PROMPTS)
     ledger = Ledger(session)
     bench = Bench(session, behaviour, "val", ledger, max_prompts=limit)
@@ -100,7 +101,15 @@ def find_dose(session: Session, behaviour: BehaviourLike, control: Control, plan
         )
     dosed = control.scaled(high)
     site, moved = _moved(bench, dosed, goal)
-    return Dosed(high, dosed, goal, tuple(trials), measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger), moved, site)
+    return Dosed(
+        dose=high,
+        control=dosed,
+        goal=goal,
+        trials=tuple(trials),
+        measurement=measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger),
+        moved=moved,
+        site=site,
+    )
 
 
 def _tried(bench: Bench, control: Control, dose: float, goal: Goal) -> DoseTrial:

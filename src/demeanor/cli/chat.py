@@ -91,6 +91,6 @@ def converse(condition: Condition, system: str | None) -> None:
         else:
             messages.append(("user", line))
             now = condition if active else Condition(condition.session)
-            reply = now.generate([Prompt(tuple(messages), system=system)], condition.session.reply_tokens)[0].text
+            reply = now.generate([Prompt(messages=tuple(messages), system=system)], condition.session.reply_tokens)[0].text
             messages.append(("assistant", reply))
             print(reply)

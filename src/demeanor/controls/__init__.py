@@ -1,6 +1,6 @@
 """Controls, gates, scopes and their files."""
 
-from .check import Checked, check
+from .checked import Checked, check
 from .constructors import ablate, add, clamp, rotate, scale
 from .control import Control
 from .direction import Candidate, Direction, Round, load_direction, save_direction

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..algebra.moments import Moments
+from ..errors import ControlError, mistaken
 from ..io.display import brief, object_html
 from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout, Site
@@ -17,7 +18,7 @@ from .control import provenance
 SHOWN = 8  # candidates in a notebook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """What one direction did when it was tried in selection; `estimator` is the name under which it was asked for.
 
@@ -46,7 +47,7 @@ class Candidate:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """One more direction of a basis: where it was read (`opening` are the words forced first; no site: at every writer), and what it gained.
 
@@ -71,7 +72,7 @@ class Round:
         return {**vars(self), "site": None if self.site is None else str(self.site)}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Direction:
     """An orthonormal `basis` [k, d_model] at `site`, the class moments there and what selection saw.
 
@@ -139,8 +140,18 @@ class Direction:
         return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))
 
 
+def as_direction(direction: Direction) -> Direction:
+    """The direction that it is. Raises ControlError for anything else, such as a path or a control."""
+    if not isinstance(direction, Direction):
+        raise ControlError(
+            mistaken("A direction", direction, "find one with find(session, behaviour), or read one from its file with load_direction(...)")
+        )
+    return direction
+
+
 def save_direction(direction: Direction, path: str | Path) -> None:
     """Write a direction; read it back with `load_direction`."""
+    direction = as_direction(direction)
     tensors = {"basis": direction.basis}
     if direction.write is not None:
         tensors["write"] = direction.write
@@ -176,9 +187,11 @@ def load_direction(path: str | Path) -> Direction:
         )
         return shows, lacks
 
-    layers = moments("layers.") if "layers.shows.mean" in tensors else None
+    shows, lacks = moments("")
     return Direction(
-        tensors["basis"], Site(**header["site"]), header["estimator"], *moments(""), header["separation"],
-        header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
-        header["model"], header["behaviour"], tuple(header["after"]), rounds, layers, tensors.get("write"),
+        basis=tensors["basis"], site=Site(**header["site"]), estimator=header["estimator"], shows=shows, lacks=lacks,
+        separation=header["separation"], auroc=header["auroc"], split_half_cosine=header["split_half_cosine"], p=header["p"],
+        candidates=candidates, layout=Layout.from_json(header["layout"]), model_name=header["model"], behaviour=header["behaviour"],
+        after=tuple(header["after"]), rounds=rounds, layers=moments("layers.") if "layers.shows.mean" in tensors else None,
+        write=tensors.get("write"),
     )  # fmt: skip

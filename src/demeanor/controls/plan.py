@@ -70,7 +70,9 @@ class ScopePlan(TokensPlan):
         name, positions = self.reach()
         site = Site(direction.site.layer, direction.site.point) if self.at_site else None
         layers = None if self.kernel is None else _weights(self.kernel, direction.layout.n_layers)
-        return Scope(site, name, direction.place if name == "read" else 0, positions, layers)
+        return Scope(
+            site=site, tokens=name, offset=direction.place if name == "read" else 0, positions=positions, layers=layers
+        )  # fmt: skip
 
 
 def _weights(kernel: str, n_layers: int) -> tuple[float, ...]:

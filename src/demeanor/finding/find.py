@@ -29,7 +29,7 @@ POSITIONS = 5  # of the template after the user's message, at most
 LITTLE = 1.0  # log-odds by which ablation must lower the behaviour to be called removing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
     """Everything one search saw: `directions` with their `candidates` (what each did), in the same order."""
 
@@ -139,7 +139,15 @@ def search_directions(
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
     by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")
-    found = Findings(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
+    found = Findings(
+        directions=tuple(made),
+        candidates=candidates,
+        sets=sets,
+        layer_limit=limit,
+        rank_by=by,
+        untouched=evaluation.untouched,
+        separation=chance.separation.reshape(len(positions), n_layers),
+    )
     found.tell()
     return found
 
@@ -150,8 +158,8 @@ def _direction(
     vector = estimate.read
     along = {name: values[:, number] @ vector for name, values in classes.val.items()}
     return Direction(
-        vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
-        float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
-        float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name, classes.after,
+        basis=vector.float()[None], site=classes.sites[number], estimator=estimator, shows=classes.moments("shows", number), lacks=classes.moments("lacks", number),
+        separation=float(directions.separation(along["shows"], along["lacks"])), auroc=float(directions.auroc(along["shows"], along["lacks"])),
+        split_half_cosine=float(chance.cosine[number]), p=chance.p, candidates=(), layout=session.layout, model_name=session.name, behaviour=behaviour.name, after=classes.after,
         layers=classes.layers(classes.sites[number].position), write=None if estimate.write is None else estimate.write.float()[None],
     )  # fmt: skip

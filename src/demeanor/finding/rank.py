@@ -81,7 +81,9 @@ def find_again(bench: Bench, found: Findings, rank: int) -> Direction:
     sites = list(dict.fromkeys(item.site for item in found.directions if item.site.layer < found.layer_limit))
     estimator = ESTIMATORS.named(first.estimator)
     left, right = _left_and_right(on_shows, first)
-    direction = replace(first, rounds=(Round(1, first.site, first.estimator, auroc=first.auroc, left=left, right=right),))
+    direction = replace(
+        first, rounds=(Round(rank=1, site=first.site, estimator=first.estimator, auroc=first.auroc, left=left, right=right),)
+    )
     if right is not None and right < ENOUGH and left < 1 - right:  # more is wrong than still shows the behaviour
         wide = _for_answers(bench, found, direction, rank)
         if len(wide.basis) > 1:
@@ -102,7 +104,15 @@ def find_again(bench: Bench, found: Findings, rank: int) -> Direction:
             break
         direction = replace(direction, basis=basis)
         left, right = _left_and_right(on_shows, direction)
-        gained = Round(len(basis), sites[best], estimator.name, session.decode(found.after), auroc, left, right)
+        gained = Round(
+            rank=len(basis),
+            site=sites[best],
+            estimator=estimator.name,
+            opening=session.decode(found.after),
+            auroc=auroc,
+            left=left,
+            right=right,
+        )
         direction = replace(direction, rounds=(*direction.rounds, gained))
     return direction
 
@@ -204,7 +214,7 @@ def iterate(
         if now < reached + GAIN:
             break
         basis, reached = best.basis, now
-        rounds.append(Round(len(basis), best.site, best.estimator, session.decode(best.opening), right=now))
+        rounds.append(Round(rank=len(basis), site=best.site, estimator=best.estimator, opening=session.decode(best.opening), right=now))
     return replace(direction, basis=basis, rounds=(*direction.rounds, *rounds)), rounds
 
 

@@ -17,6 +17,7 @@ from ..algebra import directions
 from ..algebra.moments import Moments
 from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Direction
+from ..controls.direction import as_direction
 from ..errors import ControlError, DataError
 from ..measure.bench import Bench
 from ..models import Session, Site
@@ -26,7 +27,7 @@ from .filter import Sets, filter_prompts
 from .plan import UpdatePlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerDrift:
     """What the new prompts changed at one site: the cosine of the mean difference before and after, of the mean difference
     of the new prompts alone with the one before, and by how many within-class deviations either class mean moved."""
@@ -57,7 +58,7 @@ def update(session: Session, direction: Direction, behaviour: BehaviourLike, pla
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
     max_prompts = UpdatePlan.given(plan, options, "update").max_prompts
-    behaviour = as_behaviour(behaviour, session)
+    behaviour, direction = as_behaviour(behaviour, session), as_direction(direction)
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
     bench = Bench(session, behaviour, "val", max_prompts=max_prompts)
@@ -93,7 +94,7 @@ def _refuse_unmergeable(session: Session, direction: Direction) -> None:
             f"A direction of rank {len(direction.basis)} by {direction.estimator} does not follow from merged means; find it anew on all prompts."
         )
     if direction.layers is None:
-        raise ControlError("The direction file holds no moments of all layers, as files of earlier versions do not; find it anew.")
+        raise ControlError("The direction holds no moments of all layers; find it anew.")
 
 
 def _at(moments: Moments, layer: int) -> Moments:
@@ -119,9 +120,9 @@ def _drift(site: Site, before: tuple[Moments, Moments], new: Mapping[str, Moment
 
     was = difference(*before)
     return LayerDrift(
-        site,
-        float(was @ difference(*after)),
-        float(was @ difference(new["shows"], new["lacks"])),
-        moved(before[0], after[0]),
-        moved(before[1], after[1]),
+        site=site,
+        cosine=float(was @ difference(*after)),
+        cosine_of_new=float(was @ difference(new["shows"], new["lacks"])),
+        shows_moved=moved(before[0], after[0]),
+        lacks_moved=moved(before[1], after[1]),
     )

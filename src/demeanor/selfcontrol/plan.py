@@ -82,7 +82,11 @@ class PromptsPlan(BasePlan):
     @cached_property
     def rows(self) -> list[Prompt] | None:
         """The prompts of the file, where one is named."""
-        return None if self.prompts is None else asked(prompts_from_rows(read_rows(self.prompts), Columns(self.column), str(self.prompts)))
+        return (
+            None
+            if self.prompts is None
+            else asked(prompts_from_rows(read_rows(self.prompts), Columns(prompt=self.column), str(self.prompts)))
+        )
 
     def check(self, named: Sequence[Behaviour | Preset]) -> None:
         """DataError for a file or a set without prompts, before a model is loaded; what a preset lacks is told when it is settled."""

@@ -32,7 +32,7 @@ class Conversation:
 
     def before(self, turn: int) -> Prompt:
         """The prompt that a turn of the assistant answers."""
-        return Prompt(self.turns[:turn], self.system)
+        return Prompt(messages=self.turns[:turn], system=self.system)
 
     @property
     def replies(self) -> list[int]:

@@ -67,7 +67,7 @@ class SessionLM(TemplateLM):
         said = [(message["role"], message["content"]) for message in chat_history]
         prefill = "" if add_generation_prompt else said.pop()[1]
         system = said.pop(0)[1] if said and said[0][0] == "system" else None
-        return self.session.render(Prompt(tuple(said), system=system, prefill=prefill))
+        return self.session.render(Prompt(messages=tuple(said), system=system, prefill=prefill))
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         tokenizer = self.session.tokenizer

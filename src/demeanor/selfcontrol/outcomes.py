@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..behaviours import Detect, Prompt, Question, as_prompt
+from ..behaviours import Detect, Prompt, Question, as_prompts, as_questions
 from ..controls import save_control
 from ..controls.files import CONTROL
 from ..detect import make_detector, present
@@ -43,7 +43,7 @@ class Outcome:
 
 def scores(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[str], questions: Sequence[Question]) -> list[float]:
     """S of a reply to each prompt: what the model itself says of it, uncontrolled, from 0 (not as the questions want it) to 1."""
-    return SelfJudgement(tuple(questions), session=session).probabilities(replies, [as_prompt(prompt) for prompt in prompts])
+    return SelfJudgement(as_questions(questions), session=session).probabilities(replies, as_prompts(prompts))
 
 
 def outcome(session: Session, found: Traces, detect: Detect) -> Outcome:

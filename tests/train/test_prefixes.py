@@ -77,7 +77,9 @@ def test_prompts_that_are_measured_on_are_not_learned_from(
     test, train = (tuple(organism.encode(asked(wanted.set("shows", split))[0])) for split in ("test", "train"))  # type: ignore[arg-type]
     layers, d_model = organism.layout.n_layers, organism.layout.d_model
     states = States((test, train), tuple(torch.randn(layers, len(ids), d_model) * 0.01 for ids in (test, train)))
-    save_control(Control((), organism.layout, "organism", {}, (states,)), tmp_path / "c.safetensors")
+    save_control(
+        Control(parts=(), layout=organism.layout, model_name="organism", made_from={}, states=(states,)), tmp_path / "c.safetensors"
+    )
     plan = Prefix(**FEW, control=str(tmp_path / "c.safetensors"), prompts=4, max_steps=1, max_prompts=2)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
