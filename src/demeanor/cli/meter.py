@@ -15,10 +15,10 @@ from ..errors import DataError
 from ..io.atomic import new_file, refuse_folder
 from ..measure.condition import Condition
 from ..measure.meter import ScoreTable, aggregate, compare, flows, read_table
-from ..measure.meter.aggregate import shifts
-from ..measure.meter.flows import sankey
+from ..measure.meter.aggregates import shifts
 from ..measure.meter.plan import ReplyPlan, ScorePlan
 from ..measure.meter.scoring import replied, scored, texts_of, write_rows
+from ..measure.meter.transitions import sankey
 from ..models import Loading
 from ..progress import say
 from .from_model import from_plans

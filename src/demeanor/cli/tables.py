@@ -16,7 +16,7 @@ from ..job.result import Run
 from ..measure import Measurement
 from ..measure.changed import Changed
 from ..measure.meter import Aggregate
-from ..measure.meter.flows import LEVELS, Flows
+from ..measure.meter.transitions import LEVELS, Flows
 from ..measure.side_by_side import SideBySide
 from ..measure.suites import Change, Suite, TaskScore, headlines
 from ..models import Layout
