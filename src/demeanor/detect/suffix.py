@@ -14,8 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..behaviours import Prompt
-from ..behaviours.behaviour import Question
+from ..behaviours import Prompt, Question
 from ..errors import DataError, ModelError
 from ..models import Session
 from .detector import Detector, detector

@@ -58,7 +58,8 @@ class Session(Texts):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype_name(self) -> str:
