@@ -45,7 +45,8 @@ class LanguageModel(Texts):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype_name(self) -> str:

@@ -75,7 +75,8 @@ def _greatest(effect: Tensor, count: int) -> Tensor:
 def capped(values: Tensor, norms: Tensor, cap: float) -> Tensor:
     """values [..., d_model] with no more than the share `cap` of norms [...] at any place."""
     size = values.norm(dim=-1)
-    return values * (cap * norms / size.clamp_min(TINY)).clamp_max(1.0)[..., None]
+    share: Tensor = (cap * norms / size.clamp_min(TINY)).clamp_max(1.0)
+    return values * share[..., None]
 
 
 @dataclass(frozen=True)
