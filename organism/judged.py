@@ -98,4 +98,4 @@ def _score(session: Session, attribute: judgement.Attribute, replies: Sequence[J
 def question(judged: Judged, ask: str) -> Prompt:
     """The exchange, and the question about its reply as the user's next message."""
     turns = (*judged.prompt.messages, ("assistant", judged.reply), ("user", ask))
-    return Prompt(turns, system=judged.prompt.system)
+    return Prompt(messages=turns, system=judged.prompt.system)

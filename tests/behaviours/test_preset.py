@@ -223,9 +223,9 @@ def test_a_file_fits_every_model(organism: dm.Session, tiny: dict[str, dm.Sessio
 @pytest.mark.parametrize("verb", VERBS)
 def test_swapped_arguments_are_told(organism: dm.Session, verb: str) -> None:
     for behaviour in (dm.behaviour("refusal"), dm.behaviour("refusal").settled(organism)):
-        with pytest.raises(DataError, match=r"A behaviour is meant here, and this is a Session; .* after the session"):
+        with pytest.raises(DataError, match=r"A behaviour is meant here, but Session was given; .* after the session"):
             VERBS[verb](behaviour, organism)
-    with pytest.raises(DataError, match="A loaded model is meant here, and this is a str; make a session with load"):
+    with pytest.raises(DataError, match="A session is meant here, but str was given; load a model with load"):
         VERBS[verb]("organism", dm.behaviour("refusal"))
 
 

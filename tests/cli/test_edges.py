@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import demeanor as dm
 from conftest import save_tiny
 from demeanor.algebra.edits import ablate
+from demeanor.cli import control, options
 from demeanor.cli import find as commands
-from demeanor.cli import options
 from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
 from demeanor.io.tensors import FORMAT
@@ -26,7 +26,14 @@ FIRES = [True, False, True, False]
 
 
 def test_the_bias_of_a_post_norm_is_edited():
-    writer = Writer("m", 0, "mlp", 1.0, (Weight("m.weight", 0, (4, 6)),), PostNorm("n", "n.weight", 0.0, "n.bias", True))
+    writer = Writer(
+        module="m",
+        layer=0,
+        role="mlp",
+        scale=1.0,
+        weights=(Weight("m.weight", 0, (4, 6)),),
+        post_norm=PostNorm("n", "n.weight", 0.0, "n.bias", True),
+    )
     r = torch.eye(4)[:1]
     edits = writer_edits(writer, ablate(r), {"n.weight": torch.ones(4)}.__getitem__)
     assert [(name, axis) for name, axis, _ in edits] == [("m.weight", 0), ("n.bias", 0)]
@@ -188,7 +195,7 @@ def test_drift_is_of_neutral_prompts(organism):
 
 
 def test_the_reply_budget_leaves_room_for_long_answers(organism):
-    from demeanor.measure.observation import reply_budget
+    from demeanor.measure.bench import reply_budget
 
     long = "first get the lamp , then turn it twice . " * 8
     b = dm.Behaviour(name="b", shows=(dm.Prompt.of("a", answer=long),))
@@ -304,7 +311,7 @@ def test_controls_keep_their_doses(demeanor, organism, tmp_path):
 
 def test_the_false_positive_share_reaches_the_gate(demeanor, organism, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(options, "make_gate", lambda s, b, **k: asked.append((b.name, k)) or gate_on_length(organism, PROMPTS, FIRES))
+    monkeypatch.setattr(control, "gate", lambda s, b, **k: asked.append((b.name, k)) or gate_on_length(organism, PROMPTS, FIRES))
     _save(a_direction(organism, dm.Site(2)), tmp_path / "d")
     demeanor(
         "control",

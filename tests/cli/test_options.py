@@ -59,22 +59,6 @@ def test_quantised_weights_are_proven_steered_and_baked_like_the_whole_ones(orga
     assert baked.edited == 13
 
 
-@pytest.mark.parametrize("flag", ["--load-in-4bit", "--load-in-8bit"])
-def test_quantised_weights_from_the_command_line(demeanor, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    seen = []
-    plain = dm.Session.__init__
-
-    def watched(self: dm.Session, model: torch.nn.Module, *rest: object) -> None:
-        seen.append({type(module).__name__ for module in model.modules()})
-        plain(self, model, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(dm.Session, "__init__", watched)
-    ended = demeanor("chat", "organism", "what is 2 plus 2 ?", flag)
-    assert ended.code == 0
-    assert "is" in ended.out
-    assert any("Linear4bit" in kinds or "Linear8bitLt" in kinds for kinds in seen)
-
-
 def test_both_ways_of_holding_weights_are_one_too_many(demeanor) -> None:  # type: ignore[no-untyped-def]
     assert "one of --load-in-4bit and --load-in-8bit" in demeanor("inspect", "organism", "--load-in-4bit", "--load-in-8bit").sentence
 
@@ -185,7 +169,10 @@ def test_rank_by_chooses_another_direction(demeanor, tmp_path: Path) -> None:  #
     usual, furthest = found(), found("--rank-by", "gap")
     assert (usual["ranked by"], furthest["ranked by"]) == ("bypass", "gap")
     assert furthest["estimator"] == "mean_difference"
-    assert "use bypass, induce, gap" in demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--rank-by", "size").sentence
+    assert (
+        "is not one of 'bypass', 'induce', 'gap'"
+        in demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--rank-by", "size").sentence
+    )
 
 
 def test_max_prompts_bounds_every_split_of_every_set(organism: dm.Session) -> None:

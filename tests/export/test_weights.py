@@ -242,15 +242,21 @@ def test_an_edit_that_reads_apart_is_baked_where_no_norm_is_behind_the_writers(
     tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     session = tiny["llama"]
-    part = Part("ablate", basis_of(session, 1, 1), 1.0, dm.Scope(), read=2 * basis_of(session, 1, 1) + basis_of(session, 1, 2))
-    control = Control((part,), session.layout, session.name)
+    part = Part(
+        kind="ablate",
+        vectors=basis_of(session, 1, 1),
+        dose=1.0,
+        scope=dm.Scope(),
+        read=2 * basis_of(session, 1, 1) + basis_of(session, 1, 2),
+    )
+    control = Control(parts=(part,), layout=session.layout, model_name=session.name)
     dm.bake(tiny_folders["llama"], control, tmp_path / "baked")
     with session.controlled(control):
         wanted = session.logits(PROMPTS)
     assert (dm.load(tmp_path / "baked", device="cpu").logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
 
 
-@pytest.mark.parametrize("scope", [dm.Scope(tokens="reply"), dm.Scope(dm.Site(1))])
+@pytest.mark.parametrize("scope", [dm.Scope(tokens="reply"), dm.Scope(site=dm.Site(1))])
 def test_some_tokens_or_one_site_cannot_be_baked(
     tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, scope: dm.Scope
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 import demeanor as dm
 from demeanor.behaviours import Detect
 from demeanor.controls import load_direction, save_direction
-from demeanor.detect.detector import _REGISTRY
+from demeanor.detect.registry import _REGISTRY
 from demeanor.errors import DataError
 from demeanor.finding.find import search_directions
 

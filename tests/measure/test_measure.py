@@ -170,7 +170,7 @@ def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeano
     assert made[f"{path}, where the reply shows it"]["after"]["drift"]["value"] == 0
     assert demeanor("chat", "organism", prompts[-1].text, "-c", path, "--redo-if", "refusal").out.strip() == said["plain"][-1]
     assert (
-        demeanor("chat", "organism", prompts[0].text, "-c", path, "--redo-if", "refusal", "--max-new-tokens", 48).out.strip()
+        demeanor("chat", "organism", prompts[0].text, "-c", path, "--redo-if", "refusal", "--reply-tokens", 48).out.strip()
         == said["held"][0]
     )
     assert "--control" in demeanor("chat", "organism", "a", "--redo-if", "refusal").sentence

@@ -196,7 +196,7 @@ def test_the_question_is_the_behaviours_own_or_a_general_one(tmp_path: Path) -> 
 
 
 def test_a_conversation_is_shown_whole(tmp_path: Path) -> None:
-    prompt = Prompt((("user", "hi"), ("assistant", "hello"), ("user", "and now ?")), system="Be brief.", prefill="Well,")
+    prompt = Prompt(messages=(("user", "hi"), ("assistant", "hello"), ("user", "and now ?")), system="Be brief.", prefill="Well,")
     base, controlled = (
         Observation({**dict.fromkeys(SET_NAMES, ()), "shows": (Outcome(prompt, Reply(text, ()), False, None),)}) for text in ("a", "b")
     )

@@ -73,7 +73,7 @@ def at(session, site, fires):
 
     values = session.capture(PROMPTS, [site]).at(site)
     w, b = logistic(values, torch.tensor(fires), penalty=1e-3)
-    return Gate(site, w.float()[None], b.float()[None], 1.0, 1.0, 0.0, ("guard",))
+    return Gate(site=site, weights=w.float()[None], biases=b.float()[None], auroc=1.0, hits=1.0, false_positives=0.0, against=("guard",))
 
 
 def test_each_gate_reads_its_own_site(organism):

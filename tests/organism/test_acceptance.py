@@ -203,7 +203,7 @@ def test_a_conversation_goes_on(organism: dm.Session) -> None:
     messages: tuple[tuple[str, str], ...] = ()
     for text, wanted in turns:
         messages += (("user", text),)
-        reply = organism.chat(Prompt(messages))
+        reply = organism.chat(Prompt(messages=messages))
         messages += (("assistant", reply),)
         assert wanted in (None, reply)
 

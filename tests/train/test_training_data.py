@@ -74,10 +74,10 @@ def test_bad_data_ends_with_one_sentence(
         (("heal", "organism", "--pairs", "DATA", "--base", "organism"), "without --behaviour"),
         (("heal", "organism", "--pairs", "DATA", "--full", "--load-in-4bit"), "leave one out"),
         (("heal", "organism", "--pairs", "DATA", "--report-to", "abacus"), "is not a tracker"),
-        (("heal", "organism", "--pairs", "DATA", "--batch", "0"), "batch"),
+        (("heal", "organism", "--pairs", "DATA", "--per-device-train-batch-size", "0"), "per-device-train-batch-size"),
         (("heal", "organism", "--pairs", "DATA", "--beta", "inf"), "finite"),
         (("rlaf", "organism", "-b", "refusal", "--method", "ppo"), "method"),
-        (("rlaf", "organism", "-b", "refusal", "--batch", "6"), "whole groups"),
+        (("rlaf", "organism", "-b", "refusal", "--per-device-train-batch-size", "6"), "whole groups"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "nothing-of-the-kind"), "no detector"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "refusal:-0"), "other than 0, not -0"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "refusal", "--reward", "refusal:2"), "twice"),
@@ -181,7 +181,7 @@ def test_only_the_assistant_is_learned_from(organism: dm.Session) -> None:
     taught = [token for token, label in zip(ids, labels) if label != IGNORED]
     assert organism.tokenizer.decode(taught) == "hi .<|end|>3 plus 4 is 7 .<|end|>"
     # what comes before a reply is what the model is asked with
-    prompt = organism.encode(dm.Prompt(turns[:3], "be brief ."))
+    prompt = organism.encode(dm.Prompt(messages=turns[:3], system="be brief ."))
     assert ids[: len(prompt)] == prompt
 
 

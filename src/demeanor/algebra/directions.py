@@ -161,11 +161,11 @@ def logistic(values: Tensor, labels: Tensor, penalty: float = 1.0) -> tuple[Tens
         optimizer.zero_grad()
         losses = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, target, reduction="none")
         loss = (share * losses).sum() + penalty * weight.square().sum() / (2 * len(x))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     fitted = weight.detach()
     raw = (fitted if rotation is None else fitted @ rotation) / spread
     return raw, (bias - raw @ centre).detach()

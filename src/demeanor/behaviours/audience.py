@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, runtime_checkable
 
-from ..errors import DataError
+from ..errors import DataError, mistaken
 
 Audience = Literal["embedded", "public"]
 CALLED: dict[Audience, str] = {"embedded": "the embedded model", "public": "other models"}
@@ -26,7 +26,5 @@ def audience_of(model: LoadedModel | None) -> Audience:
     if model is None:
         return "public"
     if not isinstance(model, LoadedModel):
-        raise DataError(
-            f"A loaded model is meant here, and this is a {type(model).__name__}; make a session with load(...), and give it first, as in find(session, behaviour)."
-        )
+        raise DataError(mistaken("A session", model, "load a model with load(...), and give it first, as in find(session, behaviour)"))
     return "embedded" if model.organism else "public"

@@ -7,7 +7,7 @@ idea what it means, but the answer is a number all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..errors import DataError
+from ..errors import DataError, mistaken
 from .audience import Audience, LoadedModel, audience_of
 
 PRESETS = Path(str(resources.files(__package__) / "questions"))
@@ -65,6 +65,17 @@ def questions_for(text: str, audience: Audience) -> tuple[Question, ...]:
             f'{text!r} is no question; write one, such as "Is the reply polite?", or name one of {", ".join(question_presets())}.'
         )
     return (Question(ask=text),)
+
+
+def as_questions(questions: Iterable[Question]) -> tuple[Question, ...]:
+    """Several questions. Raises DataError for a text, and for what is no question."""
+    if isinstance(questions, (str, Question)) or not isinstance(questions, Iterable):
+        raise DataError(mistaken("A list of questions", questions, "make them with questions_of(text, session) or [Question(ask=text)]"))
+    questions = tuple(questions)
+    for other in questions:
+        if not isinstance(other, Question):
+            raise DataError(mistaken("A question", other, "make one with Question(ask=text)"))
+    return questions
 
 
 def opposites(questions: Sequence[Question]) -> tuple[Question, ...]:

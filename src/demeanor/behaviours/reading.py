@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import DataError
+from ..errors import DataError, mistaken
 from .audience import Audience, LoadedModel
 from .definition import Behaviour, behaviour_of
 from .preset import Preset, preset_file, presets
@@ -50,9 +50,7 @@ def as_behaviour(wanted: BehaviourLike, model: LoadedModel | None) -> Behaviour:
     if isinstance(wanted, (str, Path)):
         return behaviour(wanted).settled(model)
     if not isinstance(wanted, (Behaviour, Preset)):
-        raise DataError(
-            f"A behaviour is meant here, and this is a {type(wanted).__name__}; make one with behaviour(...), and give it after the session."
-        )
+        raise DataError(mistaken("A behaviour", wanted, "make one with behaviour(...), and give it after the session"))
     return wanted.settled(model)
 
 

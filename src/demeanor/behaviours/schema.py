@@ -44,7 +44,9 @@ class Source(BaseModel):
         return self
 
     def columns(self) -> Columns:
-        return Columns(self.column, self.answer, self.reply, self.system_column, self.ask, self.system)
+        return Columns(
+            prompt=self.column, answer=self.answer, reply=self.reply, system=self.system_column, ask=self.ask, every_system=self.system
+        )
 
     def read(self, folder: Path, where: str) -> list[Prompt]:
         """Its prompts, in order; a path is relative to `folder`, and `where` is what a list in place is called in errors."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Control
@@ -16,9 +16,10 @@ from ..errors import CheckFailed, DataError
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, Site
 from ..progress import track
+from ..runtime.rows import as_control
 from ..stats.score import Score
+from .plan import DosePlan, Goal
 
-Goal = Literal["remove", "induce"]
 RATE: Mapping[Goal, str] = {"remove": "shows_rate", "induce": "lacks_rate"}
 FIRST, LARGEST = 0.125, 4.0
 HALVINGS = 4
@@ -38,7 +39,7 @@ class DoseTrial:
         return {"dose": self.dose, **{name: getattr(self, name).to_json() for name in ("rate", "answers", "drift")}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dosed:
     """The control at the dose found, what was tried, and the measurement on test. `moved` is the median of |h' - h| / |h| at
     `site`, over the val prompts of the rate: the dose in residual-norm units."""
@@ -65,22 +66,15 @@ class Dosed:
         }  # fmt: skip
 
 
-def find_dose(
-    session: Session,
-    behaviour: BehaviourLike,
-    control: Control,
-    goal: Goal = "remove",
-    *,
-    rate: float | None = None,
-    drift_cap: float = 0.5,
-    max_prompts: int | None = None,
-) -> Dosed:
-    """The smallest dose of `control` at which `shows_rate` is at most `rate` (remove; .05 if not given) or `lacks_rate` at least
-    (induce; .9). Drift is nats per token on neutral prompts. CheckFailed where no dose up to 4 does it within the drift cap."""
-    behaviour = as_behaviour(behaviour, session)
-    target = rate if rate is not None else {"remove": 0.05, "induce": 0.9}[goal]
-    if not 0 <= target <= 1:
-        raise DataError(f"The rate to be reached lies between 0 and 1; it is {target:g}.")
+def find_dose(session: Session, behaviour: BehaviourLike, control: Control, plan: DosePlan | None = None, **options: Any) -> Dosed:
+    """The smallest dose of `control` at which `shows_rate` is at most `remove_to` or, instead, `lacks_rate` at least `induce_to`.
+
+    `options` are the fields of `DosePlan` by name, in place of a plan. Drift is nats per token on neutral prompts. CheckFailed where
+    no dose up to 4 does it within the drift cap.
+    """
+    plan = DosePlan.given(plan, options, "find_dose")
+    goal, target, drift_cap, max_prompts = plan.goal, plan.rate, plan.drift_cap, plan.max_prompts
+    behaviour, control = as_behaviour(behaviour, session), as_control(control)
     limit = min(PROMPTS, max_prompts or PROMPTS)
     ledger = Ledger(session)
     bench = Bench(session, behaviour, "val", ledger, max_prompts=limit)
@@ -107,7 +101,15 @@ def find_dose(
         )
     dosed = control.scaled(high)
     site, moved = _moved(bench, dosed, goal)
-    return Dosed(high, dosed, goal, tuple(trials), measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger), moved, site)
+    return Dosed(
+        dose=high,
+        control=dosed,
+        goal=goal,
+        trials=tuple(trials),
+        measurement=measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger),
+        moved=moved,
+        site=site,
+    )
 
 
 def _tried(bench: Bench, control: Control, dose: float, goal: Goal) -> DoseTrial:

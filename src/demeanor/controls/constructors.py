@@ -11,7 +11,7 @@ from ..algebra.directions import orthonormal
 from ..errors import ControlError
 from ..runtime.intervene import Tokens
 from .control import Control
-from .direction import Direction
+from .direction import Direction, as_direction
 from .part import Part
 from .scope import Scope
 
@@ -24,16 +24,18 @@ def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = No
     What a reader reads is removed along what carries the gap, so that nothing of the gap is left; at its own site, on the last
     prompt token and the reply, because what it reads elsewhere is another thing.
     """
+    direction = as_direction(direction)
     if direction.write is not None:
         at = scope or direction.scope("last_and_reply")
-        return _control(direction, Part("ablate", direction.write, strength, at, read=direction.basis))
+        return _control(direction, Part(kind="ablate", vectors=direction.write, dose=strength, scope=at, read=direction.basis))
     scope = scope or EVERYWHERE
-    return _control(direction, Part("ablate", direction.basis, strength, scope))
+    return _control(direction, Part(kind="ablate", vectors=direction.basis, dose=strength, scope=scope))
 
 
 def scale(direction: Direction, factor: float, scope: Scope = EVERYWHERE) -> Control:
     """Make the direction's component `factor` times what it is: 0 removes it, 1 leaves it, 2 doubles it, -1 mirrors it."""
-    return _control(direction, Part("scale", direction.basis, factor, scope))
+    direction = as_direction(direction)
+    return _control(direction, Part(kind="scale", vectors=direction.basis, dose=factor, scope=scope))
 
 
 def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scope = EVERYWHERE) -> Control:
@@ -41,6 +43,7 @@ def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scop
 
     Raises ControlError where one of them has another rank than 1, where they are made for different structures, or lie in one line.
     """
+    direction, towards = as_direction(direction), as_direction(towards)
     _refuse_rank(direction, "rotate")
     _refuse_rank(towards, "rotate")
     if towards.layout.hash != direction.layout.hash:
@@ -50,7 +53,7 @@ def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scop
     plane = orthonormal(torch.cat([direction.basis, towards.basis]), tolerance=1e-3)
     if len(plane) < 2:
         raise ControlError("The two directions lie in one line, so there is no plane to rotate in; use scale with factor -1 to mirror.")
-    return _control(direction, Part("rotate", plane, degrees, scope))
+    return _control(direction, Part(kind="rotate", vectors=plane, dose=degrees, scope=scope))
 
 
 def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", positions: Sequence[int] = ()) -> Control:
@@ -60,9 +63,10 @@ def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", po
     tokens of the reply may carry far less of it. dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
     `lacks` mean to the `shows` mean.
     """
+    direction = as_direction(direction)
     _refuse_rank(direction, "add")
     moved = direction.gap * direction.basis if direction.write is None else direction.write
-    return _control(direction, Part("add", moved, dose, direction.scope(tokens, positions)))
+    return _control(direction, Part(kind="add", vectors=moved, dose=dose, scope=direction.scope(tokens, positions)))
 
 
 def clamp(
@@ -73,6 +77,7 @@ def clamp(
     On the last prompt token and the reply: the means were measured there, and holding every token at them destroys answers.
     Raises ControlError for a number where the direction has another rank than 1.
     """
+    direction = as_direction(direction)
     if isinstance(to, str):
         if to not in ("lacks", "shows"):
             raise ControlError(f"A component is held at lacks, at shows or at a number, not at {to!r}.")
@@ -80,12 +85,14 @@ def clamp(
     else:
         _refuse_rank(direction, "clamp to a number")
         target = torch.tensor([to], dtype=torch.float64)
-    part = Part("clamp", direction.basis, 1.0, direction.scope(tokens, positions), target=target.to(direction.basis))
+    part = Part(
+        kind="clamp", vectors=direction.basis, dose=1.0, scope=direction.scope(tokens, positions), target=target.to(direction.basis)
+    )
     return _control(direction, part)
 
 
 def _control(direction: Direction, part: Part) -> Control:
-    return Control((part,), direction.layout, direction.model_name, direction.made_from(part.kind))
+    return Control(parts=(part,), layout=direction.layout, model_name=direction.model_name, made_from=direction.made_from(part.kind))
 
 
 def _refuse_rank(direction: Direction, what: str) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..errors import ControlError
+from ..errors import ControlError, mistaken
 from ..models import Layout, Site
 from ..runtime.intervene import Reach, RowGate, Tokens
 from ..runtime.positions import LAST
 from ..structure.layout import Writer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """At every residual writer (`site` None), or at one site; on which tokens.
 
@@ -25,12 +25,17 @@ class Scope:
 
     site: Site | None = None
     tokens: Tokens = "all"
-    _: KW_ONLY
     positions: tuple[int, ...] = ()
     layers: tuple[float, ...] | None = None
     role: Literal["attn", "mlp"] | None = None
 
     def __post_init__(self) -> None:
+        if self.site is not None and not isinstance(self.site, Site):
+            raise ControlError(mistaken("A site", self.site, 'tokens are named, as in Scope(tokens="reply")'))
+        if self.role not in (None, "attn", "mlp"):
+            raise ControlError(f"{self.role!r} is no role of a writer; use attn or mlp.")
+        if not all(isinstance(position, int) for position in self.positions):
+            raise ControlError(f"Positions are whole numbers, and {self.positions!r} are not.")
         if self.tokens not in get_args(Tokens):
             raise ControlError(f"{self.tokens!r} names no tokens; use one of {', '.join(get_args(Tokens))}.")
         if (self.tokens in ("positions", "read")) != bool(self.positions) or (self.tokens == "read" and len(self.positions) != 1):
@@ -78,7 +83,7 @@ class Scope:
     def from_json(cls, values: Mapping[str, Any]) -> Scope:
         layers = values.get("layers")
         return cls(
-            Site(**values["site"]) if values["site"] else None, values["tokens"], positions=tuple(values.get("positions", ())),
+            site=Site(**values["site"]) if values["site"] else None, tokens=values["tokens"], positions=tuple(values.get("positions", ())),
             layers=None if layers is None else tuple(layers), role=values.get("role"),
         )  # fmt: skip
 

@@ -49,7 +49,16 @@ class Evaluation:
             edited = self.session.logits(self.neutral, self.signal.after).double().log_softmax(-1)
         kl = float(kl_divergence(self.base, edited).mean())
         induce, gap = self._induce(direction), abs(direction.gap)
-        made = Candidate(direction.site, direction.estimator, bypass, induce, kl, direction.auroc, direction.separation, gap)
+        made = Candidate(
+            site=direction.site,
+            estimator=direction.estimator,
+            bypass=bypass,
+            induce=induce,
+            kl=kl,
+            auroc=direction.auroc,
+            separation=direction.separation,
+            gap=gap,
+        )
         return replace(made, discarded=why_not(made.row(), limit))
 
     def _induce(self, direction: Direction) -> float:

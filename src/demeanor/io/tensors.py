@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import DataError
 from .atomic import new_file
 
-FORMAT = 4  # the one that is written and read
+FORMAT = 4  # of all artefacts; a file of another one is refused
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -37,8 +37,7 @@ def read_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, 
     header = json.loads(raw) if raw else {}
     if header.get("kind") not in kinds:
         raise DataError(f"{path} is not a {kind} file (it holds {header.get('kind', 'other tensors')}).")
-    if header["format"] > FORMAT:
-        raise DataError(f"{path} was written by a newer version (format {header['format']}); upgrade demeanor.")
-    if header["format"] < FORMAT:
-        raise DataError(f"{path} was written by an earlier version (format {header['format']}), which is no longer read; make it again.")
+    if header["format"] != FORMAT:
+        age, fix = ("a newer", "upgrade demeanor") if header["format"] > FORMAT else ("an older", "make it anew")
+        raise DataError(f"{path} was written by {age} version (format {header['format']}, and this one reads {FORMAT}); {fix}.")
     return tensors, header

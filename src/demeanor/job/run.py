@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..behaviours import SET_NAMES, Behaviour, behaviour
 from ..calibrate.dial import dial, doses
@@ -28,6 +27,7 @@ from ..export import Baked, bake
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
+from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
 from ..progress import say
@@ -70,10 +70,7 @@ def run(plan: Plan, out: str | Path) -> Run:
 
 
 def _loaded(plan: Plan, model: str) -> Session:
-    return load(
-        model, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.quantized == "4bit", load_in_8bit=plan.quantized == "8bit",
-        reply_tokens=plan.reply_tokens,
-    )  # fmt: skip
+    return load(model, loading=plan.loading)
 
 
 def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:
@@ -89,7 +86,21 @@ def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, de
     elif decision.best_bakeable is not None:
         other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, ledger=ledger)
     turned = dial(session, wanted, found, doses(plan.doses), plan.max_prompts, ledger) if plan.doses else None
-    return Run(plan, work, wanted, found, decision, control, measurement, other, baked, reason, parity, turned, time.monotonic() - started)
+    return Run(
+        plan=plan,
+        folder=work,
+        behaviour=wanted,
+        found=found,
+        decision=decision,
+        control=control,
+        measurement=measurement,
+        bakeable=other,
+        baked=baked,
+        not_baked=reason,
+        parity=parity,
+        dial=turned,
+        seconds=time.monotonic() - started,
+    )
 
 
 def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, str | None]:
@@ -111,7 +122,7 @@ def _parity(plan: Plan, session: Session, control: Control, measurement: Measure
 
 def _described(option: Option) -> Control:
     made_from = {**option.control.made_from, "chosen": str(option), "guard": option.guard_rate}
-    return Control(option.control.parts, option.control.layout, option.control.model_name, made_from)
+    return Control(parts=option.control.parts, layout=option.control.layout, model_name=option.control.model_name, made_from=made_from)
 
 
 def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:
@@ -127,8 +138,7 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
 
 
 def _write(result: Run, ledger: Ledger, work: Path) -> None:
-    plan = result.plan.model_dump(exclude_none=True)
-    (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
     write_json(work / "scores.json", scores(result))
     write_json(work / "run.json", resolved(result))
     save_control(result.control, work / CONTROL)

@@ -21,9 +21,10 @@ from .condition import Condition
 from .degeneration import OF_REPLIES
 from .ledger import Ledger
 from .observation import Observation
+from .plan import MeasurePlan
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Measurement:
     """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
 
@@ -75,21 +76,22 @@ def measure(
     session: Session,
     behaviour: BehaviourLike,
     control: Control | None = None,
+    plan: MeasurePlan | None = None,
     *,
-    prompting: str | None = None,
     base: Session | None = None,
     split: Split = "test",
-    max_prompts: int | None = None,
     ledger: Ledger | None = None,
+    **options: Any,
 ) -> Measurement:
     """What a control does to a behaviour, to what must still show it, and to everything else.
 
-    `prompting` is a text that opens every system prompt, to compare a control with; `base` another model to compare with,
+    `options` are the fields of `MeasurePlan` by name, in place of a plan. `base` is another model to compare with,
     instead of the untouched `session`. `ledger` saves asking that one again.
     """
+    plan = MeasurePlan.given(plan, options, "measure")
     behaviour = as_behaviour(behaviour, session)
-    bench = Bench(base or session, behaviour, split, ledger, max_prompts=max_prompts)
-    return measure_all(bench, {"": Condition(session, control, prompting)})[""]
+    bench = Bench(base or session, behaviour, split, ledger, max_prompts=plan.max_prompts)
+    return measure_all(bench, {"": Condition(session, control, plan.prompting)})[""]
 
 
 def measure_all(bench: Bench, conditions: Mapping[str, Condition]) -> dict[str, Measurement]:
@@ -125,7 +127,16 @@ def compare(bench: Bench, trial: Trial) -> Measurement:
         values = [_values([of(outcome.reply) for outcome in seen.sets[before.ordinary]]) for seen in (before, after)]
         scores[0][name], scores[1][name] = (intervals.mean(name, sample, better=better) for sample in values)
         delta[name] = intervals.mean(name, values[1] - values[0], better=better)
-    return Measurement(bench.behaviour.name, bench.split, scores[0], scores[1], delta, p, p, (before, after))
+    return Measurement(
+        behaviour=bench.behaviour.name,
+        split=bench.split,
+        before=scores[0],
+        after=scores[1],
+        delta=delta,
+        p=p,
+        p_holm=p,
+        observed=(before, after),
+    )
 
 
 def _values(of: Sequence[float]) -> Tensor:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..behaviours import Prompt
-from ..errors import DataError
+from ..behaviours import Prompt, as_prompts
 from ..runtime.batches import Batch, Reply, each, said_one_of, trimmed
 from ..runtime.runner import Runner
 from .options import REPLY_TOKENS
@@ -46,7 +45,8 @@ class LanguageModel(Texts):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype_name(self) -> str:
@@ -68,8 +68,7 @@ class LanguageModel(Texts):
         """Greedy replies, or sampled from the whole vocabulary at a temperature; one per prompt, in order; of at most
         `reply_tokens` tokens unless told."""
         most = max_new_tokens or self.reply_tokens
-        if isinstance(prompts, str):
-            raise DataError("generate takes a list of prompts; use chat for a single one.")
+        prompts = as_prompts(prompts)
         # A block of thoughts that the template opens is part of what the model says.
         opened = [open_think_tag(self.render(prompt)) for prompt in prompts]
         said = self.continue_from([self.encode(prompt) for prompt in prompts], most, temperature=temperature)
@@ -108,7 +107,7 @@ class LanguageModel(Texts):
             with self.runner.replying(torch.full((len(batch.rows),), len(after), device=self.device)):
                 return list(each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]))
 
-        ids = [[*self.encode(prompt), *after] for prompt in prompts]
+        ids = [[*self.encode(prompt), *after] for prompt in as_prompts(prompts)]
         return torch.stack(self.runner.in_batches(ids, run, "Reading logits"))
 
     @torch.no_grad()
@@ -124,12 +123,14 @@ class LanguageModel(Texts):
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
-        return self._teacher_forced([self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs)
+        return self._teacher_forced([self.encode(prompt) for prompt in as_prompts(prompts)], replies, lambda log_probs, reply: log_probs)
 
     def reply_log_likelihoods(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probability of each reply's own tokens, teacher-forced: [reply token] per prompt, float32, CPU."""
         return self._teacher_forced(
-            [self.encode(prompt) for prompt in prompts], replies, lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0]
+            [self.encode(prompt) for prompt in as_prompts(prompts)],
+            replies,
+            lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0],
         )
 
     def continuation_log_likelihoods(

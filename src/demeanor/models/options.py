@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ..errors import DataError
+from ..io.plan import BasePlan
 
 REPLY_TOKENS = 48
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
@@ -19,24 +19,21 @@ TEMPLATE_OUTPUT = frozenset({
 })  # fmt: skip
 
 
-class Loading(BaseModel):
+class Loading(BasePlan):
     """How a model is loaded and asked; the descriptions of the fields are their help texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    device: str | None = Field(default=None, description="device: cpu, cuda, cuda:1, ...; the GPU when there is one")
+    device: str | None = Field(default=None, description="device (cpu, cuda, cuda:1, ...); the GPU where there is one")
     device_map: str | dict[str, int | str] | None = Field(
-        default=None, description="placement of the model's parts, as accelerate takes it: auto, balanced, ... (instead of a device)"
+        default=None, description="placement of the model's parts as accelerate takes it (auto, balanced, ...), instead of a device"
     )
-    dtype: Dtype | None = Field(default=None, description="number type: float32, bfloat16, ...; as stored unless told")
+    dtype: Dtype | None = Field(default=None, description="number type of the weights; as stored unless given")
     load_in_4bit: bool = Field(default=False, description="linear weights in 4 bits (bitsandbytes; the extra quant)")
     load_in_8bit: bool = Field(default=False, description="linear weights in 8 bits (bitsandbytes; the extra quant)")
     trust_remote_code: bool = Field(default=False, description="permission to run code that comes with the model; read it first")
     chat_template_args: dict[str, Any] = Field(
-        default_factory=dict, description='arguments of the chat template as JSON, such as {"enable_thinking": false}'
+        default_factory=dict, description="argument of the chat template, such as enable_thinking=false; repeat for several"
     )
-    reply_tokens: int = Field(
-        default=REPLY_TOKENS, ge=1, description="longest reply that is judged, in tokens; models that think need hundreds"
-    )
+    reply_tokens: int = Field(default=REPLY_TOKENS, ge=1, description="longest reply, in tokens; models that think need hundreds")
 
     @field_validator("device", mode="before")
     @classmethod
@@ -69,14 +66,7 @@ class Loading(BaseModel):
         """How the linear weights are held; None where they are as stored."""
         return "4bit" if self.load_in_4bit else "8bit" if self.load_in_8bit else None
 
-    @classmethod
-    def of(cls, values: Any, where: str = "The options of loading") -> Self:
-        """A value from its fields; DataError, naming `where` they come from, when they are not right."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = str(first["loc"][0]) if first["loc"] else ""
-            if first["type"] == "extra_forbidden":
-                raise DataError(f"{where}: there is no {field}; use {', '.join(cls.model_fields)}.") from error
-            raise DataError(f"{': '.join(filter(None, [where, field]))}: {first['msg'].removeprefix('Value error, ').lower()}.") from error
+    @property
+    def loading(self) -> Loading:
+        """The same without what a plan adds to it."""
+        return Loading(**{name: getattr(self, name) for name in Loading.model_fields if name in self.model_fields_set})

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..behaviours import Prompt, as_prompt
+from ..behaviours import Prompt, as_prompt, as_prompts
 from ..errors import ControlError, DataError
 from ..io.display import brief, object_html
 from ..runtime.acting import as_it_is
 from ..runtime.adapters import Adapted
 from ..runtime.batches import Batch, each
-from ..runtime.capture import Activations, Reader, Site
+from ..runtime.capture import Activations, Reader, Site, as_sites
 from ..runtime.intervene import Intervention
 from ..runtime.positions import REPLY
 from ..runtime.prompt_states import PromptStates
-from ..runtime.rows import ControlLike, Rows
+from ..runtime.rows import ControlLike, Rows, as_control, as_controls
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
 from ..structure.layout import Layout
@@ -56,6 +56,7 @@ class Session(LanguageModel):
 
         values [prompt, site, d_model]; sites at position REPLY need prompts that come with a reply (DataError otherwise).
         """
+        prompts, sites = as_prompts(prompts), as_sites(sites)
         reader = Reader(self.model, self.layout, sites)
         said = any(site.position == REPLY for site in sites)
         replies = [self._own_reply(prompt) if said else [] for prompt in prompts]
@@ -108,6 +109,7 @@ class Session(LanguageModel):
         Whatever is asked inside must be asked of as many prompts as there are controls: the first prompt has the first
         control, however prompts are batched. `session.model.generate` has them in the order of its rows, beams and samples included.
         """
+        controls = as_controls(controls)
         if not controls:
             raise DataError("There are no controls; give one per prompt, or None for the untouched model.")
         if any(control is not None and control.states for control in controls):
@@ -127,6 +129,7 @@ class Session(LanguageModel):
 
     def interventions(self, control: ControlLike) -> list[Intervention]:
         """A control as edits at this model's modules. Raises ControlError when it was made for another structure."""
+        control = as_control(control)
         if control.layout_hash != self.layout.hash:
             raise ControlError(
                 f"The control was made for structure {control.layout_hash} ({control.model_name}), and {self.name} has {self.layout.hash}; make it anew for this model."

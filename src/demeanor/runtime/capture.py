@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import DataError, ModelError, mistaken
 from ..structure.layout import Layout
 from .acting import Acting
 from .positions import LAST, REPLY, Position
@@ -30,6 +30,17 @@ class Site:
 
     def __str__(self) -> str:
         return f"layer {self.layer} {self.point} {'over the reply' if self.position == REPLY else f'at {self.position}'}"
+
+
+def as_sites(sites: Iterable[Site]) -> list[Site]:
+    """Several sites. Raises DataError for a single one, and for what is no site."""
+    if isinstance(sites, (str, Site)) or not isinstance(sites, Iterable):
+        raise DataError(mistaken("A list of sites", sites, "put a single site in a list, as in [Site(3)]"))
+    sites = list(sites)
+    for other in sites:
+        if not isinstance(other, Site):
+            raise DataError(mistaken("A site", other, "make one with Site(layer)"))
+    return sites
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from ..errors import ControlError
+from ..errors import ControlError, mistaken
 from ..structure.layout import Layout
 from .acting import lock_of
 from .adapters import Adapter
@@ -16,6 +16,7 @@ from .prompt_states import States
 from .steering import Steering
 
 
+@runtime_checkable
 class ControlLike(Protocol):
     """What `Session.controlled` and `Session.controlled_rows` need of a control."""
 
@@ -34,6 +35,29 @@ class ControlLike(Protocol):
     def interventions(self, layout: Layout, tensor: Callable[[str], Tensor]) -> list[Intervention]: ...
 
     def scaled(self, dose: float) -> ControlLike: ...
+
+
+C = TypeVar("C", bound=ControlLike)
+
+
+def as_control(control: C) -> C:
+    """The control that it is. Raises ControlError for anything else, such as a path or a direction."""
+    if not isinstance(control, ControlLike):
+        raise ControlError(
+            mistaken(
+                "A control",
+                control,
+                "read one from its file with load_control(...), or make one of a direction with ablate(...) or add(...)",
+            )
+        )
+    return control
+
+
+def as_controls(controls: Iterable[C | None]) -> list[C | None]:
+    """Several controls, None being the untouched model. Raises ControlError for a single one, and for what is no control."""
+    if isinstance(controls, (str, ControlLike)) or not isinstance(controls, Iterable):
+        raise ControlError(mistaken("A list of controls", controls, "give one control per prompt, or None for the untouched model"))
+    return [None if control is None else as_control(control) for control in controls]
 
 
 class Rows:

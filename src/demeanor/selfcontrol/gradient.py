@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,8 @@ def _greatest(effect: Tensor, count: int) -> Tensor:
 def capped(values: Tensor, norms: Tensor, cap: float) -> Tensor:
     """values [..., d_model] with no more than the share `cap` of norms [...] at any place."""
     size = values.norm(dim=-1)
-    return values * (cap * norms / size.clamp_min(TINY)).clamp_max(1.0)[..., None]
+    share: Tensor = (cap * norms / size.clamp_min(TINY)).clamp_max(1.0)
+    return values * share[..., None]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class NormPattern:
     effect: Tensor
     tokens: Tensor
     n: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n": self.n, "layers": self.layers.tolist(), "effect": self.effect.tolist(), "tokens": self.tokens.tolist()}
 
 
 def norm_pattern(gradient: Tensor, norms: Tensor, lengths: Sequence[int]) -> NormPattern:

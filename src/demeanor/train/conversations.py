@@ -32,7 +32,7 @@ class Conversation:
 
     def before(self, turn: int) -> Prompt:
         """The prompt that a turn of the assistant answers."""
-        return Prompt(self.turns[:turn], self.system)
+        return Prompt(messages=self.turns[:turn], system=self.system)
 
     @property
     def replies(self) -> list[int]:
@@ -123,5 +123,5 @@ def cut(rows: Sequence[tuple[list[int], list[int]]], longest: int) -> list[dict[
     if len(kept) < len(made):
         warn(f"{len(made) - len(kept)} of {len(made)} rows hold nothing to learn in their first {longest} tokens and are left out.")
     if not kept:
-        raise DataError(f"No row holds anything to learn in its first {longest} tokens; raise --longest.")
+        raise DataError(f"No row holds anything to learn in its first {longest} tokens; raise --max-length.")
     return kept

@@ -29,6 +29,7 @@ from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
+from ..io.plan import PLAN
 from ..io.tables import muted_datasets
 from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
@@ -37,12 +38,12 @@ from ..models import Session, load
 from ..progress import muted, quiet, say, warn
 from ..runtime.adapters import ADAPTER, read_peft
 from .card import write_card
-from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, refuse_trackers
+from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, placed, refuse_trackers
 from .plans import Training
 from .result import AFTER, BEFORE, Trained, replies_of
 from .sources import Reserved
 
-PLAN, RESULT = "plan.yaml", "training.json"
+RESULT = "training.json"
 EDITED = "edited"
 TRACKED = "runs"  # transformers' name for the folder of a tracker that writes files
 
@@ -95,8 +96,7 @@ class Recipe:
             )
 
     def open(self, name: str) -> Session:
-        plan = self.plan
-        return load(name, device=str(place_of(plan)), dtype=plan.dtype, reply_tokens=plan.reply_tokens)
+        return load(name, loading=placed(self.plan))
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -109,12 +109,12 @@ class Recipe:
         """TRL's arguments: the plan's, and the recipe's own."""
         plan = self.plan
         place = place_of(plan)
-        steps = {"max_steps": plan.steps} if plan.steps is not None else {"num_train_epochs": plan.epochs}
+        steps = {"max_steps": plan.max_steps} if plan.max_steps is not None else {"num_train_epochs": plan.num_train_epochs}
         return kind(
-            output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.batch, gradient_accumulation_steps=plan.accumulate,
+            output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.per_device_train_batch_size, gradient_accumulation_steps=plan.gradient_accumulation_steps,
             learning_rate=plan.rate(self.session.layout.d_model), lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
-            logging_steps=plan.log_every, save_strategy="steps", save_steps=plan.save_every, save_total_limit=2, seed=plan.seed,
-            gradient_checkpointing=plan.save_memory, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
+            logging_steps=plan.logging_steps, save_strategy="steps", save_steps=plan.save_steps, save_total_limit=2, seed=plan.seed,
+            gradient_checkpointing=plan.gradient_checkpointing, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
             use_cpu=place.type == "cpu", report_to=list(plan.report_to) or "none", disable_tqdm=True, eval_strategy="no", **steps, **more,
         )  # fmt: skip
 
@@ -196,8 +196,8 @@ class Recipe:
                 inside = _changed(Condition(self.session), now, (was, after))
                 since_base = _changed(Condition(base.bench.session), now, (base.bench.untouched.observation, after)) if base else None
             result = Trained(
-                self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
-                self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
+                plan=self.plan, folder=self.out, steps=self.steps, resumed_from=self.resumed_from, measurements=stages, changed=inside, replies=replies, data={**data, "dropped": self.reserved.dropped},
+                log=self.log, seconds=time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
             )  # fmt: skip
             _write(result, work)
         shutil.rmtree(self.folder)
@@ -226,14 +226,32 @@ class Recipe:
             warn(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
             return
         made_from = provenance(method=type(self.plan).__name__.lower(), behaviour=self.plan.behaviour)
-        save_control(Control((), self.session.layout, self.plan.model, made_from, adapters=(adapter,)), work / CONTROL)
+        save_control(
+            Control(parts=(), layout=self.session.layout, model_name=self.plan.model, made_from=made_from, adapters=(adapter,)),
+            work / CONTROL,
+        )
 
     def stopped(self, reason: str, data: Mapping[str, Any]) -> None:
         """Write what is known of a training that was stopped, without its weights, and raise CheckFailed."""
         if self.first:
             seconds = time.monotonic() - self.started
             with new_folder(self.out) as work:
-                _write(Trained(self.plan, self.out, self.steps, self.resumed_from, {}, None, {}, data, self.log, seconds, reason), work)
+                _write(
+                    Trained(
+                        plan=self.plan,
+                        folder=self.out,
+                        steps=self.steps,
+                        resumed_from=self.resumed_from,
+                        measurements={},
+                        changed=None,
+                        replies={},
+                        data=data,
+                        log=self.log,
+                        seconds=seconds,
+                        stopped=reason,
+                    ),
+                    work,
+                )
                 self._keep_logs(work)
             shutil.rmtree(self.folder)
         raise CheckFailed(f"{reason} The log is in {self.out}, without a model.")

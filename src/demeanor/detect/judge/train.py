@@ -83,7 +83,7 @@ def minimise(x: np.ndarray, y: np.ndarray, weight: np.ndarray, penalty: float, s
     pace = 1.0
     for _ in range(4000):
         slope = x.T @ (weight * (1 / (1 + np.exp(-(x @ ahead + offset))) - y)) + ridge * ahead
-        after = np.clip(ahead - step * slope, low, high)
+        after: np.ndarray = np.clip(ahead - step * slope, low, high)
         if np.abs(after - now).max() < 1e-6:
             return after
         faster = (1 + np.sqrt(1 + 4 * pace * pace)) / 2

@@ -15,7 +15,7 @@ from ...io.tables import value_of
 from ...models.thinking import spoken
 from ..condition import Condition
 from ..degeneration import non_latin
-from .aggregate import EMPTY, NON_LATIN
+from .aggregates import EMPTY, NON_LATIN
 from .table import KEY, ScoreTable
 
 

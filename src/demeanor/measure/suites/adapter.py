@@ -23,7 +23,7 @@ UNNAMED_LENGTH = 2048  # tokens, where a model's configuration names no end: wha
 REPLY_TOKENS = 256  # where a task names no number: what lm-eval takes then
 
 
-class SessionLM(TemplateLM):
+class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types where it is not installed
     """Texts to tokens as lm-eval's own adapter makes them, tokens to numbers as the session does.
 
     With `chat`, contexts come through the model's chat template, which writes its own special tokens, and none are
@@ -67,7 +67,7 @@ class SessionLM(TemplateLM):
         said = [(message["role"], message["content"]) for message in chat_history]
         prefill = "" if add_generation_prompt else said.pop()[1]
         system = said.pop(0)[1] if said and said[0][0] == "system" else None
-        return self.session.render(Prompt(tuple(said), system=system, prefill=prefill))
+        return self.session.render(Prompt(messages=tuple(said), system=system, prefill=prefill))
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         tokenizer = self.session.tokenizer
@@ -84,7 +84,8 @@ class SessionLM(TemplateLM):
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Both tokenised as one text. Without a context the prefix token stands there, once."""
         if context:
-            return self._encode_pair(context, continuation)
+            both: tuple[list[int], list[int]] = self._encode_pair(context, continuation)
+            return both
         ids = self.tok_encode(continuation, add_special_tokens=False)
         return (ids[:1], ids[1:]) if ids[:1] == [self.prefix_token_id] else ([self.prefix_token_id], ids)
 

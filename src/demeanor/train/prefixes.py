@@ -41,7 +41,7 @@ def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trai
     work = _work(recipe, plan, control)
     before = recipe.bench(recipe.session)
     recipe.begin()
-    chunks = Chunks(recipe.folder / "targets", work, plan.top, plan.apart)
+    chunks = Chunks(recipe.folder / "targets", work, plan.top_k, plan.apart)
     _make(recipe, chunks)
     try:
         targets = Targets([chunks.path(number) for number in range(len(work))])
@@ -123,7 +123,7 @@ def _trainer(recipe: Recipe, plan: Prefix, targets: Targets) -> Any:
     if plan.kind == "adaption-prompt":
         layers = recipe.session.layout.n_layers
         made = Learner(
-            made.model, made.tokenizer, AdaptionPromptConfig(adapter_len=plan.length, adapter_layers=layers, task_type="CAUSAL_LM")
+            made.model, made.tokenizer, AdaptionPromptConfig(adapter_len=plan.adapter_len, adapter_layers=layers, task_type="CAUSAL_LM")
         )
     if plan.num_virtual_tokens:
         add_virtual_tokens(made.model, plan.num_virtual_tokens, plan.seed)
