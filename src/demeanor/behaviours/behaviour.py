@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from ..errors import DataError
+from ..io.registry import file_and_name
 from ..io.tables import dataset_rows, read_rows, selected
 from ..progress import say
 from .prompts import Columns, Prompt, Split, distinct, prompts_from_rows
@@ -71,7 +72,7 @@ class Source(BaseModel):
 
 
 class Detect(BaseModel):
-    """The detector by its registered name, with its arguments."""
+    """The detector by its name (registered, of an installed package, or `path.py:name`), with its arguments."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -259,9 +260,13 @@ def _read(path: Path) -> Behaviour:
 
 
 def _beside(detect: Detect, path: Path) -> Detect:
-    """A detector's `file` is relative to the behaviour file, as the paths of sets are."""
-    file = detect.arguments.get("file")
-    return detect.model_copy(update={"file": str(path.parent / file)}) if isinstance(file, str) else detect
+    """A detector's `file` is relative to the behaviour file, as the paths of sets are; so is the file of one named `path.py:name`,
+    if it lies there."""
+    file, in_file = detect.arguments.get("file"), file_and_name(detect.name)
+    update = {"file": str(path.parent / file)} if isinstance(file, str) else {}
+    if in_file is not None and (path.parent / in_file[0]).is_file():
+        update["name"] = str(path.parent / detect.name)
+    return detect.model_copy(update=update)
 
 
 def _paired(shows: list[Prompt], lacks: list[Prompt], path: Path) -> dict[SetName, tuple[Prompt, ...]]:

@@ -1,7 +1,7 @@
 """Detectors: text in, probability that a behaviour is present out."""
 
 from . import classifier, judge, lexicon, matches, openings, suffix  # each registers its detector
-from .detector import Detector, detector, make_detector, present
+from .detector import DETECTORS, Detector, detector, make_detector, present
 
-__all__ = ["Detector", "detector", "make_detector", "present"]
+__all__ = ["DETECTORS", "Detector", "detector", "make_detector", "present"]
 _ = classifier, judge, lexicon, matches, openings, suffix

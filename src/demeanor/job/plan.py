@@ -21,6 +21,7 @@ class Plan(BaseModel):
     model: str = Field(description="organism, a model folder, or a Hub id with an optional @revision")
     behaviour: str = Field(description="a preset, or the path of a behaviour file")
     layer: int | None = Field(None, description="look for the direction in this layer only")
+    estimators: tuple[str, ...] | None = Field(None, description="estimators tried beside the usual ones: names, or FILE.py:NAME")
     rank_by: RankBy | None = Field(None, description="what directions are ranked by: bypass, induce or gap")
     doses: int = Field(9, ge=0, le=41, description="how many doses of the dial are measured; 0 for none")
     false_positives: float = Field(0.05, gt=0, lt=1, description="share of guard prompts the gate may let through")

@@ -26,6 +26,7 @@ from ..controls.files import CONTROL
 from ..detect import make_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
+from ..finding.estimators import named_estimators, usual_estimators
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..measure import Measurement, measure, observe
@@ -49,9 +50,10 @@ def run(plan: Plan, out: str | Path) -> Run:
     wanted = behaviour(plan.behaviour, organism=is_organism(plan.model))
     wanted.needs_prompts()
     make_detector(wanted.detect)  # a mistake in it must not wait for the model
+    estimators = [each.name for each in named_estimators(wanted, [*usual_estimators(wanted), *(plan.estimators or ())])]
     session = _loaded(plan, plan.model)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
-    found = search_directions(session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by)
+    found = search_directions(session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, estimators=estimators)
     for name, count in found.sets.counts.items():
         say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
     decision = confirm(session, wanted, found, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
