@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ..errors import DataError
 from ..io.display import brief, object_html
+from ..io.registry import file_and_name
 from ..progress import say
 from .audience import CALLED, Audience, LoadedModel, audience_of
 from .prompts import SPLITS, Prompt, Split, distinct
@@ -142,9 +143,13 @@ def behaviour_of(values: Mapping[str, Any], folder: Path, where: str) -> Behavio
 
 
 def _beside(detect: Detect, folder: Path) -> Detect:
-    """A detector's `file` is relative to the behaviour file, as the paths of sets are."""
-    file = detect.arguments.get("file")
-    return detect.model_copy(update={"file": str(folder / file)}) if isinstance(file, str) else detect
+    """A detector's `file` is relative to the behaviour file, as the paths of sets are; so is the file of one named `path.py:name`,
+    if it lies there."""
+    file, in_file = detect.arguments.get("file"), file_and_name(detect.name)
+    update = {"file": str(folder / file)} if isinstance(file, str) else {}
+    if in_file is not None and (folder / in_file[0]).is_file():
+        update["name"] = str(folder / detect.name)
+    return detect.model_copy(update=update)
 
 
 def _first_mistake(error: ValidationError) -> str:

@@ -100,13 +100,8 @@ class SelfJudgement:
         return replace(self, session=session)
 
     def probabilities(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
-        """S per reply. DataError where there is no model to ask, or a reply comes without its prompt."""
-        if self.session is None:
-            raise DataError("The detector 'self' asks the model, and there is none here; name it with --model.")
-        if len(prompts) != len(replies):
-            raise DataError(
-                "The detector 'self' asks about an exchange and needs the prompt of every reply; name its column with --prompt."
-            )
+        """S per reply, each with its prompt."""
+        assert self.session is not None  # it is there once `asking` was called
         if not replies:
             return []
         suffixes = [suffix(self.session, question) for question in self.questions]
@@ -115,7 +110,7 @@ class SelfJudgement:
         return scores
 
 
-@detector("self")
+@detector("self", needs_model=True, needs_prompts=True)
 def self_judgement(
     question: str | None = None, want: Any = "yes", questions: Sequence[Any] = (), temperature: float = TEMPERATURE
 ) -> Detector:

@@ -24,6 +24,7 @@ from ..controls.files import CONTROL
 from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
+from ..finding.estimators import named_estimators, usual_estimators
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
@@ -52,9 +53,10 @@ def run(plan: Plan, out: str | Path) -> Run:
     session = _loaded(plan, plan.model)
     wanted = named.settled(session)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
+    estimators = [estimator.name for estimator in named_estimators(wanted, [*usual_estimators(wanted), *plan.estimators])]
     ledger = Ledger(session)
     found = search_directions(
-        session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, ledger=ledger
+        session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, estimators=estimators, ledger=ledger
     )  # fmt: skip
     for name, count in found.sets.counts.items():
         say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
