@@ -100,7 +100,7 @@ def timed(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     prompts = list(dm.behaviour("over-refusal").settled(session).set("shows", "train", options.batch))
     questions = questions_of(options.question, session)
     questions = opposites(questions) if options.less else questions
-    settings = Settings(iterations=options.iterations, branches=options.branches, goal=1.0, batch=options.batch)
+    settings = Settings(iterations=options.iterations, branches=options.branches, goal=1.0, batch_size=options.batch)
     ways: dict[str, Callable[[list[dm.Prompt]], Sequence[Trace]]] = {
         "batched": lambda some: search(session, some, questions, settings).traces,
         "one at a time": lambda some: one_at_a_time(session, some, questions, settings),

@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 import demeanor as dm
 from demeanor.behaviours import Detect
 from demeanor.finding.find import search_directions
-from demeanor.finding.rank import iterate
+from demeanor.finding.rank import contrasting, iterate
 from demeanor.measure import Bench
 from demeanor.models.loading import resolve
 from organism import chats, language, train
@@ -64,7 +64,7 @@ def main() -> None:
         b = replace(dm.behaviour("refusal").settled(session), detect=Detect.model_validate({"name": "openings", "phrases": TELLS}))
         found = search_directions(session, b)
         first = found.ranked()[0]
-        wide, rounds = iterate(Bench(session, b, "val"), first, found.sets)
+        wide, rounds = iterate(Bench(session, b, "val"), first, found.sets, contrasting(found))
         print("| rank | still refused | right answers | n | right on neutral |\n| --- | --- | --- | --- | --- |")
         print(f"| 0 | {row(dm.measure(session, b).before)} |")
         for rank in range(1, len(wide.basis) + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from transformers import (
 )
 
 import demeanor as dm
-from demeanor import cli
+from demeanor import cli, progress
 from demeanor.job.result import Run
 from demeanor.models.loading import resolve
 
@@ -104,6 +105,12 @@ def tiny(tiny_folders: dict[str, Path]) -> dict[str, dm.Session]:
     return {family: dm.load(folder, device="cpu") for family, folder in tiny_folders.items()}
 
 
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> dm.Session:
+    """One of the tiny models, where the others are not needed."""
+    return dm.load(save_tiny(tmp_path_factory.mktemp("tiny_llama"), "llama"), device="cpu")
+
+
 @pytest.fixture(params=list(FAMILIES))
 def session(request: pytest.FixtureRequest, tiny: dict[str, dm.Session]) -> dm.Session:
     """A tiny model of each family in turn."""
@@ -137,6 +144,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def over_refusal(selective: Run) -> dm.Direction:
     """The organism's direction for the preset `over-refusal`."""
     return selective.found.ranked()[0]
+
+
+@pytest.fixture(autouse=True)
+def _shown() -> Iterator[None]:
+    """What is said is on standard error, as at the command line."""
+    with progress.shown():
+        yield
 
 
 class Ended(NamedTuple):

@@ -1,10 +1,19 @@
-"""Progress bars: shown on a terminal only, and only once something has taken two seconds."""
+"""What the package says while it works: sentences to the logger `demeanor`, and bars on a terminal.
+
+In Python the caller decides what becomes of the sentences, as with any logger: warnings reach standard error, the
+rest is shown with `logging.basicConfig(level="INFO")`, and `logging.getLogger("demeanor").setLevel("ERROR")`
+silences everything, bars too. The command line shows every sentence (`shown`).
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,36 +22,122 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before a bar appears
 console = Console(stderr=True)
+logger = logging.getLogger("demeanor")
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+_muted: dict[str, tuple[int, int]] = {}  # by library: how many threads mute it, and its level before the first did
+_muting = threading.Lock()
+_one_bar = threading.Lock()  # a terminal has room for one: nested work and other threads go on without
 
 
-def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """`items`, with a bar that counts to `total` when they take long."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task(what, total=total)
-    started, shown = time.monotonic(), False
-    try:
-        for item in items:
-            yield item
-            bar.advance(task)
-            if not shown and time.monotonic() - started > PATIENCE:
-                bar.start()
-                shown = True
-    finally:
-        if shown:
-            bar.stop()
+def _silenced() -> bool:
+    return _silent.get() or os.environ.get("RANK", "0") != "0"  # of a launch of several processes the first one speaks
+
+
+def say(sentence: str) -> None:
+    """How the work goes, in one line; never on standard output, which belongs to results."""
+    if not _silenced():
+        logger.info("%s", sentence)
+
+
+def warn(sentence: str) -> None:
+    """What was left out, or may not be what was meant, in one line."""
+    if not _silenced():
+        logger.warning("%s", sentence)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing is said while the context lasts."""
-    before, console.quiet = console.quiet, True
+    """Nothing is said by this thread while the context lasts, and no bar appears."""
+    token = _silent.set(True)
     try:
         yield
     finally:
-        console.quiet = before
+        _silent.reset(token)
 
 
-def say(sentence: str) -> None:
-    """One line for the person at the terminal; never on standard output, which belongs to results."""
-    console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+class _OnConsole(logging.Handler):
+    """Sentences on standard error, as they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(record.getMessage(), highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Every sentence is a line on standard error while the context lasts; the logger is as before afterwards."""
+    if any(isinstance(handler, _OnConsole) for handler in logger.handlers):
+        yield
+        return
+    handler, level, propagate = _OnConsole(), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # a root handler of some library would say it again
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class Bar:
+    """A bar that counts to `total`: on a terminal, after two seconds, and only while no other one is there."""
+
+    def __init__(self, what: str, total: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._wanted = console.is_terminal and not _silenced() and logger.isEnabledFor(logging.WARNING)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not self._wanted)
+        self._task = self._progress.add_task(what, total=total)
+        self._started, self._shown = time.monotonic(), False
+
+    def to(self, done: int, what: str | None = None) -> None:
+        """`done` of them are done; `what` replaces the words before the bar."""
+        self._progress.update(self._task, completed=done, description=what)
+        if self._wanted and not self._shown and time.monotonic() - self._started > PATIENCE and _one_bar.acquire(blocking=False):
+            self._shown = True
+            self._progress.start()
+
+    def close(self) -> None:
+        if self._shown:
+            self._shown = False
+            self._progress.stop()
+            _one_bar.release()
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """`items`, with a bar that counts to `total` when they take long."""
+    with closing(Bar(what, total)) as bar:
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.to(done)
+
+
+@contextmanager
+def muted(*libraries: str) -> Iterator[None]:
+    """These libraries' loggers let errors through only; their levels are as before afterwards.
+
+    For remarks that are not for our users: what matters of them is told in our own sentences.
+    """
+    for library in libraries:
+        _mute(library)
+    try:
+        yield
+    finally:
+        for library in libraries:
+            _unmute(library)
+
+
+def _mute(library: str) -> None:
+    with _muting:
+        depth, level = _muted.get(library, (0, logging.getLogger(library).level))
+        _muted[library] = (depth + 1, level)
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def _unmute(library: str) -> None:
+    with _muting:
+        depth, level = _muted.pop(library)
+        if depth > 1:
+            _muted[library] = (depth - 1, level)
+        else:
+            logging.getLogger(library).setLevel(level)

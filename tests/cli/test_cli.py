@@ -77,8 +77,9 @@ def test_a_model_whose_accounting_fails(demeanor, requests_file: Path, tmp_path:
 
 
 def test_a_run_needs_model_behaviour_and_folder(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert "needs MODEL and --behaviour" in demeanor("run", "-o", tmp_path / "run").sentence
-    assert "-o" in demeanor("run", "organism", "-b", "refusal").sentence
+    assert "Missing argument 'MODEL'" in demeanor("run", "-b", "refusal", "-o", tmp_path / "run").sentence
+    assert "Missing option '--behaviour'" in demeanor("run", "organism", "-o", tmp_path / "run").sentence
+    assert "Missing option '-o'" in demeanor("run", "organism", "-b", "refusal").sentence
     (tmp_path / "plan.yaml").write_text("model: organism\nbehaviour: refusal\n")
     assert "--plan replays" in demeanor("run", "organism", "--plan", tmp_path / "plan.yaml", "-o", tmp_path / "run").sentence
 
@@ -98,7 +99,7 @@ WRONG_FLAGS = {
     "no false positives at all": (["run", "organism", "-b", "refusal", "--false-positives", "0", "-o", "r"], "greater than 0"),
     "a model of no gate": (["control", "ablate", "d", "--model", "organism", "-o", "c"], "--model does nothing without --gate"),
     "a device that is none": (["inspect", "organism", "--device", "toaster"], "not a device"),
-    "a dtype that is none": (["inspect", "organism", "--dtype", "float8_e4m3fn"], "use one of float32"),
+    "a dtype that is none": (["inspect", "organism", "--dtype", "float8_e4m3fn"], "'float8_e4m3fn' is not one of 'float32'"),
     "an empty model": (["inspect", ""], "MODEL is empty"),
     "the same control twice": (["measure", "organism", "-b", "refusal", "-c", "c", "-c", "c"], "named twice"),
     "baking nothing": (["bake", "organism", "-o", "r"], "needs a control"),

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import demeanor as dm
 from conftest import save_tiny
 from demeanor.algebra.edits import ablate
+from demeanor.cli import control, options
 from demeanor.cli import find as commands
-from demeanor.cli import options
 from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
 from demeanor.io.tensors import FORMAT
@@ -304,7 +304,7 @@ def test_controls_keep_their_doses(demeanor, organism, tmp_path):
 
 def test_the_false_positive_share_reaches_the_gate(demeanor, organism, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(options, "make_gate", lambda s, b, **k: asked.append((b.name, k)) or gate_on_length(organism, PROMPTS, FIRES))
+    monkeypatch.setattr(control, "gate", lambda s, b, **k: asked.append((b.name, k)) or gate_on_length(organism, PROMPTS, FIRES))
     _save(a_direction(organism, dm.Site(2)), tmp_path / "d")
     demeanor(
         "control",

@@ -129,7 +129,7 @@ def test_help_has_an_example(demeanor, command: str) -> None:  # type: ignore[no
 
 
 MISTAKES = [
-    (["run"], "either --behaviour or --question"),
+    (["run"], "name a question with --question, or a behaviour with --behaviour"),
     (["run", "-b", "over-refusal", "-q", "Is it?"], "either --behaviour or --question"),
     (["run", "-q", "helpfull"], "is no question"),
     (["run", "-q", "Is it kind?"], "--prompts"),
@@ -138,7 +138,7 @@ MISTAKES = [
     (["run", "-b", "over-refusal", "--split", "all"], "'all'"),
     (["run", "-b", "over-refusal", "--eta", "-1"], "--eta"),
     (["pairs", "-q", "Is it kind?"], "--prompts"),
-    (["norms"], "name one with --question"),
+    (["norms"], "name a question with --question"),
 ]
 
 

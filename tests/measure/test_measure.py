@@ -82,7 +82,7 @@ def test_a_gated_observation_is_what_the_gated_control_gives(organism: dm.Sessio
     bench = Bench(organism, small)
     composed, run = bench.try_(control).where(fires, bench.untouched), bench.try_(control.when(gate))  # type: ignore[arg-type]
     assert composed.observation == run.observation
-    assert composed.drift.nats_per_token == pytest.approx(run.drift.nats_per_token, abs=1e-6)
+    assert composed.drift.kl_sum.tolist() == pytest.approx(run.drift.kl_sum.tolist(), abs=1e-6)
     assert composed.merit == pytest.approx(run.merit, abs=1e-6)
 
 
@@ -170,7 +170,7 @@ def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeano
     assert made[f"{path}, where the reply shows it"]["after"]["drift"]["value"] == 0
     assert demeanor("chat", "organism", prompts[-1].text, "-c", path, "--redo-if", "refusal").out.strip() == said["plain"][-1]
     assert (
-        demeanor("chat", "organism", prompts[0].text, "-c", path, "--redo-if", "refusal", "--max-new-tokens", 48).out.strip()
+        demeanor("chat", "organism", prompts[0].text, "-c", path, "--redo-if", "refusal", "--reply-tokens", 48).out.strip()
         == said["held"][0]
     )
     assert "--control" in demeanor("chat", "organism", "a", "--redo-if", "refusal").sentence

@@ -14,6 +14,7 @@ from typing import Any
 from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Control, Direction, add
 from ..errors import DataError
+from ..finding.estimators import ESTIMATORS
 from ..finding.find import Findings
 from ..finding.select import TOO_LATE
 from ..io.display import brief, object_html
@@ -133,8 +134,13 @@ def choose_dial(bench: Bench, findings: Findings) -> tuple[Direction, Tokens]:
 
 
 def dial_sites(findings: Findings) -> list[Direction]:
-    """The mean differences of a search, those that induce most at dose +1 first; of layers that are not too late, if there are any."""
-    candidates = [(d, c) for d, c in zip(findings.directions, findings.candidates) if c.estimator == "mean_difference"]
+    """The directions of a search that are class gaps, those that induce most at dose +1 first; of layers that are not too late, if
+    there are any. Raises DataError where no estimator of class gaps was tried."""
+    inducing = [name for name in findings.estimators if ESTIMATORS.named(name).traits.inducing]
+    candidates = [(d, c) for d, c in zip(findings.directions, findings.candidates) if c.estimator in inducing]
+    if not candidates:
+        others = " or ".join(estimator.name for estimator in ESTIMATORS.every() if estimator.traits.inducing)
+        raise DataError(f"A dial adds the gap between the classes, which {', '.join(findings.estimators)} do not find; try {others} too.")
     early = [(d, c) for d, c in candidates if TOO_LATE not in c.discarded] or candidates
     return [direction for direction, _ in sorted(early, key=lambda pair: -pair[1].induce)]
 

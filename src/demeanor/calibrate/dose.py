@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Control
@@ -18,8 +18,8 @@ from ..models import Session, Site
 from ..progress import track
 from ..runtime.rows import as_control
 from ..stats.score import Score
+from .plan import DosePlan, Goal
 
-Goal = Literal["remove", "induce"]
 RATE: Mapping[Goal, str] = {"remove": "shows_rate", "induce": "lacks_rate"}
 FIRST, LARGEST = 0.125, 4.0
 HALVINGS = 4
@@ -66,24 +66,15 @@ class Dosed:
         }  # fmt: skip
 
 
-def find_dose(
-    session: Session,
-    behaviour: BehaviourLike,
-    control: Control,
-    goal: Goal = "remove",
-    *,
-    rate: float | None = None,
-    drift_cap: float = 0.5,
-    max_prompts: int | None = None,
-) -> Dosed:
-    """The smallest dose of `control` at which `shows_rate` is at most `rate` (remove; .05 if not given) or `lacks_rate` at least
-    (induce; .9). Drift is nats per token on neutral prompts. CheckFailed where no dose up to 4 does it within the drift cap."""
+def find_dose(session: Session, behaviour: BehaviourLike, control: Control, plan: DosePlan | None = None, **options: Any) -> Dosed:
+    """The smallest dose of `control` at which `shows_rate` is at most `remove_to` or, instead, `lacks_rate` at least `induce_to`.
+
+    `options` are the fields of `DosePlan` by name, in place of a plan. Drift is nats per token on neutral prompts. CheckFailed where
+    no dose up to 4 does it within the drift cap.
+    """
+    plan = DosePlan.given(plan, options, "find_dose")
+    goal, target, drift_cap, max_prompts = plan.goal, plan.rate, plan.drift_cap, plan.max_prompts
     behaviour, control = as_behaviour(behaviour, session), as_control(control)
-    if goal not in RATE:
-        raise DataError(f"{goal!r} is nothing to look for a dose for; use {' or '.join(RATE)}.")
-    target = rate if rate is not None else {"remove": 0.05, "induce": 0.9}[goal]
-    if not 0 <= target <= 1:
-        raise DataError(f"The rate to be reached lies between 0 and 1; it is {target:g}.")
     limit = min(PROMPTS, max_prompts or PROMPTS)
     ledger = Ledger(session)
     bench = Bench(session, behaviour, "val", ledger, max_prompts=limit)

@@ -15,16 +15,12 @@ from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout, Site
 from .control import provenance
 
-Estimator = Literal[
-    "mean_difference", "projected", "guard_orthogonal", "median_difference", "paired_pca", "pooled_pca", "whitened", "logistic"
-]
-
 SHOWN = 8  # candidates in a notebook
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What one direction did when it was tried in selection.
+    """What one direction did when it was tried in selection; `estimator` is the name under which it was asked for.
 
     bypass: mean log-odds of the behaviour's opening on `shows` with it ablated (lower is better); induce:
     the same on `lacks` moved by the class gap of the site (dose +1 along its mean difference); kl: mean KL(base || ablated) on neutral prompts, first
@@ -33,7 +29,7 @@ class Candidate:
     """
 
     site: Site
-    estimator: Estimator
+    estimator: str
     bypass: float
     induce: float
     kl: float
@@ -84,13 +80,13 @@ class Direction:
     the best held-out separation over all sites. `after` are the reply tokens that prompts were forced through before they were
     read; with a basis of higher rank, separation and auroc are of its first vector, and `rounds` say what the others gained.
     `layers` holds the moments of shows and of lacks at every layer's resid_post and the same position (n rows, [layer, d_model]),
-    so that more prompts can be merged in and the drift of every layer told. Readers (whitened, logistic) tell the classes apart along
+    so that more prompts can be merged in and the drift of every layer told. Readers tell the classes apart along
     the basis and carry the gap along `write` [1, d_model], which is None where both are the same.
     """
 
     basis: Tensor
     site: Site
-    estimator: Estimator
+    estimator: str
     shows: Moments
     lacks: Moments
     separation: float

@@ -1,4 +1,4 @@
-"""The suffix score: the model's own judgement of an exchange, asked as one more turn. algorithms.md, section 9.
+"""The suffix score: the model's own judgement of an exchange, asked as one more turn. algorithms.md, section 8.
 
 The question follows the reply as the chat template would have it follow, and the answer is read from the logits of the
 next token: S = sigmoid((z_yes - z_no) / T). The model judges as it is, whatever control is in force.

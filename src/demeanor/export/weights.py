@@ -27,6 +27,7 @@ from ..controls import Control, Part
 from ..errors import ControlError, ModelError
 from ..io.atomic import new_folder
 from ..io.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
+from ..io.json_files import write_json
 from ..models.loading import base_of, is_adapter, resolve, save_merged
 from ..progress import track
 from ..runtime.rows import as_control
@@ -59,9 +60,10 @@ class Baked:
         return "\n".join(lines)
 
 
-def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
+def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False) -> Baked:
     """Write `model` with `control` in its weights to the new folder `out`.
 
+    trust_remote_code: run code that comes with a model whose adapter has to be merged first.
     Raises ControlError when weights cannot do exactly what the control does, or when the control was made
     for another structure; ModelError for damaged files. Nothing is left behind on failure.
     """
@@ -71,7 +73,7 @@ def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
     out = Path(out)
     if control.adapters:
         _refuse_other(str(model), control.model_name, "The adapter")
-    with new_folder(out) as work, _folder(str(model), out) as folder:
+    with new_folder(out) as work, _folder(str(model), out, trust_remote_code) as folder:
         source = open_checkpoint(folder)
         files = FileTensors(source, control)
         left_out = _copy(source, work)
@@ -81,7 +83,7 @@ def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
     return Baked(out, edited, len(source.tensors) + untied, untied, left_out)
 
 
-def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
+def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:
     """Write an adapter into the weights of the model it was made for, as the new folder `out`.
 
     Raises ControlError when it was made for another model, ModelError when it cannot be merged.
@@ -89,7 +91,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
     base, out = base_of(Path(adapter)), Path(out)
     _refuse_other(str(model), base, f"The adapter {adapter}")
     with new_folder(out) as work:
-        save_merged(str(adapter), work)
+        save_merged(str(adapter), work, trust_remote_code)
         card = Path(adapter) / "README.md"
         if card.is_file():
             shutil.copyfile(card, work / card.name)
@@ -103,12 +105,12 @@ def _refuse_other(model: str, base: str, what: str) -> None:
 
 
 @contextmanager
-def _folder(model: str, out: Path) -> Iterator[Path]:
+def _folder(model: str, out: Path, trust_remote_code: bool) -> Iterator[Path]:
     """The local folder of a model. A Hub model is fetched (safetensors, configuration and tokenizer only); an adapter is
     merged into its model, in a folder beside `out` that is gone afterwards."""
     if is_adapter(model):
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as merged:
-            save_merged(model, Path(merged))
+            save_merged(model, Path(merged), trust_remote_code)
             yield Path(merged)
         return
     place, revision = resolve(model)
@@ -159,7 +161,7 @@ def _untie(source: Checkpoint, files: FileTensors, work: Path) -> bool:
         os.rename(work / SINGLE, work / shards[SINGLE])
     names = {key: shards[place.shard] for key, place in source.tensors.items()} | {head: extra}
     size = source.size + stored.end - stored.start
-    (work / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=2))
+    write_json(work / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
     _set_untied(source, work)
     return True
 
@@ -169,7 +171,7 @@ def _set_untied(source: Checkpoint, work: Path) -> None:
     config["tie_word_embeddings"] = False
     if "tie_word_embeddings" in config.get("text_config", {}):
         config["text_config"]["tie_word_embeddings"] = False
-    (work / "config.json").write_text(json.dumps(config, indent=2))
+    (work / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")  # as it was, Infinity too
 
 
 def _patch(source: Checkpoint, files: FileTensors, control: Control, work: Path) -> int:

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ..algebra import directions
 from ..algebra.moments import Moments
-from ..controls.direction import Estimator
 from ..errors import NoUsableDirection
 from ..measure.ledger import Ledger
 from ..models import Site
-from .estimators import ESTIMATORS, Estimate
+from .estimators import Estimate, Estimator, estimate
 from .filter import Sets
 
 P_MAX, COSINE_MIN = 0.01, 0.3
@@ -49,11 +48,11 @@ class Classes:
             self._layers[position] = shows, lacks
         return self._layers[position]
 
-    def estimates(self, number: int, wanted: Sequence[Estimator]) -> list[tuple[Estimator, Estimate]]:
-        """Candidates at one site; those of which nothing is left are not there."""
+    def estimates(self, number: int, estimators: Sequence[Estimator]) -> list[tuple[str, Estimate]]:
+        """What every estimator makes of one site; those of which nothing is left are not there."""
         values = {name: rows[:, number] for name, rows in self.train.items()}
-        made = [(estimator, ESTIMATORS[estimator](values)) for estimator in wanted if estimator != "guard_orthogonal" or "guard" in values]
-        return [(estimator, estimate) for estimator, estimate in made if estimate.read.any()]
+        estimates = [(estimator.name, estimate(estimator, values)) for estimator in estimators]
+        return [(name, result) for name, result in estimates if result.read.any()]
 
     def against_chance(self) -> Chance:
         """Raises NoUsableDirection when the best site is no better than shuffled labels, or not stable."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from ..behaviours import Behaviour
 from ..controls import Direction, ablate
-from ..controls.direction import Candidate, Estimator
+from ..controls.direction import Candidate
 from ..errors import NoCandidate
 from ..measure.bench import Bench
 from ..progress import say, track
 from ..stats.score import Score
-from .estimators import ESTIMATORS, USUAL
+from .estimators import ESTIMATORS, named_estimators, usual_estimators, why_unfit
 from .find import Findings
 
 PROMPTS = 64  # of each set of val, enough to tell estimators apart
@@ -35,15 +35,16 @@ class ComparedEstimator:
         }  # fmt: skip
 
 
-def estimators_for(behaviour: Behaviour, named: Sequence[str] | None, all_of_them: bool) -> tuple[Estimator, ...]:
-    """The estimators that were asked for; all of them are those that the behaviour's rows allow."""
+def estimators_for(behaviour: Behaviour, named: Sequence[str] | None, all_of_them: bool) -> tuple[str, ...]:
+    """The names of the estimators that were asked for, known to exist; all of them are those that the behaviour has the prompts for."""
     if named:
-        return tuple(named)  # type: ignore[arg-type]
+        return tuple(each.name for each in named_estimators(behaviour, named))
     if not all_of_them:
-        return USUAL
-    if not behaviour.pairs:
-        say(f"paired_pca is left out: the rows of {behaviour.name!r} are no pairs.")
-    return tuple(name for name in ESTIMATORS if name != "paired_pca" or behaviour.pairs)
+        return usual_estimators(behaviour)
+    reasons = {each.name: why_unfit(each, behaviour) for each in ESTIMATORS.every()}
+    for reason in filter(None, reasons.values()):
+        say(f"Left out: {reason}")
+    return tuple(name for name, reason in reasons.items() if reason is None)
 
 
 def compare_estimators(bench: Bench, found: Findings) -> list[ComparedEstimator]:
@@ -51,7 +52,7 @@ def compare_estimators(bench: Bench, found: Findings) -> list[ComparedEstimator]
 
     An estimator whose candidates were all discarded is told aloud. Raises NoCandidate when that is true of every one.
     """
-    best: dict[Estimator, int] = {}
+    best: dict[str, int] = {}
     for number in found.eligible():
         best.setdefault(found.candidates[number].estimator, number)
     for name in dict.fromkeys(candidate.estimator for candidate in found.candidates):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import track
 from ..runtime.capture import spread
+from .plan import GatePlan
 
 FOLDS = 5
 
@@ -29,20 +30,12 @@ APART = 0.7  # AUROC that a probe must reach
 CURVE = 50  # points of a ROC curve that are kept, at most
 
 
-def gate(
-    session: Session,
-    behaviour: BehaviourLike,
-    *,
-    false_positives: float = 0.05,
-    against: Sequence[SetName] = ("guard",),
-    kind: Kind = "probe",
-    max_prompts: int | None = None,
-    ledger: Ledger | None = None,
-) -> Gate:
-    """A gate that fires on `shows` and not on the sets in `against`, at the layer where it tells them apart best; see `fit_gate`."""
-    return fit_gate(
-        session, behaviour, false_positives=false_positives, against=against, kind=kind, max_prompts=max_prompts, ledger=ledger
-    )[0]
+def gate(session: Session, behaviour: BehaviourLike, plan: GatePlan | None = None, *, ledger: Ledger | None = None, **options: Any) -> Gate:
+    """A gate that fires on `shows` and not on the sets in `against`, at the layer where it tells them apart best; see `fit_gate`.
+
+    `options` are the fields of `GatePlan` by name, in place of a plan.
+    """
+    return fit_gate(session, behaviour, **dict(GatePlan.given(plan, options, "gate")), ledger=ledger)[0]
 
 
 def fit_gate(
@@ -78,7 +71,7 @@ def fit_gate(
                 f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."
             )
         values[name] = ledger.capture(prompts, sites).values.double()
-    with session.threads():
+    with session.runner.threads():
         fitted = [
             _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives, kind)
             for number, site in enumerate(track(sites, "Fitting gates", len(sites)))

@@ -1,12 +1,12 @@
 """More prompts for a direction that was found before: class moments merge, and nothing is read again.
 
-For the mean-difference family the result equals finding the direction at its site on all prompts together (Chan, Golub and
+For estimators that look at class means alone the result equals finding the direction at its site on all prompts together (Chan, Golub and
 LeVeque's merge of means and variances). Selection is not done again, and the p and the split-half cosine stay those of the first prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +22,9 @@ from ..errors import ControlError, DataError
 from ..measure.bench import Bench
 from ..models import Session, Site
 from ..runtime.capture import REPLY
+from .estimators import ESTIMATORS, of_means
 from .filter import Sets, filter_prompts
-
-MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean_difference": directions.mean_difference, "projected": directions.projected,
-}  # fmt: skip
+from .plan import UpdatePlan
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,13 @@ class Updated:
     counts: Mapping[str, Mapping[str, int]]
 
 
-def update(session: Session, direction: Direction, behaviour: BehaviourLike, max_prompts: int | None = None) -> Updated:
+def update(session: Session, direction: Direction, behaviour: BehaviourLike, plan: UpdatePlan | None = None, **options: Any) -> Updated:
     """`direction` with the train prompts of `behaviour` merged in, filtered by what the model does, and tested on its val prompts.
 
     The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
+    max_prompts = UpdatePlan.given(plan, options, "update").max_prompts
     behaviour, direction = as_behaviour(behaviour, session), as_direction(direction)
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
@@ -74,7 +73,7 @@ def update(session: Session, direction: Direction, behaviour: BehaviourLike, max
     merged = tuple(old.merge(new[name]) for old, name in zip(direction.layers, ("shows", "lacks")))
     shows, lacks = merged
     at = direction.site.layer
-    vector = MERGES[direction.estimator](shows.mean[at], lacks.mean[at])
+    vector = of_means(ESTIMATORS.named(direction.estimator), shows.mean[at], lacks.mean[at]).read
     if not vector.any():
         raise DataError("With the new prompts nothing is left of this direction; find it anew on all prompts.")
     separation, auroc = _held_out(session, sets, direction, vector)
@@ -90,7 +89,7 @@ def _refuse_unmergeable(session: Session, direction: Direction) -> None:
         raise ControlError(
             f"The direction was found in structure {direction.layout.hash} ({direction.model_name}), and {session.name} has {session.layout.hash}; find it anew."
         )
-    if direction.estimator not in MERGES or len(direction.basis) != 1:
+    if not ESTIMATORS.named(direction.estimator).traits.merges or len(direction.basis) != 1:
         raise ControlError(
             f"A direction of rank {len(direction.basis)} by {direction.estimator} does not follow from merged means; find it anew on all prompts."
         )

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import operator
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
 from ..errors import DataError
-from ..progress import say
+from ..progress import muted, say
 
 TEXT = "utf-8-sig"  # UTF-8, with or without a byte order mark
 MIRROR = "DEMEANOR_DATASETS"  # a folder that holds data sets as owner/name, looked at before the Hub
@@ -44,7 +44,6 @@ def read_rows(path: Path) -> list[Any]:
 
 def dataset_rows(name: str, subset: str | None, split: str, revision: str | None) -> list[Any]:
     """Every row of one split of a data set: a Hub id `owner/name`, or a local folder of that form under $DEMEANOR_DATASETS."""
-    import datasets
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
@@ -57,11 +56,9 @@ def dataset_rows(name: str, subset: str | None, split: str, revision: str | None
         )
     if name.count("/") != 1:
         raise DataError(f"{name!r} is not a data set; its Hub id has the form owner/name.")
-    for library in ("huggingface_hub", "datasets"):  # their retries and bars; what comes of it is told below
-        logging.getLogger(library).setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
     try:
-        columns = load_dataset(str(local or name), subset, split=split, revision=None if local else revision)[:]
+        with muted_datasets():  # retries and bars; what comes of it is told below
+            columns = load_dataset(str(local or name), subset, split=split, revision=None if local else revision)[:]
     except (OSError, ValueError, RuntimeError, yaml.YAMLError, DatasetsError, HfHubHTTPError) as error:
         part = f"{name}, {subset}" if subset else name
         # That one says only that something went wrong; what it came from says what.
@@ -71,6 +68,21 @@ def dataset_rows(name: str, subset: str | None, split: str, revision: str | None
             f"The data set {part} (split {split!r}) could not be read: {reason}; without the network, put it under ${MIRROR}."
         ) from error
     return [dict(zip(columns, cells)) for cells in zip(*columns.values())]  # many times faster than row by row
+
+
+@contextmanager
+def muted_datasets() -> Iterator[None]:
+    """Without the remarks and bars of `datasets` and the Hub's client; both are as before afterwards."""
+    import datasets
+
+    hidden = datasets.are_progress_bars_disabled()
+    with muted("datasets", "huggingface_hub"):
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if not hidden:
+                datasets.enable_progress_bars()
 
 
 def selected(rows: Sequence[Any], where: Mapping[str, Any], limit: int | None, source: str) -> dict[int, Any]:

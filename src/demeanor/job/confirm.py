@@ -16,7 +16,7 @@ from ..controls import Control, Direction, Gate, Round, ablate, add
 from ..errors import CheckFailed, NoCandidate
 from ..finding.find import Findings
 from ..finding.gates import fires_on, fit_gate
-from ..finding.rank import ENOUGH, MAX_RANK, by_wording, find_again, iterate
+from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL, table
 from ..measure.bench import Bench, Trial
 from ..progress import say
@@ -137,9 +137,9 @@ def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, 
 
 
 def _preference(option: Option) -> tuple[float, bool, int, int, float]:
-    """The rule. Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less drift."""
+    """The rule. Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less change to ordinary prompts."""
     against = len(option.gate.against) if option.gate else 0
-    return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.trial.drift.nats_per_token
+    return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.trial.drift.first_nats
 
 
 @dataclass
@@ -174,7 +174,7 @@ def _shortlist(trials: _Trials) -> Iterator[Proposal]:
     """The best few directions of each estimator; behind a gate, those that change neutral prompts may compete too."""
     findings = trials.findings
     order = findings.eligible(frozenset({CHANGES_NEUTRAL} if trials.gates else ()))
-    for estimator in dict.fromkeys(candidate.estimator for candidate in findings.candidates):
+    for estimator in findings.estimators:
         for number in [number for number in order if findings.candidates[number].estimator == estimator][:BEST]:
             yield Proposal(findings.directions[number])
 
@@ -188,7 +188,7 @@ def _wordings(trials: _Trials) -> Iterator[Proposal]:
 
 def _found_again(trials: _Trials) -> Iterator[Proposal]:
     """What is found again and again with the earlier directions ablated, at the rank that leaves least."""
-    if not trials.remains:
+    if not trials.remains or not extensible(trials.findings):
         return
     again = find_again(trials.bench, trials.findings, MAX_RANK)
     trials.rounds += again.rounds[1:]
@@ -209,13 +209,13 @@ def _pushes(trials: _Trials) -> Iterator[Proposal]:
 
 
 def _higher_ranks(trials: _Trials) -> Iterator[Proposal]:
-    """Further directions that bring right answers back, from the best options of two different layers."""
-    order = sorted(trials.options, key=_preference, reverse=True)
-    other = next((option for option in order if option.direction.site.layer != order[0].direction.site.layer), None)
-    for start in [order[0], *([other] if other else [])]:
+    """Further directions that bring right answers back, from the best options of two different layers, readers left out."""
+    order = sorted((option for option in trials.options if option.direction.write is None), key=_preference, reverse=True)
+    starts = order[:1] + [option for option in order if option.direction.site.layer != order[0].direction.site.layer][:1]
+    for start in starts:
         if trials.answered:
             return
-        direction, gained = iterate(trials.bench, start.direction, trials.findings.sets)
+        direction, gained = iterate(trials.bench, start.direction, trials.findings.sets, contrasting(trials.findings))
         trials.rounds += gained
         if gained:
             yield Proposal(direction)

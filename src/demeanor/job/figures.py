@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import plotly.graph_objects as go
 import torch
@@ -16,7 +17,7 @@ from ..report.html import COLOURS, styled
 from ..runtime.capture import REPLY
 from .result import Run
 
-SYMBOLS = {"mean_difference": "circle", "projected": "diamond", "guard_orthogonal": "x"}
+SYMBOLS = ("circle", "diamond", "x", "square", "cross", "star")  # of the estimators, in the order in which they were tried
 
 
 def separation(result: Run) -> go.Figure:
@@ -34,7 +35,7 @@ def separation(result: Run) -> go.Figure:
 def selection(result: Run) -> go.Figure:
     """Every candidate: bypass against layer; what was discarded is hollow, and hovering says why."""
     figure = go.Figure()
-    for estimator, symbol in SYMBOLS.items():
+    for estimator, symbol in zip(result.found.estimators, cycle(SYMBOLS)):
         for discarded in (False, True):
             some = [c for c in result.found.candidates if c.estimator == estimator and bool(c.discarded) == discarded]
             if some:

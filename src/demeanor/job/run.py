@@ -7,7 +7,6 @@ what the control does, model/. It is made beside its target and renamed when eve
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..behaviours import SET_NAMES, Behaviour, behaviour
 from ..calibrate.dial import dial, doses
@@ -28,6 +26,8 @@ from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
+from ..io.json_files import write_json
+from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
 from ..progress import say
@@ -70,7 +70,7 @@ def run(plan: Plan, out: str | Path) -> Run:
 
 
 def _loaded(plan: Plan, model: str) -> Session:
-    return load(model, device=plan.device, dtype=plan.dtype, quantized=plan.quantized, reply_tokens=plan.reply_tokens)
+    return load(model, loading=plan.loading)
 
 
 def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:
@@ -124,10 +124,9 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
 
 
 def _write(result: Run, ledger: Ledger, work: Path) -> None:
-    plan = result.plan.model_dump(exclude_none=True)
-    (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
-    _write_json(work / "scores.json", scores(result))
-    _write_json(work / "run.json", resolved(result))
+    (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
+    write_json(work / "scores.json", scores(result))
+    write_json(work / "run.json", resolved(result))
     save_control(result.control, work / CONTROL)
     save_direction(result.direction, work / "direction.safetensors")
     if result.dial is not None:
@@ -167,7 +166,3 @@ def resolved(result: Run) -> dict[str, Any]:
         seconds=round(result.seconds, 1),
         environment={"python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads()},
     )  # fmt: skip
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")

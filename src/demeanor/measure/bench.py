@@ -71,9 +71,9 @@ class Trial:
 
     @property
     def merit(self) -> float:
-        """How good this is for a control that removes the behaviour; drift (nats per token) is what it costs."""
+        """How good this is for a control that removes the behaviour; it costs the KL of the first token where nothing should change."""
         kept = (self.rate(name) for name in ("guard_rate", "answers_shows", "answers_neutral"))
-        return merit([self.avoided("shows_rate"), self.avoided("lacks_rate"), *kept], self.drift.nats_per_token)
+        return merit([self.avoided("shows_rate"), self.avoided("lacks_rate"), *kept], self.drift.first_nats)
 
     def where(self, fires: Mapping[SetName, Sequence[bool]], untouched: Trial) -> Trial:
         """This trial behind a gate: the same where it fires, the untouched one elsewhere. It costs nothing to run."""

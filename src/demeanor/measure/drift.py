@@ -41,9 +41,9 @@ class Drift:
         return intervals.mean("drift", self.kl_sum / self.tokens, self.tokens, better="lower")
 
     @property
-    def nats_per_token(self) -> float:
-        """The value of `kl` without its interval; 0 where there are no replies to tell it by."""
-        return float(self.kl_sum.sum() / self.tokens.sum()) if len(self.tokens) else 0.0
+    def first_nats(self) -> float:
+        """The value of `first_token_kl` without its interval; 0 where there are no replies to tell it by."""
+        return float(self.first_kl.mean()) if len(self.first_kl) else 0.0
 
     @property
     def first_token_kl(self) -> Score:

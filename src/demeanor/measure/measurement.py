@@ -21,6 +21,7 @@ from .condition import Condition
 from .degeneration import OF_REPLIES
 from .ledger import Ledger
 from .observation import Observation
+from .plan import MeasurePlan
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,21 +76,22 @@ def measure(
     session: Session,
     behaviour: BehaviourLike,
     control: Control | None = None,
+    plan: MeasurePlan | None = None,
     *,
-    prompting: str | None = None,
     base: Session | None = None,
     split: Split = "test",
-    max_prompts: int | None = None,
     ledger: Ledger | None = None,
+    **options: Any,
 ) -> Measurement:
     """What a control does to a behaviour, to what must still show it, and to everything else.
 
-    `prompting` is a text that opens every system prompt, to compare a control with; `base` another model to compare with,
+    `options` are the fields of `MeasurePlan` by name, in place of a plan. `base` is another model to compare with,
     instead of the untouched `session`. `ledger` saves asking that one again.
     """
+    plan = MeasurePlan.given(plan, options, "measure")
     behaviour = as_behaviour(behaviour, session)
-    bench = Bench(base or session, behaviour, split, ledger, max_prompts=max_prompts)
-    return measure_all(bench, {"": Condition(session, control, prompting)})[""]
+    bench = Bench(base or session, behaviour, split, ledger, max_prompts=plan.max_prompts)
+    return measure_all(bench, {"": Condition(session, control, plan.prompting)})[""]
 
 
 def measure_all(bench: Bench, conditions: Mapping[str, Condition]) -> dict[str, Measurement]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from ..errors import ControlError, DataError, mistaken
+from ..errors import ControlError, mistaken
 from ..structure.layout import Layout
+from .acting import lock_of
 from .adapters import Adapter
-from .batches import Batch
 from .intervene import Intervention
 from .prompt_states import States
 from .steering import Steering
@@ -73,22 +73,5 @@ class Rows:
         slot = next((number for number, other in enumerate(self._controls, start=1) if other is control), None)
         if slot is None:
             raise ControlError("No row has this control, so its dose cannot be turned; turn one of those given to controlled_rows.")
-        self._steering.bank.put(slot, self._interventions(control.scaled(dose)))
-
-
-def in_rows(steerings: Sequence[Steering], prompts: int, run: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
-    """`run`, with every row of a batch having the control of its prompt, however prompts were sorted."""
-    for steering in steerings:
-        if len(steering.rows or ()) != prompts:
-            raise DataError(f"There are {len(steering.rows or ())} controls and {prompts} prompts; give one control per prompt.")
-
-    def controlled(batch: Batch) -> Any:
-        for steering in steerings:
-            steering.batch = batch.rows
-        try:
-            return run(batch)
-        finally:
-            for steering in steerings:
-                steering.batch = None
-
-    return controlled
+        with lock_of(self._steering.model):  # a pass in progress ends with the dose it began with
+            self._steering.bank.put(slot, self._interventions(control.scaled(dose)))

@@ -1,4 +1,4 @@
-"""SelfControl: replies steered by what the model itself says of them. algorithms.md, section 9."""
+"""SelfControl: replies steered by what the model itself says of them. algorithms.md, section 8."""
 
 from .gradient import NormPattern
 from .norm_patterns import norms

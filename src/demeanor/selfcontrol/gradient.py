@@ -1,4 +1,4 @@
-"""The gradient of the suffix score with respect to the stream at a prompt, and steps made of it. algorithms.md, section 9.
+"""The gradient of the suffix score with respect to the stream at a prompt, and steps made of it. algorithms.md, section 8.
 
 The model is asked about a reply it gave, and told nothing but the exchange. Where the prompt's states would have to go for
 the answer to be the wanted one is the gradient; it is taken where the search stands, with what was added so far in force
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +90,9 @@ class NormPattern:
     effect: Tensor
     tokens: Tensor
     n: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n": self.n, "layers": self.layers.tolist(), "effect": self.effect.tolist(), "tokens": self.tokens.tolist()}
 
 
 def norm_pattern(gradient: Tensor, norms: Tensor, lengths: Sequence[int]) -> NormPattern:

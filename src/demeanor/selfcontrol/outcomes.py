@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..controls import save_control
 from ..controls.files import CONTROL
 from ..detect import make_detector, present
 from ..detect.suffix import SelfJudgement
+from ..io.json_files import write_json, write_json_lines
 from ..measure.answers import is_right
 from ..models import Session
 from ..stats import intervals
@@ -74,16 +74,10 @@ def _mean(name: str, values: Sequence[float]) -> Score:
 def write_run(found: Traces, told: Outcome, session: Session, folder: Path) -> None:
     """control.safetensors, scores.json, plan.json, replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
     save_control(found.control(session), folder / CONTROL)
-    _write_json(folder / "scores.json", told.to_json())
-    _write_json(folder / "plan.json", {"model": session.name, **found.made_from})
+    write_json(folder / "scores.json", told.to_json())
+    write_json(folder / "plan.json", {"model": session.name, **found.made_from})
     whole = [trace.to_json() for trace in found.traces]
-    _write_lines(folder / "trace.jsonl", whole)
-    _write_lines(folder / "replies.jsonl", [{key: value for key, value in each.items() if key not in ("steps", "ids")} for each in whole])
-
-
-def _write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_json_lines(folder / "trace.jsonl", whole)
+    write_json_lines(
+        folder / "replies.jsonl", [{key: value for key, value in each.items() if key not in ("steps", "ids")} for each in whole]
+    )

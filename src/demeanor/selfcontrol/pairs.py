@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..behaviours import Prompt, Question, opposites
 from ..io.atomic import new_file
+from ..io.json_files import write_json_lines
 from ..models import Session
 from .searching import DEFAULT, search
 from .settings import Settings
@@ -55,4 +55,4 @@ def preference_pairs(
 def write_pairs(pairs: Sequence[Pair], session: Session, path: Path) -> None:
     """A JSON object a line with prompt, chosen and rejected."""
     with new_file(path) as work:
-        work.write_text("".join(json.dumps(pair.to_json(session), ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
+        write_json_lines(work, (pair.to_json(session) for pair in pairs))

@@ -42,7 +42,7 @@ def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequenc
         raise DataError("There are no prompts to search states for.")
     asked = as_prompts(prompts)
     suffixes = [suffix(session, question) for question in questions]
-    chunks = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
+    chunks = [asked[start : start + settings.batch_size] for start in range(0, len(asked), settings.batch_size)]
     traces = [trace for chunk in track(chunks, "Searching", len(chunks)) for trace in Search(session, suffixes, settings, chunk).run()]
     made_from = {"questions": [question.model_dump() for question in questions], "settings": settings.model_dump()}
     return Traces(tuple(traces), made_from)
@@ -73,7 +73,8 @@ class Search:
 
     def __init__(self, session: Session, suffixes: Sequence[Suffix], settings: Settings, prompts: Sequence[Prompt]) -> None:
         self.session, self.suffixes, self.settings = session, suffixes, settings
-        self.most = settings.reply_tokens or session.reply_tokens
+        self.most = session.reply_tokens
+        self.layers = None if settings.layers == "all" else settings.layers
         self.prompts = list(prompts)
         self.ids = [tuple(session.encode(prompt)) for prompt in prompts]
         self.opened = [open_think_tag(session.render(prompt)) for prompt in prompts]
@@ -112,7 +113,7 @@ class Search:
         found = self.gradients([self.ids[number] for number in active], replies, given)
         gradient = found.gradient.to(given)
         reach = Reach(
-            given, steps(gradient, self.norms[:, active], self.settings.layers, self.settings.top), self.norms[:, active], self.settings.cap
+            given, steps(gradient, self.norms[:, active], self.layers, self.settings.top_k), self.norms[:, active], self.settings.cap
         )
         candidates = self._tried(active, reach)
         accepted = self._accepted(active, reach, candidates)

@@ -23,6 +23,7 @@ from ..algebra.edits import ablate, edited
 from ..algebra.norms import measured_gain
 from ..errors import AccountingError
 from ..progress import track
+from .calls import STREAM, returned
 from .layout import Layout, PostNorm, Role, Weight, Writer, writer_edits
 
 RESIDUAL_TOLERANCE = 1e-5  # of the accounting, relative to what the block adds
@@ -103,10 +104,6 @@ def _ran(model: nn.Module, modules: Sequence[nn.Module]) -> set[nn.Module]:
     return ran
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
-
-
 @torch.no_grad()
 def _watch(
     model: nn.Module, blocks: list[nn.Module], embeddings: Sequence[nn.Module], names: Mapping[nn.Module, str]
@@ -117,7 +114,7 @@ def _watch(
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         # Clones: some families add in place after the hook.
         args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
-        seen.setdefault(module, []).append(_Call(names[module], args, kwargs, _first(output).clone()))
+        seen.setdefault(module, []).append(_Call(names[module], args, kwargs, returned(output).clone()))
 
     handles = [module.register_forward_hook(record, with_kwargs=True) for module in [*blocks, *embeddings]]
     try:
@@ -132,7 +129,7 @@ def _watch(
             raise AccountingError(f"{names[block]} ran {len(once)} times on one input; this model cannot be edited yet.")
         call = once[0]
         if not call.args:  # the hidden states may come by keyword
-            call.args = (call.kwargs.pop("hidden_states"),)
+            call.args = (call.kwargs.pop(STREAM),)
         calls.append(call)
     return calls, [(module, call) for module in embeddings if isinstance(module, nn.Embedding) for call in seen.get(module, [])]
 
@@ -209,14 +206,14 @@ class _Replay:
         names = {module: name for name, module in self.block.named_modules() if name}
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            first, name = _first(output), names[module]
-            if isinstance(first, Tensor) and first.shape == shape:
+            value, name = returned(output), names[module]
+            if isinstance(value, Tensor) and value.shape == shape:
                 repeated.update([name] if name in calls else [])
-                calls[name] = _Call(name, args, kwargs, first.clone())
+                calls[name] = _Call(name, args, kwargs, value.clone())
 
         handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
         try:
-            out = _first(self.block(*self.args, **self.kwargs))
+            out = returned(self.block(*self.args, **self.kwargs))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise AccountingError(f"{self.name} could not be run again in float64 ({reason}); this model cannot be edited yet.") from error
@@ -277,7 +274,7 @@ def _before_post_norm(replay: _Replay, calls: dict[str, _Call], term: str) -> tu
         return term, None
     with torch.no_grad():
         x = unit(given[0]) * given[0].shape[-1] ** 0.5  # far above any epsilon
-        once, doubled = (_first(module(factor * x, *given[1:], **calls[term].kwargs)) for factor in (1, 2))
+        once, doubled = (returned(module(factor * x, *given[1:], **calls[term].kwargs)) for factor in (1, 2))
     if float((doubled - once).norm() / once.norm()) > 1e-3:  # a norm forgets scale
         return term, None
     raw = next((name for name, call in calls.items() if torch.equal(call.out, given[0])), None)
@@ -338,7 +335,7 @@ def _mixes_tokens(replay: _Replay, calls: dict[str, _Call], raw: str) -> bool:
     args = tuple(bumped(a) for a in calls[part].args)
     kwargs = {key: bumped(a) for key, a in calls[part].kwargs.items()}
     with torch.no_grad():
-        out = _first(replay.block.get_submodule(part)(*args, **kwargs))
+        out = returned(replay.block.get_submodule(part)(*args, **kwargs))
     return bool((out[:, -1] - calls[part].out[:, -1]).abs().max() > 1e-12)
 
 

@@ -8,7 +8,6 @@ on small numbered stand-ins.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 
 from ..errors import ModelError
 from ..io.checkpoint import Checkpoint
+from ..progress import muted
 from .layout import Weight
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+        with muted("transformers"):
+            config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{checkpoint.folder / 'config.json'} describes no model that can be loaded: {' '.join(str(error).split())[:200]}"

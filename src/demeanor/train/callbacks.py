@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from ..progress import console
+from ..progress import Bar
 
 SHOWN = ("loss", "reward", "kl", "rewards/accuracies", "eval_loss")
 
@@ -17,24 +16,24 @@ class Told(TrainerCallback):
     """A bar with the latest loss or reward, on a terminal; nothing elsewhere."""
 
     def __init__(self, what: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.what = what
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bar: Bar | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.task = self.bar.add_task(self.what, total=state.max_steps, completed=state.global_step)
-        self.bar.start()
+        self.bar = Bar(self.what, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(self.task, completed=state.global_step)
+        if self.bar is not None:
+            self.bar.to(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        told = [f"{name} {float(logs[name]):.3g}" for name in SHOWN if logs and name in logs]
-        if told and hasattr(self, "task"):
-            self.bar.update(self.task, description=f"{self.what}: {', '.join(told)}")
+        figures = [f"{name} {float(logs[name]):.3g}" for name in SHOWN if logs and name in logs]
+        if figures and self.bar is not None:
+            self.bar.to(state.global_step, f"{self.what}: {', '.join(figures)}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.stop()
+        if self.bar is not None:
+            self.bar.close()
 
 
 class StopsWhen(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Reward from automatic feedback: RLOO or GRPO on what detectors say of sampled replies. algorithms.md, section 10.
+"""Reward from automatic feedback: RLOO or GRPO on what detectors say of sampled replies. algorithms.md, section 9.
 
 PPO, which earlier work on detoxification used, has left TRL; RLOO needs no value model and is the default here.
 """
@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter
 from ..models.thinking import open_think_tag
-from ..progress import say
+from ..progress import warn
 from .conversations import as_messages
 from .plans import Rlaf
 from .recipe import Recipe
@@ -34,7 +34,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     Raises CheckFailed where a tripwire stopped it (`out` then holds the log and no model), DataError for what was asked for
     wrongly or when `out` exists. None on every process of a launch but the first.
     """
-    if plan.full and is_adapter(plan.model):
+    if plan.every_weight and is_adapter(plan.model):
         raise DataError(
             f"{plan.model} is an adapter, whose reference could not be loaded; use --merge in place of --full, or bake it first."
         )
@@ -56,7 +56,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     if wires.tripped is not None:
         recipe.stopped(wires.tripped, data)
     if watched.groups and not watched.differing:
-        say(
+        warn(
             f"The replies to one prompt were never rewarded differently (temperature {plan.temperature:g}), so there was nothing to learn; "
             "use a reward that tells them apart, such as --reward suffix, or another --temperature."
         )
@@ -107,8 +107,8 @@ def _trainer(recipe: Recipe, plan: Rlaf, prompts: Sequence[Prompt], reward: Watc
     kind, trainer = (RLOOConfig, RLOOTrainer) if plan.method == "rloo" else (GRPOConfig, GRPOTrainer)
     # beta is given to both: GRPO's own default is 0, which keeps no reference to stay near.
     arguments = recipe.arguments(
-        kind, beta=plan.beta, num_generations=plan.generations, temperature=plan.temperature, top_k=0, top_p=1.0,
-        max_completion_length=plan.reply_tokens,
+        kind, beta=plan.beta, num_generations=plan.num_generations, temperature=plan.temperature, top_k=0, top_p=1.0,
+        max_completion_length=plan.reply_tokens, chat_template_kwargs=plan.chat_template_args,
     )  # fmt: skip
     rows = [{"prompt": as_messages(recipe.session, prompt), "number": number} for number, prompt in enumerate(prompts)]
     recipe.callbacks.append(StopsWhen(lambda: reward.wires.tripped is not None))

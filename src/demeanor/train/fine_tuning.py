@@ -24,7 +24,7 @@ def sft(plan: Sft, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained | 
     kept = recipe.reserved.without(texts, lambda row: [row] if isinstance(row, str) else said_by_user(row), "rows")
     before = recipe.bench(recipe.session)
     rows = [learned_text(recipe.session, row) if isinstance(row, str) else learned(recipe.session, row) for row in kept]
-    recipe.fit(lambda: _trainer(recipe, cut(rows, plan.longest)))
+    recipe.fit(lambda: _trainer(recipe, cut(rows, plan.max_length)))
     return recipe.finished(before, {"rows": len(kept), "sources": list(plan.data)})
 
 
@@ -41,7 +41,7 @@ def detox(plan: Detox, out: str | Path, callbacks: Sequence[Any] = ()) -> Traine
     before = recipe.bench(recipe.session)
 
     def rows(some: Sequence[Conversation]) -> list[dict[str, list[int]]]:
-        return cut([learned(recipe.session, dialogue) for dialogue in some], plan.longest)
+        return cut([learned(recipe.session, dialogue) for dialogue in some], plan.max_length)
 
     kept = rows(held)
     loss = mean_loss(recipe.session, kept)

@@ -1,4 +1,4 @@
-"""Heal an edited model: preference training (DPO) towards the replies it should give. algorithms.md, section 10."""
+"""Heal an edited model: preference training (DPO) towards the replies it should give. algorithms.md, section 9."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _trainer(recipe: Recipe, plan: Heal, pairs: Sequence[Pair]) -> Any:
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if plan.likelihood:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, plan.likelihood]}
-    arguments = recipe.arguments(DPOConfig, beta=plan.beta, max_length=plan.longest, **losses)
+    arguments = recipe.arguments(DPOConfig, beta=plan.beta, max_length=plan.max_length, **losses)
     return DPOTrainer(
         made.model, None if made.adapter is not None else recipe.learner().model, args=arguments, processing_class=made.tokenizer,
         train_dataset=Dataset.from_list([_row(recipe.session, pair) for pair in pairs]), peft_config=made.adapter,
@@ -63,4 +63,5 @@ def _row(session: Session, pair: Pair) -> dict[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt, "chosen": f"\n{pair.chosen}", "rejected": f"\n{pair.rejected}"}
     chosen, rejected = ([{"role": "assistant", "content": reply}] for reply in (pair.chosen, pair.rejected))
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    template = {"chat_template_kwargs": session.chat_template_args} if session.chat_template_args else {}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **template}

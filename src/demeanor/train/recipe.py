@@ -8,7 +8,6 @@ Under `accelerate launch` every process loads and measures alike, so that none w
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -29,19 +28,22 @@ from ..controls.files import CONTROL
 from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
+from ..io.json_files import write_json
+from ..io.plan import PLAN
+from ..io.tables import muted_datasets
 from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
 from ..models import Session, load
-from ..progress import console, quiet, say
+from ..progress import muted, quiet, say, warn
 from ..runtime.adapters import ADAPTER, read_peft
 from .card import write_card
-from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, refuse_trackers
+from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, placed, refuse_trackers
 from .plans import Training
 from .result import AFTER, BEFORE, Trained, replies_of
 from .sources import Reserved
 
-PLAN, RESULT = "plan.yaml", "training.json"
+RESULT = "training.json"
 EDITED = "edited"
 TRACKED = "runs"  # transformers' name for the folder of a tracker that writes files
 
@@ -62,7 +64,6 @@ class Recipe:
         self.plan, self.out, self.callbacks = plan, Path(out), list(callbacks)
         refuse_existing(self.out)
         self.first = int(os.environ.get("RANK", "0")) == 0
-        console.quiet = console.quiet or not self.first
         check_model(plan)
         refuse_trackers(plan.report_to)
         self.named = None if plan.behaviour is None else behaviour(plan.behaviour)
@@ -95,8 +96,7 @@ class Recipe:
             )
 
     def open(self, name: str) -> Session:
-        plan = self.plan
-        return load(name, device=str(place_of(plan)), dtype=plan.dtype, reply_tokens=plan.reply_tokens)
+        return load(name, loading=placed(self.plan))
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -109,12 +109,12 @@ class Recipe:
         """TRL's arguments: the plan's, and the recipe's own."""
         plan = self.plan
         place = place_of(plan)
-        steps = {"max_steps": plan.steps} if plan.steps is not None else {"num_train_epochs": plan.epochs}
+        steps = {"max_steps": plan.max_steps} if plan.max_steps is not None else {"num_train_epochs": plan.num_train_epochs}
         return kind(
-            output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.batch, gradient_accumulation_steps=plan.accumulate,
+            output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.per_device_train_batch_size, gradient_accumulation_steps=plan.gradient_accumulation_steps,
             learning_rate=plan.rate(self.session.layout.d_model), lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
-            logging_steps=plan.log_every, save_strategy="steps", save_steps=plan.save_every, save_total_limit=2, seed=plan.seed,
-            gradient_checkpointing=plan.save_memory, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
+            logging_steps=plan.logging_steps, save_strategy="steps", save_steps=plan.save_steps, save_total_limit=2, seed=plan.seed,
+            gradient_checkpointing=plan.gradient_checkpointing, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
             use_cpu=place.type == "cpu", report_to=list(plan.report_to) or "none", disable_tqdm=True, eval_strategy="no", **steps, **more,
         )  # fmt: skip
 
@@ -129,10 +129,7 @@ class Recipe:
 
         `made` makes the trainer, among whose many remarks none is meant for a user.
         """
-        import datasets
-
-        datasets.disable_progress_bars()
-        with warnings.catch_warnings(), self.session.threads():
+        with warnings.catch_warnings(), muted_datasets(), muted("transformers", "bitsandbytes"), self.session.runner.threads():
             warnings.simplefilter("ignore")
             self._fit(made())
 
@@ -226,7 +223,7 @@ class Recipe:
         try:
             adapter = read_peft(work)
         except ControlError as error:
-            say(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
+            warn(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
             return
         made_from = provenance(method=type(self.plan).__name__.lower(), behaviour=self.plan.behaviour)
         save_control(
@@ -262,7 +259,7 @@ def _write(result: Trained, work: Path) -> None:
     write_card(result.plan, result.steps, table, work)
     (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
     values = {**result.to_json(), **provenance()}
-    (work / RESULT).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(work / RESULT, values)
 
 
 def _plain(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Rewards: any detector, the suffix score, or a weighted mix, as logits. algorithms.md, section 10."""
+"""Rewards: any detector, the suffix score, or a weighted mix, as logits. algorithms.md, section 9."""
 
 from __future__ import annotations
 

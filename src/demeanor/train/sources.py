@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ..behaviours import SET_NAMES, Behaviour, Prompt
 from ..errors import DataError
 from ..io.tables import dataset_rows, read_rows
-from ..progress import say
+from ..progress import say, warn
 from .conversations import Conversation
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class Reserved:
         kept = [row for row in rows if not any(_plain(text) in self.texts for text in users(row))]
         self.dropped += len(rows) - len(kept)
         if len(kept) < len(rows):
-            say(f"{len(rows) - len(kept)} of {len(rows)} {what} hold a prompt that is measured on, and are left out.")
+            warn(f"{len(rows) - len(kept)} of {len(rows)} {what} hold a prompt that is measured on, and are left out.")
         if not kept:
             raise DataError(f"All {len(rows)} {what} hold prompts that are measured on; nothing is left to train on.")
         return kept

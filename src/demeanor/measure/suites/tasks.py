@@ -5,7 +5,6 @@ lm-eval is an extra, so it is imported only inside functions.
 
 from __future__ import annotations
 
-import logging
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,8 @@ import yaml
 from jinja2 import TemplateError
 
 from ...errors import DataError
-from ...progress import say
+from ...io.tables import muted_datasets
+from ...progress import muted, say
 from .names import NAMED
 
 if TYPE_CHECKING:
@@ -147,19 +147,5 @@ def seeded() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Without the libraries' remarks and bars; what matters of them is told in sentences. What some tasks print goes to
     standard error, since standard output belongs to results."""
-    import datasets
-
-    loggers = [logging.getLogger(library) for library in ("lm_eval", "datasets", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    bars = datasets.are_progress_bars_disabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
-        if not bars:
-            datasets.enable_progress_bars()
+    with muted_datasets(), muted("lm_eval"), redirect_stdout(sys.stderr):
+        yield
