@@ -51,7 +51,7 @@ def adapters(session: dm.Session, rank: int) -> tuple[Adapter, Adapter]:
     linear = {name: module for name, module in session.model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"}
     lora = {name: (noise(rank, module.in_features), noise(module.out_features, rank)) for name, module in linear.items()}
     attention = [f"{block}.self_attn" for block in session.layout.blocks]
-    return Adapter(lora), Adapter(prompts={name: (noise(1, PROMPT, session.layout.d_model), noise(1)) for name in attention})
+    return Adapter(low_rank=lora), Adapter(prompts={name: (noise(1, PROMPT, session.layout.d_model), noise(1)) for name in attention})
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class OneAtATime(Search):
             eta = rung * self.eta[number]
             for branch in range(branches):
                 ids = self.generated(self.ids[number], reach, eta, branch, branches)
-                made.append(Candidate(0, eta, branch, ids, self.score([(number, ids)])[0]))
+                made.append(Candidate(row=0, eta=eta, branch=branch, ids=ids, score=self.score([(number, ids)])[0]))
         return made
 
     @torch.no_grad()

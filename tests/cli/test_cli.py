@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,18 @@ def test_a_gate_needs_its_model(demeanor, over_refusal: dm.Direction, tmp_path: 
     )
     assert ended.code == 0
     assert dm.load_control(tmp_path / "c.safetensors").parts[0].gates
+
+
+def test_what_main_changes_in_the_process_is_as_before_afterwards(demeanor) -> None:  # type: ignore[no-untyped-def]
+    def mine(*_: object) -> None:
+        """A handler of whoever calls `main` from a program of theirs."""
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        errors = [stream.errors for stream in (sys.stdout, sys.stderr)]
+        for arguments in (("--version",), ("inspect", "./nothing"), ("nonsense",)):
+            demeanor(*arguments)
+            assert signal.getsignal(signal.SIGTERM) is mine
+            assert [stream.errors for stream in (sys.stdout, sys.stderr)] == errors
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -26,7 +26,14 @@ FIRES = [True, False, True, False]
 
 
 def test_the_bias_of_a_post_norm_is_edited():
-    writer = Writer("m", 0, "mlp", 1.0, (Weight("m.weight", 0, (4, 6)),), PostNorm("n", "n.weight", 0.0, "n.bias", True))
+    writer = Writer(
+        module="m",
+        layer=0,
+        role="mlp",
+        scale=1.0,
+        weights=(Weight("m.weight", 0, (4, 6)),),
+        post_norm=PostNorm("n", "n.weight", 0.0, "n.bias", True),
+    )
     r = torch.eye(4)[:1]
     edits = writer_edits(writer, ablate(r), {"n.weight": torch.ones(4)}.__getitem__)
     assert [(name, axis) for name, axis, _ in edits] == [("m.weight", 0), ("n.bias", 0)]
@@ -188,7 +195,7 @@ def test_drift_is_of_neutral_prompts(organism):
 
 
 def test_the_reply_budget_leaves_room_for_long_answers(organism):
-    from demeanor.measure.observation import reply_budget
+    from demeanor.measure.bench import reply_budget
 
     long = "first get the lamp , then turn it twice . " * 8
     b = dm.Behaviour(name="b", shows=(dm.Prompt.of("a", answer=long),))

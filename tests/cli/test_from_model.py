@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 import typer
 from pydantic import Field
+from rich.markup import escape
 from typer.main import get_command
 
 import demeanor as dm
@@ -39,7 +40,7 @@ def plans_of(command: Any) -> list[type[BasePlan]]:
 
 def told(description: str | None) -> str:
     assert description
-    return f"{description[0].upper()}{description[1:]}."
+    return escape(f"{description[0].upper()}{description[1:]}.")
 
 
 @pytest.mark.parametrize("name", commands())

@@ -323,7 +323,7 @@ def test_a_mean_difference_of_another_tool_becomes_an_ablation(organism: dm.Sess
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
 def test_a_published_direction_is_read_and_bound_to_its_size(organism: dm.Session) -> None:
     path = DATA / "selection" / "gemma-2b-it.direction.pt"
-    layout = Layout("gemma", 2048, (), (), None)
+    layout = Layout(model_type="gemma", d_model=2048, blocks=(), writers=(), tied=None)
     control = convert(path, layout, "google/gemma-2b-it")
     assert control.parts[0].vectors.shape == (1, 2048)
     assert float(control.parts[0].vectors.norm()) == pytest.approx(1.0)

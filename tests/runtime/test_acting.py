@@ -44,7 +44,7 @@ def controls(organism: dm.Session) -> dict[str, Control]:
         "gated": ablation(organism, rank=90, seed=1).when(gate_on_length(organism, PROMPTS, [True, False, True, False])),
         "reply": dm.add(a_direction(organism, dm.Site(2), gap=2000.0), 1.0, "reply"),
         "states": Control(parts=(), layout=layout, model_name=name, states=(states,)),
-        "adapter": Control(parts=(), layout=layout, model_name=name, adapters=(Adapter(low_rank),)),
+        "adapter": Control(parts=(), layout=layout, model_name=name, adapters=(Adapter(low_rank=low_rank),)),
         "embeddings": Control(parts=(), layout=layout, model_name=name, adapters=(Adapter(virtual_tokens=words),)),
     }
 

@@ -198,7 +198,7 @@ def test_what_it_cannot_do_is_said(tiny: dict[str, dm.Session], tiny_folders: di
         dm.bake(tiny_folders["llama"], control_of(session, tmp_path / "prompts"), tmp_path / "baked")
     assert not (tmp_path / "baked").exists()
     other = tiny["qwen2"]
-    renamed = Adapter({"model.layers.0.self_attn.nothing": (torch.zeros(1, 48), torch.zeros(48, 1))})
+    renamed = Adapter(low_rank={"model.layers.0.self_attn.nothing": (torch.zeros(1, 48), torch.zeros(48, 1))})
     with (
         pytest.raises(ControlError, match="does not have"),
         other.controlled(Control(parts=(), layout=other.layout, model_name=other.name, adapters=(renamed,))),

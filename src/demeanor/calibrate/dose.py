@@ -39,7 +39,7 @@ class DoseTrial:
         return {"dose": self.dose, **{name: getattr(self, name).to_json() for name in ("rate", "answers", "drift")}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dosed:
     """The control at the dose found, what was tried, and the measurement on test. `moved` is the median of |h' - h| / |h| at
     `site`, over the val prompts of the rate: the dose in residual-norm units."""
@@ -101,7 +101,15 @@ def find_dose(session: Session, behaviour: BehaviourLike, control: Control, plan
         )
     dosed = control.scaled(high)
     site, moved = _moved(bench, dosed, goal)
-    return Dosed(high, dosed, goal, tuple(trials), measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger), moved, site)
+    return Dosed(
+        dose=high,
+        control=dosed,
+        goal=goal,
+        trials=tuple(trials),
+        measurement=measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger),
+        moved=moved,
+        site=site,
+    )
 
 
 def _tried(bench: Bench, control: Control, dose: float, goal: Goal) -> DoseTrial:

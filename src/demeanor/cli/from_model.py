@@ -16,6 +16,7 @@ import typer
 import yaml
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
 from ..errors import DataError
 from ..io.plan import BasePlan, Flag, read_values, unknown_option
@@ -29,7 +30,7 @@ def from_plans(function: Callable[..., None]) -> Callable[..., None]:
     """A command for Typer: every parameter of `function` that is a plan becomes the options of that plan."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     plans = {p.name: p.annotation for p in parameters if isinstance(p.annotation, type) and issubclass(p.annotation, BasePlan)}
-    fields = {name: field for plan in plans.values() for name, field in plan.model_fields.items()}
+    fields = _fields(list(plans.values()))
     flags = {name: _positional(field) or _flags(name, field)[0] for name, field in fields.items()}
 
     @functools.wraps(function)
@@ -50,6 +51,18 @@ def from_plans(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in made}
     return command
+
+
+def _fields(plans: Sequence[type[BasePlan]]) -> dict[str, FieldInfo]:
+    """The fields of some plans by name: what must be given first, and what a plan says itself before what it inherits."""
+    fields = {
+        name: plan.model_fields[name]
+        for plan in plans
+        for base in plan.__mro__
+        for name in inspect.get_annotations(base)
+        if name in plan.model_fields
+    }
+    return dict(sorted(fields.items(), key=lambda item: not item[1].is_required()))
 
 
 def _read_required(context: typer.Context, file: Path | None) -> Path | None:
@@ -87,7 +100,7 @@ def _parameter(name: str, field: FieldInfo, panel: str | None) -> inspect.Parame
     kind, default = _kind(field), _default(field)
     about: dict[str, Any] = {
         "help": _sentence(field.description or ""),
-        "show_default": default not in (None, False, inspect.Parameter.empty),
+        "show_default": not any(default is nothing for nothing in (None, False, inspect.Parameter.empty)),
     }
     if kind == list[str]:
         about["metavar"] = "<key=value>" if get_origin(field.annotation) is dict else f"<{_items(field)}>"
@@ -144,7 +157,7 @@ def _panel(name: str, plans: Any) -> str | None:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+    return escape(f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}")
 
 
 def _value(field: FieldInfo, given: Any) -> Any:

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import CheckFailed
 from ..io.atomic import new_folder, refuse_existing, refuse_folder
+from ..io.plan import PLAN
 from ..models import Loading
 from ..progress import say
 from ..selfcontrol import Settings, norms, outcome, preference_pairs, search, write_pairs, write_run
@@ -48,6 +49,7 @@ def selfcontrol_run(
     tokens = [str(session.tokenizer.decode([token])) for token in traces.changed[0].ids] if traces.changed else None
     with new_folder(target) as folder:
         write_run(traces, result, session, folder)
+        (folder / PLAN).write_text(plan.written(source, settings, loading), encoding="utf-8")
         write_selfcontrol_page(traces, result, f"{plan.model}: {behaviour.name}", folder / "report.html", patterns, tokens)
     if as_json:
         print_json({**result.to_json(), "prompts": len(traces.traces), "changed": len(traces.changed)})

@@ -20,7 +20,7 @@ from .options import AsJson, Target, help_alone, out, print_json, say_result
 from .tables import changed_table, replies_table, scores_table
 
 train_app = typer.Typer(
-    help="Training (the extra train): healing after an edit, fine-tuning, detoxifying, rewards. A killed training goes on where it was when the same command is given again.",
+    help="Training: healing after an edit, fine-tuning, detoxifying, rewards (the extra train). A killed one goes on when the same command is given again.",
     callback=help_alone, invoke_without_command=True,
 )  # fmt: skip
 

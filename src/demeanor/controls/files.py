@@ -120,7 +120,9 @@ def _adapter(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor
         return {name: (tensors[f"{start}{name}.0"], tensors[f"{start}{name}.1"]) for name in names}
 
     opening = tensors.get(f"adapter {number}.virtual_tokens")
-    return Adapter(pairs("low_rank"), pairs("prompts"), opening, entry["transposed"], entry["dose"])
+    return Adapter(
+        low_rank=pairs("low_rank"), prompts=pairs("prompts"), virtual_tokens=opening, transposed=entry["transposed"], dose=entry["dose"]
+    )
 
 
 def read_layout(path: str | Path) -> tuple[Layout, str]:

@@ -44,7 +44,7 @@ class TokensPlan(BasePlan):
 
     tokens: str = Field(
         default="last_and_reply",
-        description="all, prompt, reply, last_and_reply, read (the one where the direction was read), or places in the prompt such as -1,-2 (-1 is its last token)",
+        description="tokens that are edited: all, prompt, reply, last_and_reply, read (the one where the direction was read), or places in the prompt such as -1,-2 (-1 is its last token)",
     )
 
     def reach(self) -> tuple[Any, tuple[int, ...]]:
@@ -70,7 +70,9 @@ class ScopePlan(TokensPlan):
         name, positions = self.reach()
         site = Site(direction.site.layer, direction.site.point) if self.at_site else None
         layers = None if self.kernel is None else _weights(self.kernel, direction.layout.n_layers)
-        return Scope(site=site, tokens=name, offset=direction.place if name == "read" else 0, positions=positions, layers=layers)
+        return Scope(
+            site=site, tokens=name, offset=direction.place if name == "read" else 0, positions=positions, layers=layers
+        )  # fmt: skip
 
 
 def _weights(kernel: str, n_layers: int) -> tuple[float, ...]:
@@ -124,7 +126,7 @@ class ClampPlan(TokensPlan):
     """Where the component is held."""
 
     to: Annotated[Literal["lacks", "shows"] | float, BeforeValidator(_class_or_number)] = Field(
-        default="lacks", description="lacks, shows (the means of those sets), or a number"
+        default="lacks", description="value that it is held at: lacks, shows (the means of those sets) or a number"
     )
 
 

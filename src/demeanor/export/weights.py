@@ -39,7 +39,7 @@ from .patch import add_low_rank, edit_in_place, element_count
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Baked:
     """What was written: the folder, how many tensors were edited of how many, and which files were left out."""
 
@@ -80,7 +80,7 @@ def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code
         untied = _untie(source, files, work) if control.layout.tied and control.parts else False
         edited = _patch(source, files, control, work)
         write_card(source, control, str(model), work)
-    return Baked(out, edited, len(source.tensors) + untied, untied, left_out)
+    return Baked(folder=out, edited=edited, tensors=len(source.tensors) + untied, untied=untied, left_out=left_out)
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:

@@ -29,7 +29,7 @@ POSITIONS = 5  # of the template after the user's message, at most
 LITTLE = 1.0  # log-odds by which ablation must lower the behaviour to be called removing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
     """Everything one search saw: `directions` with their `candidates` (what each did), in the same order."""
 
@@ -139,7 +139,15 @@ def search_directions(
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
     by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")
-    found = Findings(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
+    found = Findings(
+        directions=tuple(made),
+        candidates=candidates,
+        sets=sets,
+        layer_limit=limit,
+        rank_by=by,
+        untouched=evaluation.untouched,
+        separation=chance.separation.reshape(len(positions), n_layers),
+    )
     found.tell()
     return found
 

@@ -27,7 +27,7 @@ from .filter import Sets, filter_prompts
 from .plan import UpdatePlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerDrift:
     """What the new prompts changed at one site: the cosine of the mean difference before and after, of the mean difference
     of the new prompts alone with the one before, and by how many within-class deviations either class mean moved."""
@@ -120,9 +120,9 @@ def _drift(site: Site, before: tuple[Moments, Moments], new: Mapping[str, Moment
 
     was = difference(*before)
     return LayerDrift(
-        site,
-        float(was @ difference(*after)),
-        float(was @ difference(new["shows"], new["lacks"])),
-        moved(before[0], after[0]),
-        moved(before[1], after[1]),
+        site=site,
+        cosine=float(was @ difference(*after)),
+        cosine_of_new=float(was @ difference(new["shows"], new["lacks"])),
+        shows_moved=moved(before[0], after[0]),
+        lacks_moved=moved(before[1], after[1]),
     )

@@ -68,9 +68,10 @@ class BasePlan(BaseModel):
         """The plan in a YAML file, or in the folder of a run that holds one."""
         return cls.of(read_values(path), str(path))
 
-    def written(self) -> str:
-        """The plan as YAML, which gives the same plan when it is read."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    def written(self, *others: BasePlan) -> str:
+        """The plan as YAML, which gives the same plan when it is read; with `others` that one command takes beside it."""
+        values = [plan.model_dump(mode="json") for plan in (self, *others)]
+        return yaml.safe_dump({name: value for plan in values for name, value in plan.items()}, sort_keys=False, allow_unicode=True)
 
     def same_as(self, file: Path) -> bool:
         return file.read_text(encoding="utf-8") == self.written()

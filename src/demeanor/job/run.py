@@ -86,7 +86,21 @@ def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, de
     elif decision.best_bakeable is not None:
         other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, ledger=ledger)
     turned = dial(session, wanted, found, doses(plan.doses), plan.max_prompts, ledger) if plan.doses else None
-    return Run(plan, work, wanted, found, decision, control, measurement, other, baked, reason, parity, turned, time.monotonic() - started)
+    return Run(
+        plan=plan,
+        folder=work,
+        behaviour=wanted,
+        found=found,
+        decision=decision,
+        control=control,
+        measurement=measurement,
+        bakeable=other,
+        baked=baked,
+        not_baked=reason,
+        parity=parity,
+        dial=turned,
+        seconds=time.monotonic() - started,
+    )
 
 
 def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, str | None]:

@@ -24,7 +24,7 @@ from .observation import Observation
 from .plan import MeasurePlan
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Measurement:
     """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
 
@@ -127,7 +127,16 @@ def compare(bench: Bench, trial: Trial) -> Measurement:
         values = [_values([of(outcome.reply) for outcome in seen.sets[before.ordinary]]) for seen in (before, after)]
         scores[0][name], scores[1][name] = (intervals.mean(name, sample, better=better) for sample in values)
         delta[name] = intervals.mean(name, values[1] - values[0], better=better)
-    return Measurement(bench.behaviour.name, bench.split, scores[0], scores[1], delta, p, p, (before, after))
+    return Measurement(
+        behaviour=bench.behaviour.name,
+        split=bench.split,
+        before=scores[0],
+        after=scores[1],
+        delta=delta,
+        p=p,
+        p_holm=p,
+        observed=(before, after),
+    )
 
 
 def _values(of: Sequence[float]) -> Tensor:

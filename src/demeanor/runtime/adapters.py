@@ -41,7 +41,7 @@ UNREAD = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Adapter:
     """What training added to a model, by the names of its modules; `dose` of it.
 
@@ -231,7 +231,7 @@ def read_peft(folder: Path) -> Adapter:
     if config["peft_type"] == "ADAPTION_PROMPT":
         return Adapter(prompts=pairs, virtual_tokens=virtual_tokens)
     made = {name: (a, _gain(config, name, len(a)) * b) for name, (a, b) in pairs.items()}
-    return Adapter(made, {}, virtual_tokens, bool(config.get("fan_in_fan_out")))
+    return Adapter(low_rank=made, prompts={}, virtual_tokens=virtual_tokens, transposed=bool(config.get("fan_in_fan_out")))
 
 
 def _gain(config: Mapping[str, Any], name: str, rank: int) -> float:

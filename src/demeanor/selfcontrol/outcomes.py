@@ -72,10 +72,10 @@ def _mean(name: str, values: Sequence[float]) -> Score:
 
 
 def write_run(found: Traces, told: Outcome, session: Session, folder: Path) -> None:
-    """control.safetensors, scores.json, plan.json, replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
+    """control.safetensors, scores.json, run.json (what was asked, and how it was searched), replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
     save_control(found.control(session), folder / CONTROL)
     write_json(folder / "scores.json", told.to_json())
-    write_json(folder / "plan.json", {"model": session.name, **found.made_from})
+    write_json(folder / "run.json", {"model": session.name, **found.made_from})
     whole = [trace.to_json() for trace in found.traces]
     write_json_lines(folder / "trace.jsonl", whole)
     write_json_lines(

@@ -48,7 +48,7 @@ def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequenc
     return Traces(tuple(traces), made_from)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Candidate:
     """One thing to try: a step of one size for the prompt in one row of the batch, and the place of its first token."""
 
@@ -90,7 +90,7 @@ class Search:
         plain = [self._reply(number, branches[0]) for number, branches in enumerate(branched(self.session, self.ids, most=self.most))]
         scores = self.score([(number, reply.ids) for number, reply in enumerate(plain)])
         self.traces = [
-            Trace(prompt, ids, reply, score, reply, score, self.added[:, number, -len(ids) :], self.norms[:, number, -len(ids) :])
+            Trace(prompt=prompt, ids=ids, plain=reply, plain_score=score, reply=reply, score=score, added=self.added[:, number, -len(ids) :], norms=self.norms[:, number, -len(ids) :])
             for number, (prompt, ids, reply, score) in enumerate(zip(self.prompts, self.ids, plain, scores))
         ]  # fmt: skip
         active = [number for number, reply in enumerate(plain) if self._said(reply.ids) and scores[number] < self.settings.goal]
@@ -122,14 +122,14 @@ class Search:
             taken = accepted.get(row)
             tried = tuple(
                 Tried(
-                    each.eta,
-                    each.branch,
-                    self._reply(number, each.ids),
-                    each.score,
-                    each.ratio,
-                    each.log_probability,
-                    each.pmi,
-                    each.verdict,
+                    eta=each.eta,
+                    branch=each.branch,
+                    reply=self._reply(number, each.ids),
+                    score=each.score,
+                    perplexity_ratio=each.ratio,
+                    log_probability=each.log_probability,
+                    pmi=each.pmi,
+                    verdict=each.verdict,
                 )
                 for each in mine
             )
@@ -176,7 +176,7 @@ class Search:
         replies = branched(self.session, prompts, values, branches, self.most)
         tried = [(row, eta, branch, ids) for row, eta, said in zip(rows, sizes, replies) for branch, ids in enumerate(said)]
         scores = self.score([(active[row], ids) for row, _, _, ids in tried])
-        return [Candidate(row, eta, branch, ids, score) for (row, eta, branch, ids), score in zip(tried, scores)]
+        return [Candidate(row=row, eta=eta, branch=branch, ids=ids, score=score) for (row, eta, branch, ids), score in zip(tried, scores)]
 
     def _gaining(self, active: list[int], candidates: list[Candidate]) -> dict[int, list[Candidate]]:
         """The candidates of each row that say something and gain enough."""

@@ -71,7 +71,14 @@ def _prove(model: Any) -> Layout:
         found, residual = _block_writers(_Replay(block, call, quantization), layer)
         writers += found
         worst = max(worst, residual)
-    return Layout(config.model_type, d_model, tuple(names[block] for block in blocks), tuple(writers), _tied(model), worst)
+    return Layout(
+        model_type=config.model_type,
+        d_model=d_model,
+        blocks=tuple(names[block] for block in blocks),
+        writers=tuple(writers),
+        tied=_tied(model),
+        worst_residual=worst,
+    )
 
 
 def _block_list(model: nn.Module, n_layers: int) -> list[nn.Module]:
@@ -152,7 +159,7 @@ def _embedding_writers(embedded: list[tuple[nn.Embedding, _Call]], stream: Tenso
         if missed > tolerance:
             raise AccountingError(f"{call.name} does not return rows of its weight; this model cannot be edited yet.")
         weight = Weight(f"{call.name}.weight", 1, tuple(module.weight.shape))
-        yield Writer(call.name, -1, "embed", round(scale, 6), (weight,))
+        yield Writer(module=call.name, layer=-1, role="embed", scale=round(scale, 6), weights=(weight,))
 
 
 def _fit(columns: list[Tensor], target: Tensor, relative_to: Tensor) -> tuple[list[float], float]:
@@ -233,7 +240,7 @@ def _block_writers(replay: _Replay, layer: int) -> tuple[list[Writer], float]:
         if not weights:
             raise AccountingError(f"{replay.name}: no weight was found behind the writer {raw}; this model cannot be edited yet.")
         role: Role = "attn" if _mixes_tokens(replay, calls, raw) else "mlp"
-        writers.append(Writer(raw, layer, role, round(scale, 9), tuple(weights), norm))
+        writers.append(Writer(module=raw, layer=layer, role=role, scale=round(scale, 9), weights=tuple(weights), post_norm=norm))
     _check_by_ablation(replay, writers)
     return [_with_prefix(writer, replay.name) for writer in writers], residual
 

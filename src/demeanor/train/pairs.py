@@ -45,7 +45,7 @@ def _pair(row: Any, where: str) -> Pair:
     prompt = _prompt(opening if given is None or opening else given, row.get("system"), where)
     if preferred.strip() == other.strip():
         raise DataError(f"{where}: chosen and rejected are the same reply, which prefers nothing; remove the row or correct it.")
-    return Pair(prompt, preferred, other)
+    return Pair(prompt=prompt, chosen=preferred, rejected=other)
 
 
 def _reply(value: Any, where: str) -> tuple[list[Any], str]:

@@ -17,7 +17,7 @@ from ..models import Loading
 from ..models.plan import BEHAVIOUR_HELP, BehaviourName, ModelPlan
 
 COMMON_WIDTH = 2048  # d_model of the models that the usual learning rates are for
-SOURCES = "file or Hub data set, with an optional :WEIGHT"
+SOURCES = "file or Hub data set (with an optional :WEIGHT)"
 MaxLength = Annotated[int, Field(ge=8, description="tokens of a row; what is longer is cut at its end")]
 TrainPrompts = Annotated[int | None, Field(ge=1, description="most prompts of each set that are trained on")]
 

@@ -196,8 +196,8 @@ class Recipe:
                 inside = _changed(Condition(self.session), now, (was, after))
                 since_base = _changed(Condition(base.bench.session), now, (base.bench.untouched.observation, after)) if base else None
             result = Trained(
-                self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
-                self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
+                plan=self.plan, folder=self.out, steps=self.steps, resumed_from=self.resumed_from, measurements=stages, changed=inside, replies=replies, data={**data, "dropped": self.reserved.dropped},
+                log=self.log, seconds=time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
             )  # fmt: skip
             _write(result, work)
         shutil.rmtree(self.folder)
@@ -236,7 +236,22 @@ class Recipe:
         if self.first:
             seconds = time.monotonic() - self.started
             with new_folder(self.out) as work:
-                _write(Trained(self.plan, self.out, self.steps, self.resumed_from, {}, None, {}, data, self.log, seconds, reason), work)
+                _write(
+                    Trained(
+                        plan=self.plan,
+                        folder=self.out,
+                        steps=self.steps,
+                        resumed_from=self.resumed_from,
+                        measurements={},
+                        changed=None,
+                        replies={},
+                        data=data,
+                        log=self.log,
+                        seconds=seconds,
+                        stopped=reason,
+                    ),
+                    work,
+                )
                 self._keep_logs(work)
             shutil.rmtree(self.folder)
         raise CheckFailed(f"{reason} The log is in {self.out}, without a model.")

@@ -20,7 +20,7 @@ from .plans import Training
 BEFORE, AFTER = "before", "after"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """A finished training. `measurements` by stage, each against the first one; none without a behaviour.
 

@@ -17,7 +17,7 @@ LEVELS = ("low", "medium", "high")
 COLOURS = ("#2e86ab", "#e9c46a", "#d1495b")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Flows:
     """From one file to another: counts [from level, to level] of the prompts scored in both, and how many were not."""
 
@@ -45,7 +45,7 @@ def flows(base: ScoreTable, others: Sequence[ScoreTable], column: str, low: floa
         pairs = torch.stack([_levels(was[both], low, high), _levels(now[both], low, high)], 1)
         for start, end in pairs.tolist():
             counts[start, end] += 1
-        between.append(Flows(base.name, other.name, counts, int(both.sum()), int((~both).sum())))
+        between.append(Flows(base=base.name, other=other.name, counts=counts, n=int(both.sum()), left_out=int((~both).sum())))
     return between
 
 

@@ -113,7 +113,11 @@ def _scores(name: str, task: Any, results: Any) -> list[TaskScore]:
         samples = tuple(row[metric] for row in results["samples"][name] if row["filter"] == kind and metric in row)
         whole = None if is_mean(samples, value) else task.aggregation()[metric]
         better = direction(task.higher_is_better().get(metric))
-        scores.append(TaskScore(name, metric, kind, task.get_config("num_fewshot"), better, samples, whole))
+        scores.append(
+            TaskScore(
+                task=name, metric=metric, filter=kind, shots=task.get_config("num_fewshot"), better=better, samples=samples, whole=whole
+            )
+        )
     return scores
 
 
