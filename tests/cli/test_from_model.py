@@ -160,7 +160,7 @@ def test_a_plan_file_stands_for_all_options(tmp_path: Path) -> None:
 
 
 def test_a_typo_is_told_in_python_as_on_the_command_line(organism: dm.Session) -> None:
-    behaviour = dm.behaviour("refusal").settled(organism)
+    behaviour = dm.behaviour("refusal")
     with pytest.raises(DataError, match="find: rank_by should be 'bypass', 'induce' or 'gap', not 'bypas'"):
         dm.find(organism, behaviour, rank_by="bypas")
     with pytest.raises(DataError, match="find: there is no option 'rankby'; did you mean rank_by"):
@@ -176,7 +176,7 @@ def test_a_typo_is_told_in_python_as_on_the_command_line(organism: dm.Session) -
 
 
 def test_a_plan_and_keywords_are_the_same(organism: dm.Session) -> None:
-    behaviour = dm.behaviour("refusal").settled(organism)
+    behaviour = dm.behaviour("refusal")
     by_keyword = dm.measure(organism, behaviour, max_prompts=3)
     assert dm.measure(organism, behaviour, None, dm.MeasurePlan(max_prompts=3)).to_json() == by_keyword.to_json()
 

@@ -35,7 +35,7 @@ def found(organism: dm.Session, refusal: dm.Behaviour) -> Findings:
 
 def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findings) -> None:
     useless = a_direction(organism, dm.Site(2))
-    better, rounds = iterate(Bench(organism, dm.behaviour("refusal").settled(organism), "val"), useless, found.sets, contrasting(found))
+    better, rounds = iterate(Bench(organism, dm.behaviour("refusal"), "val"), useless, found.sets, contrasting(found))
     assert len(better.basis) == 1 + len(rounds) <= 4
     assert torch.allclose(better.basis @ better.basis.T, torch.eye(len(better.basis)), atol=1e-5)
     assert torch.allclose(better.basis[0], useless.basis[0], atol=1e-5)  # what there was is kept
@@ -44,7 +44,7 @@ def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findi
 
 
 def test_what_tells_no_classes_apart_is_found_by_what_it_gains(organism: dm.Session, found: Findings) -> None:
-    bench = Bench(organism, dm.behaviour("refusal").settled(organism), "val")
+    bench = Bench(organism, dm.behaviour("refusal"), "val")
     better, rounds = iterate(bench, a_direction(organism, dm.Site(2)), found.sets, ())  # no contrasts of the classes
     assert {(r.estimator, r.where) for r in rounds} == {("most_gaining", "every writer")}
     assert rounds[-1].right >= 0.9
@@ -73,7 +73,7 @@ def test_where_refusals_are_gone_and_answers_wrong_finding_again_looks_for_answe
 def test_without_known_answers_the_direction_stays_as_it_was(organism: dm.Session, found: Findings) -> None:
     silent = replace(found.sets, val={**found.sets.val, "shows": [replace(p, answer=None) for p in found.sets.val["shows"]]})
     start = a_direction(organism, dm.Site(2))
-    assert iterate(Bench(organism, dm.behaviour("refusal").settled(organism), "val"), start, silent, contrasting(found)) == (start, [])
+    assert iterate(Bench(organism, dm.behaviour("refusal"), "val"), start, silent, contrasting(found)) == (start, [])
 
 
 def test_one_wording_is_not_taken_apart(organism: dm.Session, refusal: dm.Behaviour, found: Findings) -> None:

@@ -102,7 +102,7 @@ def test_the_estimator_of_the_first_direction_finds_the_others(organism: dm.Sess
 
 
 def test_guard_prompts_are_read_again_where_the_estimator_looks_at_them(organism: dm.Session) -> None:
-    b = dm.behaviour("over-refusal").settled(organism)
+    b = dm.behaviour("over-refusal")
     found = search_directions(organism, b, layer=3, max_prompts=40, estimators=["guard_orthogonal"])
     direction = find_again(Bench(organism, b, "val"), found, 2)
     assert [r.estimator for r in direction.rounds] == ["guard_orthogonal", "guard_orthogonal"]
