@@ -16,7 +16,7 @@ from ..measure.bench import Bench
 from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import say, track
-from ..runtime.capture import REPLY
+from ..runtime.positions import REPLY, Position
 from .classes import Chance, Classes
 from .estimators import Estimate, named_estimators, usual_estimators
 from .evaluate import Evaluation
@@ -122,7 +122,7 @@ def search_directions(
         say(f"What the model will do is settled after {session.tokenizer.decode(list(signal.after))!r}; directions are looked for there.")
     # Replies are read over their tokens, prompts at their ends.
     at_ends = range(-min(POSITIONS, session.template_length() + len(signal.after)), 0)
-    positions = [REPLY] if behaviour.has_replies else list(at_ends)
+    positions: list[Position] = [REPLY] if behaviour.has_replies else list(at_ends)
     sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
     classes = Classes(bench.ledger, sets, sites, signal.after)
     with session.runner.threads():

@@ -21,7 +21,7 @@ from ..controls.direction import as_direction
 from ..errors import ControlError, DataError
 from ..measure.bench import Bench
 from ..models import Session, Site
-from ..runtime.capture import REPLY
+from ..runtime.positions import REPLY
 from .estimators import ESTIMATORS, of_means
 from .filter import Sets, filter_prompts
 from .plan import UpdatePlan
