@@ -12,6 +12,7 @@ from demeanor.calibrate.dial import Dial, Step, choose_dial, dial_sites, doses
 from demeanor.errors import DataError
 from demeanor.finding.select import TOO_LATE
 from demeanor.job.result import Run
+from demeanor.measure import Bench
 from demeanor.stats.score import Score
 from making import a_direction
 
@@ -89,4 +90,4 @@ def test_a_search_without_class_gaps_has_no_dial(whole: Run, organism: dm.Sessio
     found = replace(whole.found, directions=directions, candidates=candidates)
     assert dial_sites(found) == []
     with pytest.raises(DataError, match="which projected does not find; try mean_difference too"):
-        choose_dial(organism, whole.behaviour, found)
+        choose_dial(Bench(organism, whole.behaviour, "val"), found)
