@@ -49,7 +49,7 @@ class Evaluation:
             edited = self.session.logits(self.neutral, self.signal.after).double().log_softmax(-1)
         kl = float(kl_divergence(self.base, edited).mean())
         induce, gap = self._induce(direction), abs(direction.gap)
-        made = Candidate(
+        candidate = Candidate(
             site=direction.site,
             estimator=direction.estimator,
             bypass=bypass,
@@ -59,7 +59,7 @@ class Evaluation:
             separation=direction.separation,
             gap=gap,
         )
-        return replace(made, discarded=why_not(made.row(), limit))
+        return replace(candidate, discarded=why_not(candidate.row(), limit))
 
     def _induce(self, direction: Direction) -> float:
         """Strength on `lacks` with the class gap of the direction's site added: the same for every estimator there."""

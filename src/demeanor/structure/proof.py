@@ -68,8 +68,8 @@ def _prove(model: Any) -> Layout:
     writers = list(_embedding_writers(embedded, stream))
     worst, quantization = 0.0, getattr(model.config, "quantization_config", None)
     for layer, (block, call) in enumerate(track(zip(blocks, calls), "Proving the layout", len(blocks))):
-        found, residual = _block_writers(_Replay(block, call, quantization), layer)
-        writers += found
+        block_writers, residual = _block_writers(_Replay(block, call, quantization), layer)
+        writers += block_writers
         worst = max(worst, residual)
     return Layout(
         model_type=config.model_type,

@@ -54,11 +54,11 @@ def terms(named: Sequence[str], wanted: Behaviour, session: Session) -> list[Ter
     if not named:
         less = Term(wanted.name, make_detector(wanted.detect, session), -1.0, 1.0)
         return [less, _term(SUFFIX, wanted, session)] if wanted.questions else [less]
-    made = [_term(name, wanted, session) for name in named]
-    twice = next((term.name for term in made if [other.name for other in made].count(term.name) > 1), None)
+    parsed = [_term(name, wanted, session) for name in named]
+    twice = next((term.name for term in parsed if [other.name for other in parsed].count(term.name) > 1), None)
     if twice is not None:
         raise DataError(f"The reward names {twice!r} twice; give it once, with the whole weight.")
-    return made
+    return parsed
 
 
 def _term(named: str, wanted: Behaviour, session: Session) -> Term:
