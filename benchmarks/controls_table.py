@@ -26,7 +26,7 @@ from demeanor.behaviours import SetName
 from demeanor.behaviours.prompts import SPLITS
 from demeanor.behaviours.prompts import Split as SplitName
 from demeanor.detect.suffix import SelfJudgement
-from demeanor.measure import Observation, measure_all
+from demeanor.measure import Bench, Observation, measure_all
 from demeanor.measure.condition import Condition
 from demeanor.report.scores import interval, number
 from demeanor.selfcontrol import search
@@ -94,8 +94,8 @@ def row(session: dm.Session, case: Case, behaviour: dm.Behaviour, seen: Observat
 
 def measured(session: dm.Session, case: Case, split: SplitName, files: Sequence[str]) -> dict[str, dict[str, dm.Score]]:
     """The rows of one behaviour, by name; the untouched model's first."""
-    behaviour = dm.behaviour(case.behaviour)
-    made = measure_all(Condition(session), conditions(session, case, behaviour, split, files), behaviour, split=split)
+    behaviour = dm.behaviour(case.behaviour).settled(session)
+    made = measure_all(Bench(session, behaviour, split), conditions(session, case, behaviour, split, files))
     untouched = next(iter(made.values())).observed[0]
     return {
         "none": row(session, case, behaviour, untouched),

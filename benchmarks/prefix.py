@@ -30,7 +30,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         steer.save(Path(folder) / "plain", options)
         plain = dm.load(Path(folder) / "plain", device=options.device, dtype=options.dtype)
-        lora, prompts = (Control((), plain.layout, plain.name, adapters=(adapter,)) for adapter in adapters(plain, options.rank))
+        lora, prompts = (
+            Control(parts=(), layout=plain.layout, model_name=plain.name, adapters=(adapter,)) for adapter in adapters(plain, options.rank)
+        )
         dm.bake(Path(folder) / "plain", lora, Path(folder) / "merged")
         places = {"plain": "plain", "merged": "merged", "in force": "plain", "adaption prompts": "plain"}
         sessions = {way: dm.load(Path(folder) / place, device=options.device, dtype=options.dtype) for way, place in places.items()}
@@ -49,7 +51,7 @@ def adapters(session: dm.Session, rank: int) -> tuple[Adapter, Adapter]:
     linear = {name: module for name, module in session.model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"}
     lora = {name: (noise(rank, module.in_features), noise(module.out_features, rank)) for name, module in linear.items()}
     attention = [f"{block}.self_attn" for block in session.layout.blocks]
-    return Adapter(lora), Adapter(prompts={name: (noise(1, PROMPT, session.layout.d_model), noise(1)) for name in attention})
+    return Adapter(low_rank=lora), Adapter(prompts={name: (noise(1, PROMPT, session.layout.d_model), noise(1)) for name in attention})
 
 
 if __name__ == "__main__":

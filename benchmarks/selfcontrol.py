@@ -27,7 +27,7 @@ from demeanor.detect.suffix import exchange_scores, suffix
 from demeanor.runtime.prompt_states import adding
 from demeanor.selfcontrol import Settings, Trace, search
 from demeanor.selfcontrol.prompt_gradients import Gradients
-from demeanor.selfcontrol.search import Candidate, Reach, Search
+from demeanor.selfcontrol.searching import Candidate, Reach, Search
 from demeanor.selfcontrol.settings import LADDER
 
 TARGET = 10.0
@@ -63,7 +63,7 @@ class OneAtATime(Search):
             eta = rung * self.eta[number]
             for branch in range(branches):
                 ids = self.generated(self.ids[number], reach, eta, branch, branches)
-                made.append(Candidate(0, eta, branch, ids, self.score([(number, ids)])[0]))
+                made.append(Candidate(row=0, eta=eta, branch=branch, ids=ids, score=self.score([(number, ids)])[0]))
         return made
 
     @torch.no_grad()
@@ -97,9 +97,10 @@ def one_at_a_time(session: dm.Session, prompts: Sequence[dm.Prompt], questions: 
 
 def timed(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     session = dm.load(options.model, device=options.device)
-    prompts = list(dm.behaviour("over-refusal").set("shows", "train", options.batch))
-    questions = opposites(questions_of(options.question, True)) if options.less else questions_of(options.question, True)
-    settings = Settings(iterations=options.iterations, branches=options.branches, goal=1.0, batch=options.batch)
+    prompts = list(dm.behaviour("over-refusal").settled(session).set("shows", "train", options.batch))
+    questions = questions_of(options.question, session)
+    questions = opposites(questions) if options.less else questions
+    settings = Settings(iterations=options.iterations, branches=options.branches, goal=1.0, batch_size=options.batch)
     ways: dict[str, Callable[[list[dm.Prompt]], Sequence[Trace]]] = {
         "batched": lambda some: search(session, some, questions, settings).traces,
         "one at a time": lambda some: one_at_a_time(session, some, questions, settings),

@@ -79,7 +79,7 @@ def steer(sessions: dict[str, dm.Session], options: argparse.Namespace, stack: E
     def control(seed: int) -> Control:
         rng = torch.Generator().manual_seed(seed)
         basis = orthonormal(torch.randn(options.rank, layout.d_model, generator=rng, dtype=torch.float64)).float()
-        return Control((Part("ablate", basis, 1.0, dm.Scope()),), layout, name)
+        return Control(parts=(Part(kind="ablate", vectors=basis, dose=1.0, scope=dm.Scope()),), layout=layout, model_name=name)
 
     stack.enter_context(sessions["one"].controlled(control(0)))
     stack.enter_context(sessions["different"].controlled_rows([control(seed) for seed in range(options.batch)]))

@@ -20,10 +20,10 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import demeanor as dm
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect
 from demeanor.finding.find import search_directions
-from demeanor.finding.rank import iterate
-from demeanor.measure.observation import reply_budget
+from demeanor.finding.rank import contrasting, iterate
+from demeanor.measure import Bench
 from demeanor.models.loading import resolve
 from organism import chats, language, train
 
@@ -61,10 +61,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         taught(Path(folder), options.steps)
         session = dm.load(folder, device="cpu")
-        b = replace(dm.behaviour("refusal"), detect=Detect.model_validate({"name": "openings", "phrases": TELLS}))
+        b = replace(dm.behaviour("refusal").settled(session), detect=Detect.model_validate({"name": "openings", "phrases": TELLS}))
         found = search_directions(session, b)
         first = found.ranked()[0]
-        wide, rounds = iterate(session, first, found.sets, reply_budget(session, b))
+        wide, rounds = iterate(Bench(session, b, "val"), first, found.sets, contrasting(found))
         print("| rank | still refused | right answers | n | right on neutral |\n| --- | --- | --- | --- | --- |")
         print(f"| 0 | {row(dm.measure(session, b).before)} |")
         for rank in range(1, len(wide.basis) + 1):

@@ -56,7 +56,10 @@ def own_replies(session: Session, asked: Sequence[chats.Item], rng: random.Rando
     prompts = [_prompt(one, rng) for one in asked]
     replies = [reply.text for reply in session.generate(prompts)]
     detectors = {"refusal": "refusal", "rudeness": "rudeness", "cheer": "cheer", "gloom": "gloom"}
-    shown = {attribute: present(make_detector(behaviour(name).detect), replies, prompts) for attribute, name in detectors.items()}
+    shown = {
+        attribute: present(make_detector(behaviour(name).settled(session).detect), replies, prompts)
+        for attribute, name in detectors.items()
+    }
     made = []
     for number, (one, prompt, reply) in enumerate(zip(asked, prompts, replies, strict=True)):
         truth: dict[judgement.Attribute, bool] = {attribute: values[number] for attribute, values in shown.items()}  # type: ignore[misc]
@@ -95,4 +98,4 @@ def _score(session: Session, attribute: judgement.Attribute, replies: Sequence[J
 def question(judged: Judged, ask: str) -> Prompt:
     """The exchange, and the question about its reply as the user's next message."""
     turns = (*judged.prompt.messages, ("assistant", judged.reply), ("user", ask))
-    return Prompt(turns, system=judged.prompt.system)
+    return Prompt(messages=turns, system=judged.prompt.system)

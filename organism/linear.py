@@ -52,7 +52,7 @@ class _Moved:
 
 def scores(session: Session, name: str) -> tuple[Score, Score]:
     """How far the best option moves the detector on test, and the share of right answers there."""
-    chosen = behaviour(name)
+    chosen = behaviour(name).settled(session)
     by_layer: dict[int, Direction] = {}
     for direction in dial_sites(search_directions(session, chosen)):  # of layers that are not too late, what induces most first
         by_layer.setdefault(direction.site.layer, direction)

@@ -37,7 +37,7 @@ import demeanor as dm
 from demeanor import cli, progress
 from demeanor.job.result import Run
 from demeanor.models.loading import resolve
-from kept import kept
+from kept import kept, loaded
 
 T = TypeVar("T")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -93,7 +93,7 @@ def save_tiny(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = tor
 
 @pytest.fixture(scope="session")
 def organism() -> dm.Session:
-    return dm.load("organism", device="cpu")
+    return loaded("organism")
 
 
 class EachFamily(Mapping[str, T]):

@@ -24,8 +24,8 @@ def basis_of(session: dm.Session, rank: int, seed: int = 0) -> Tensor:
 
 
 def ablation(session: dm.Session, rank: int = 1, strength: float = 1.0, seed: int = 0) -> Control:
-    part = Part("ablate", basis_of(session, rank, seed), strength, Scope())
-    return Control((part,), session.layout, session.name, {"behaviour": "a test"})
+    part = Part(kind="ablate", vectors=basis_of(session, rank, seed), dose=strength, scope=Scope())
+    return Control(parts=(part,), layout=session.layout, model_name=session.name, made_from={"behaviour": "a test"})
 
 
 def a_direction(session: dm.Session, site: dm.Site, gap: float = 1.0, seed: int = 0) -> dm.Direction:
@@ -33,7 +33,21 @@ def a_direction(session: dm.Session, site: dm.Site, gap: float = 1.0, seed: int 
     basis = basis_of(session, 1, seed)
     zero = torch.zeros(session.layout.d_model, dtype=torch.float64)
     shows, lacks = Moments(4, gap * basis[0].double(), zero), Moments(4, zero, zero)
-    return dm.Direction(basis, site, "mean_difference", shows, lacks, 1.0, 1.0, 1.0, 0.001, (), session.layout, session.name, "a test")
+    return dm.Direction(
+        basis=basis,
+        site=site,
+        estimator="mean_difference",
+        shows=shows,
+        lacks=lacks,
+        separation=1.0,
+        auroc=1.0,
+        split_half_cosine=1.0,
+        p=0.001,
+        candidates=(),
+        layout=session.layout,
+        model_name=session.name,
+        behaviour="a test",
+    )
 
 
 def gate_on_length(session: dm.Session, prompts: list[str], fires: list[bool]) -> Gate:
@@ -43,6 +57,8 @@ def gate_on_length(session: dm.Session, prompts: list[str], fires: list[bool]) -
     site = dm.Site(0)
     values = session.capture(prompts, [site]).at(site)
     weight, bias = logistic(values, torch.tensor(fires), penalty=1e-3)
-    gate = Gate(site, weight.float()[None], bias.float()[None], 1.0, 1.0, 0.0, ("guard",))
+    gate = Gate(
+        site=site, weights=weight.float()[None], biases=bias.float()[None], auroc=1.0, hits=1.0, false_positives=0.0, against=("guard",)
+    )
     assert gate.fires(values).tolist() == fires
     return gate

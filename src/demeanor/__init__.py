@@ -9,6 +9,7 @@ print(dm.measure(s, b, control=c))
 from . import selfcontrol, train
 from .behaviours import Behaviour, Prompt, behaviour
 from .calibrate.dose import find_dose
+from .calibrate.plan import DosePlan
 from .controls import (  # fmt: skip
     Control,
     Direction,
@@ -28,15 +29,17 @@ from .errors import DemeanorError, NoCandidate, NoUsableDirection
 from .export import bake
 from .finding.find import find
 from .finding.gates import gate
+from .finding.plan import FindPlan, GatePlan
 from .job.plan import Plan
 from .job.run import run
 from .measure import Measurement, measure
-from .models import Session, Site, load
+from .measure.plan import MeasurePlan
+from .models import Loading, Session, Site, load
 from .stats.score import Score
 from .version import __version__
 
 __all__ = [
-    "Behaviour", "Control", "DemeanorError", "Direction", "Gate", "Measurement", "NoCandidate", "NoUsableDirection", "Plan", "Prompt",
-    "Scope", "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
+    "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
+    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
     "load_control", "load_direction", "measure", "rotate", "run", "save_control", "save_direction", "scale", "selfcontrol", "train",
 ]  # fmt: skip

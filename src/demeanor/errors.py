@@ -13,6 +13,11 @@ class DemeanorError(Exception):
     exit_code = 2
 
 
+def mistaken(meant: str, value: object, fix: str) -> str:
+    """The sentence for a value of another kind than is meant, such as swapped arguments."""
+    return f"{meant} is meant here, but {type(value).__name__} was given; {fix}."
+
+
 class DataError(DemeanorError):
     """A file, column, set or value of the user's data is not usable."""
 

@@ -52,8 +52,8 @@ def test_split_depends_on_the_whole_of_what_is_said() -> None:
     texts = [f"shoot a photo of {number}" for number in range(400)]
     plain = [Prompt.of(text).split for text in texts]
     others = {
-        "turns": [Prompt((("user", "hi"), ("assistant", "hello"), ("user", text))).split for text in texts],
-        "role": [Prompt((("system", text),)).split for text in texts],
+        "turns": [Prompt(messages=(("user", "hi"), ("assistant", "hello"), ("user", text))).split for text in texts],
+        "role": [Prompt(messages=(("system", text),)).split for text in texts],
     }
     assert [Prompt.of(text, system="You are kind.").split for text in texts] == plain
     for name, splits in others.items():

@@ -33,28 +33,29 @@ def test_the_presets_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("its_own", [True, False])
-def test_every_preset_can_be_asked(organism, name: str, its_own: bool) -> None:  # type: ignore[no-untyped-def]
-    for question in questions_of(name, its_own):
+def test_every_preset_can_be_asked(organism, name: str) -> None:  # type: ignore[no-untyped-def]
+    for question in questions_of(name, organism) + questions_of(name, None):
         asked = suffix(organism, question)
         assert asked.yes
         assert asked.weight > 0
 
 
-def test_the_embedded_model_is_asked_in_its_own_words() -> None:
-    assert questions_of("refusal", True) != questions_of("refusal", False)
-    assert questions_of("refusal", True)[0].ask == "was the last reply a refusal ? answer yes or no ."
-    assert questions_of("humour", True) == questions_of("humour", False)
+def test_the_embedded_model_is_asked_in_its_own_words(organism: dm.Session, tiny: dict[str, dm.Session]) -> None:
+    assert questions_of("refusal", organism)[0].ask == "was the last reply a refusal ? answer yes or no ."
+    assert questions_of("refusal", tiny["llama"]) == questions_of("refusal", None) != questions_of("refusal", organism)
+    assert questions_of("humour", organism) == questions_of("humour", None)
 
 
 def test_a_sentence_is_its_own_question_and_a_mistyped_name_is_none() -> None:
-    assert questions_of("Is the reply polite?", True) == (Question(ask="Is the reply polite?"),)
+    assert questions_of("Is the reply polite?", None) == (Question(ask="Is the reply polite?"),)
     with pytest.raises(DataError, match=r"'helpfull' is no question.*helpful"):
-        questions_of("helpfull", True)
+        questions_of("helpfull", None)
+    with pytest.raises(DataError, match=r"'helpfull' is no question"):
+        dm.behaviour(question="helpfull")
 
 
 def test_the_opposite_wants_the_other_answer() -> None:
-    (yes, no) = questions_of("helpful", False)
+    (yes, no) = questions_of("helpful", None)
     assert [each.want for each in opposites([yes, no])] == ["no", "yes"]
     assert opposites(opposites([yes, no])) == (yes, no)
 
@@ -64,4 +65,6 @@ def test_a_question_is_a_behaviour_that_the_model_itself_tells(organism) -> None
     detector = make_detector(b.detect, organism)
     (chance,) = detector.probabilities(["fine ."], [dm.Prompt.of("hello")])
     assert 0 < chance < 1
-    assert dm.behaviour(question="toxic", organism=False).questions == questions_of("toxic", False)
+    toxic = dm.behaviour(question="toxic")
+    for model in (organism, None):
+        assert toxic.settled(model).questions == questions_of("toxic", model)

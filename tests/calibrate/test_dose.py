@@ -17,8 +17,8 @@ def control(over_refusal: dm.Direction) -> dm.Control:
 
 
 def test_less_than_the_dose_found_would_not_do(organism: dm.Session, control: dm.Control) -> None:
-    b = dm.behaviour("over-refusal")
-    found = find_dose(organism, b, control, rate=0.1, max_prompts=24)
+    b = dm.behaviour("over-refusal").settled(organism)
+    found = find_dose(organism, b, control, remove_to=0.1, max_prompts=24)
     by_dose = {trial.dose: trial.rate.value for trial in found.trials}
     assert by_dose[found.dose] <= 0.1
     below = max(dose for dose in by_dose if dose < found.dose)
@@ -31,13 +31,13 @@ def test_less_than_the_dose_found_would_not_do(organism: dm.Session, control: dm
 
 
 def test_what_no_dose_does_is_told(organism: dm.Session, control: dm.Control) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     with pytest.raises(CheckFailed, match="No dose up to 4 reaches lacks_rate"):
-        find_dose(organism, b, control, "induce", max_prompts=16)
+        find_dose(organism, b, control, induce_to=0.9, max_prompts=16)
     with pytest.raises(CheckFailed, match="allow more drift"):
         find_dose(organism, b, control, drift_cap=0, max_prompts=16)
-    with pytest.raises(DataError, match="between 0 and 1"):
-        find_dose(organism, b, control, rate=2)
+    with pytest.raises(DataError, match="find_dose: remove_to should be less than or equal to 1, not 2"):
+        find_dose(organism, b, control, remove_to=2)
 
 
 def test_the_command_writes_the_control_at_its_dose(demeanor, control: dm.Control, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,8 +79,9 @@ def test_a_model_whose_accounting_fails(demeanor, requests_file: Path, tmp_path:
 
 
 def test_a_run_needs_model_behaviour_and_folder(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert "needs MODEL and --behaviour" in demeanor("run", "-o", tmp_path / "run").sentence
-    assert "-o" in demeanor("run", "organism", "-b", "refusal").sentence
+    assert "Missing argument 'MODEL'" in demeanor("run", "-b", "refusal", "-o", tmp_path / "run").sentence
+    assert "Missing option '--behaviour'" in demeanor("run", "organism", "-o", tmp_path / "run").sentence
+    assert "Missing option '-o'" in demeanor("run", "organism", "-b", "refusal").sentence
     (tmp_path / "plan.yaml").write_text("model: organism\nbehaviour: refusal\n")
     assert "--plan replays" in demeanor("run", "organism", "--plan", tmp_path / "plan.yaml", "-o", tmp_path / "run").sentence
 
@@ -98,7 +101,7 @@ WRONG_FLAGS = {
     "no false positives at all": (["run", "organism", "-b", "refusal", "--false-positives", "0", "-o", "r"], "greater than 0"),
     "a model of no gate": (["control", "ablate", "d", "--model", "organism", "-o", "c"], "--model does nothing without --gate"),
     "a device that is none": (["inspect", "organism", "--device", "toaster"], "not a device"),
-    "a dtype that is none": (["inspect", "organism", "--dtype", "float8_e4m3fn"], "use one of float32"),
+    "a dtype that is none": (["inspect", "organism", "--dtype", "float8_e4m3fn"], "'float8_e4m3fn' is not one of 'float32'"),
     "an empty model": (["inspect", ""], "MODEL is empty"),
     "the same control twice": (["measure", "organism", "-b", "refusal", "-c", "c", "-c", "c"], "named twice"),
     "baking nothing": (["bake", "organism", "-o", "r"], "needs a control"),
@@ -213,3 +216,18 @@ def test_a_gate_needs_its_model(demeanor, over_refusal: dm.Direction, tmp_path: 
     )
     assert ended.code == 0
     assert dm.load_control(tmp_path / "c.safetensors").parts[0].gates
+
+
+def test_what_main_changes_in_the_process_is_as_before_afterwards(demeanor) -> None:  # type: ignore[no-untyped-def]
+    def mine(*_: object) -> None:
+        """A handler of whoever calls `main` from a program of theirs."""
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        errors = [stream.errors for stream in (sys.stdout, sys.stderr)]
+        for arguments in (("--version",), ("inspect", "./nothing"), ("nonsense",)):
+            demeanor(*arguments)
+            assert signal.getsignal(signal.SIGTERM) is mine
+            assert [stream.errors for stream in (sys.stdout, sys.stderr)] == errors
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -147,4 +147,4 @@ def test_a_control_is_put_behind_gates(demeanor, organism, directions, tmp_path:
     assert part.gates[1].fires(values[part.gates[1]]).tolist() == [False] * 4 + [True] * 4
     assert "gate 2" in demeanor("control", "show", target).out
     assert "--like or --unlike" in demeanor(*command).sentence
-    assert "probe, cosine" in demeanor(*command, "--like", "over-refusal", "--kind", "angle").sentence
+    assert "'angle' is not one of 'probe', 'cosine'" in demeanor(*command, "--like", "over-refusal", "--kind", "angle").sentence

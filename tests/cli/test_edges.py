@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import demeanor as dm
 from conftest import save_tiny
 from demeanor.algebra.edits import ablate
-from demeanor.cli import options
-from demeanor.cli import run as commands
+from demeanor.cli import control, options
+from demeanor.cli import find as commands
 from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
 from demeanor.io.tensors import FORMAT
@@ -26,7 +26,14 @@ FIRES = [True, False, True, False]
 
 
 def test_the_bias_of_a_post_norm_is_edited():
-    writer = Writer("m", 0, "mlp", 1.0, (Weight("m.weight", 0, (4, 6)),), PostNorm("n", "n.weight", 0.0, "n.bias", True))
+    writer = Writer(
+        module="m",
+        layer=0,
+        role="mlp",
+        scale=1.0,
+        weights=(Weight("m.weight", 0, (4, 6)),),
+        post_norm=PostNorm("n", "n.weight", 0.0, "n.bias", True),
+    )
     r = torch.eye(4)[:1]
     edits = writer_edits(writer, ablate(r), {"n.weight": torch.ones(4)}.__getitem__)
     assert [(name, axis) for name, axis, _ in edits] == [("m.weight", 0), ("n.bias", 0)]
@@ -142,7 +149,7 @@ def test_a_newer_file_is_refused(tiny, tmp_path):
 
 
 def test_a_gate_never_sees_the_test_split(organism, monkeypatch):
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     seen = []
     capture = dm.Session.capture
     monkeypatch.setattr(dm.Session, "capture", lambda self, prompts, *rest: seen.extend(prompts) or capture(self, prompts, *rest))
@@ -159,14 +166,14 @@ def test_the_sign_of_a_basis_does_not_matter_to_add(organism):
 
 @pytest.mark.parametrize("name", ["shows", "lacks", "guard"])
 def test_each_rate_counts_its_own_set(organism, name):
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     m = dm.measure(organism, b, max_prompts=20)
     assert m.before[f"{name}_rate"].value == sum(o.shown for o in m.observed[0].sets[name]) / len(m.observed[0].sets[name])
     assert m.before[f"{name}_rate"].n == len(m.observed[0].sets[name])
 
 
 def test_answers_are_counted_by_set(organism):
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     m = dm.measure(organism, b, max_prompts=20)
     for name in ("shows", "neutral"):
         rights = [o.right for o in m.observed[0].sets[name] if o.right is not None]
@@ -174,12 +181,12 @@ def test_answers_are_counted_by_set(organism):
 
 
 def test_the_test_split_is_measured(organism):
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     assert {o.prompt.split for s in dm.measure(organism, b, max_prompts=3).observed[0].sets.values() for o in s} == {"test"}
 
 
 def test_drift_is_of_neutral_prompts(organism):
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     m = dm.measure(organism, replace(b, lacks=()), ablation(organism, rank=20), max_prompts=5)
     assert m.after["drift"].n == len(m.observed[0].sets["neutral"])
     assert m.after["drift"].value > 0
@@ -188,23 +195,23 @@ def test_drift_is_of_neutral_prompts(organism):
 
 
 def test_the_reply_budget_leaves_room_for_long_answers(organism):
-    from demeanor.measure.observation import reply_budget
+    from demeanor.measure.bench import reply_budget
 
     long = "first get the lamp , then turn it twice . " * 8
-    b = dm.Behaviour("b", shows=(dm.Prompt.of("a", answer=long),))
+    b = dm.Behaviour(name="b", shows=(dm.Prompt.of("a", answer=long),))
     assert reply_budget(organism, b) == len(organism.encode_reply(long)) + 24 > 48
 
 
 def test_a_control_that_breaks_the_numbers_is_said(organism, monkeypatch):
-    from demeanor.measure import observe
+    from demeanor.measure import Bench, Ledger
     from demeanor.measure.condition import Condition
     from demeanor.measure.drift import drift
 
-    b = dm.behaviour("over-refusal")
-    base = observe(organism, replace(b, shows=(), lacks=(), guard=()), max_prompts=2).sets["neutral"]
+    b = dm.behaviour("over-refusal").settled(organism)
+    base = Bench(organism, replace(b, shows=(), lacks=(), guard=()), max_prompts=2).untouched.observation.sets["neutral"]
     control = dm.add(a_direction(organism, dm.Site(2), gap=3e37), 100.0)
     with pytest.raises(CheckFailed, match="no longer computes numbers"):
-        drift(Condition(organism), Condition(organism, control), base)
+        drift(Ledger(organism), Condition(organism, control), base)
 
 
 def write(folder, sets, **files):
@@ -245,7 +252,7 @@ def test_conversations_have_roles_and_end_with_the_user(tmp_path, turns, told):
 
 
 def test_own_openings_count_at_the_start_only():
-    from demeanor.behaviours.behaviour import Detect
+    from demeanor.behaviours import Detect
     from demeanor.detect import make_detector, present
 
     chosen = make_detector(Detect.model_validate({"name": "openings", "phrases": ["nope ,"]}))
@@ -304,7 +311,7 @@ def test_controls_keep_their_doses(demeanor, organism, tmp_path):
 
 def test_the_false_positive_share_reaches_the_gate(demeanor, organism, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(options, "make_gate", lambda s, b, **k: asked.append((b.name, k)) or gate_on_length(organism, PROMPTS, FIRES))
+    monkeypatch.setattr(control, "gate", lambda s, b, **k: asked.append((b.name, k)) or gate_on_length(organism, PROMPTS, FIRES))
     _save(a_direction(organism, dm.Site(2)), tmp_path / "d")
     demeanor(
         "control",

@@ -45,7 +45,7 @@ def test_dtype_and_device(organism: dm.Session) -> None:
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_quantised_weights_are_proven_steered_and_baked_like_the_whole_ones(organism: dm.Session, tmp_path: Path, bits: str) -> None:
-    session = load("organism", device="cpu", quantized=bits)  # type: ignore[arg-type]
+    session = load("organism", device="cpu", **{f"load_in_{bits}": True})
     kinds = {type(module).__name__ for module in session.model.modules()}
     assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits] in kinds
     assert session.layout.hash == organism.layout.hash  # so its controls are everybody's
@@ -57,22 +57,6 @@ def test_quantised_weights_are_proven_steered_and_baked_like_the_whole_ones(orga
     assert ((values @ control.parts[0].vectors.T).abs().amax(-1) / values.norm(dim=-1)).max() < 1e-5
     baked = dm.bake("organism", control, tmp_path / "baked")
     assert baked.edited == 13
-
-
-@pytest.mark.parametrize("flag", ["--load-in-4bit", "--load-in-8bit"])
-def test_quantised_weights_from_the_command_line(demeanor, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    seen = []
-    plain = dm.Session.__init__
-
-    def watched(self: dm.Session, model: torch.nn.Module, *rest: object) -> None:
-        seen.append({type(module).__name__ for module in model.modules()})
-        plain(self, model, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(dm.Session, "__init__", watched)
-    ended = demeanor("chat", "organism", "what is 2 plus 2 ?", flag)
-    assert ended.code == 0
-    assert "is" in ended.out
-    assert any("Linear4bit" in kinds or "Linear8bitLt" in kinds for kinds in seen)
 
 
 def test_both_ways_of_holding_weights_are_one_too_many(demeanor) -> None:  # type: ignore[no-untyped-def]
@@ -105,7 +89,7 @@ def test_an_adapter_is_baked_merged(adapter: Path, tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_an_adapter_is_told(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be merged into a model held in 4bit"):
-        load(adapter, quantized="4bit")
+        load(adapter, load_in_4bit=True)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(ModelError, match="names no base_model_name_or_path"):
         load(tmp_path)
@@ -185,7 +169,10 @@ def test_rank_by_chooses_another_direction(demeanor, tmp_path: Path) -> None:  #
     usual, furthest = found(), found("--rank-by", "gap")
     assert (usual["ranked by"], furthest["ranked by"]) == ("bypass", "gap")
     assert furthest["estimator"] == "mean_difference"
-    assert "use bypass, induce, gap" in demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--rank-by", "size").sentence
+    assert (
+        "is not one of 'bypass', 'induce', 'gap'"
+        in demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--rank-by", "size").sentence
+    )
 
 
 def test_max_prompts_bounds_every_split_of_every_set(organism: dm.Session) -> None:
@@ -269,7 +256,7 @@ def test_a_rating_sheet_needs_one_control(demeanor, tmp_path: Path) -> None:  # 
 def test_a_block_that_the_template_opens_is_kept_in_the_text_and_not_judged(
     organism: dm.Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from demeanor.behaviours.behaviour import Detect
+    from demeanor.behaviours import Detect
     from demeanor.detect import make_detector, present
     from demeanor.measure.answers import is_right
 
@@ -280,7 +267,9 @@ def test_a_block_that_the_template_opens_is_kept_in_the_text_and_not_judged(
     assert "end while organism still thinks" in capsys.readouterr().err
     refusal = make_detector(Detect(name="refusal"))
     thought = "<think>i am sorry , i can not help</think>first get the rope ."
-    assert present(refusal, [thought, "<think>fine</think>i am sorry , i can not help", reply], dm.behaviour("refusal").shows[:3]) == [
+    assert present(
+        refusal, [thought, "<think>fine</think>i am sorry , i can not help", reply], dm.behaviour("refusal").settled(organism).shows[:3]
+    ) == [
         False,
         True,
         False,
@@ -297,7 +286,7 @@ def test_tags_that_are_special_tokens_are_not_lost(tmp_path: Path, tiny_folders:
     assert session.decode([*session.encode_reply("hello"), session.tokenizer.eos_token_id]) == "hello"
     special = {"additional_special_tokens": ["<|START_THINKING|>", "<|END_THINKING|>"]}
     session.tokenizer.add_special_tokens(special)
-    again = dm.Session(session.model, session.tokenizer, "thinker")
+    again = dm.load(session.model, tokenizer=session.tokenizer)
     ids = [*again.encode_reply("<|START_THINKING|>no<|END_THINKING|>hello"), session.tokenizer.eos_token_id]
     text = again.decode(ids)
     assert "<|START_THINKING|>" in text
@@ -306,5 +295,5 @@ def test_tags_that_are_special_tokens_are_not_lost(tmp_path: Path, tiny_folders:
 
 
 def test_a_preset_is_read_for_the_model_it_is_used_on(organism: dm.Session, tiny: dict[str, dm.Session]) -> None:
-    with pytest.raises(DataError, match="organism=False"):
+    with pytest.raises(DataError, match=r"'refusal' was settled for the embedded model.*give the unsettled behaviour"):
         dm.find(tiny["llama"], dm.behaviour("refusal"))

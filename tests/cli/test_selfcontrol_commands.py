@@ -29,7 +29,7 @@ def test_run_writes_a_control_that_chat_uses(demeanor, tmp_path: Path) -> None: 
     assert told["prompts"] == told["after"]["detected_rate"]["n"] == 3
     assert {key: told[key] for key in ("before", "after", "delta")} == json.loads((run / "scores.json").read_text())
     assert {path.name for path in run.iterdir()} == {
-        "control.safetensors", "plan.json", "replies.jsonl", "report.html", "scores.json", "trace.jsonl",
+        "control.safetensors", "plan.yaml", "replies.jsonl", "report.html", "run.json", "scores.json", "trace.jsonl",
     }  # fmt: skip
     rows = [json.loads(line) for line in (run / "replies.jsonl").read_text().splitlines()]
     assert any(row["reply"] != row["plain"] for row in rows)
@@ -44,7 +44,7 @@ def test_run_writes_a_control_that_chat_uses(demeanor, tmp_path: Path) -> None: 
 
 
 def test_measure_takes_the_control_of_a_run(demeanor, organism, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    test = dm.behaviour("over-refusal").set("shows", "test", 3)
+    test = dm.behaviour("over-refusal").settled(organism).set("shows", "test", 3)
     run = tmp_path / "run"
     assert demeanor("selfcontrol", "run", "organism", "-b", "over-refusal", *FEW, "-o", run).code == 0
     ended = demeanor("measure", "organism", "-b", "over-refusal", "-c", run / "control.safetensors", "--max-prompts", "3", "--json")
@@ -74,8 +74,12 @@ def test_a_question_and_a_file_are_enough(demeanor, file: Path, tmp_path: Path) 
         run,
     )
     assert ended.code == 0, ended.err
-    plan = json.loads((run / "plan.json").read_text())
-    assert [question["want"] for question in plan["questions"]] == ["no", "no"]
+    resolved = json.loads((run / "run.json").read_text())
+    assert [question["want"] for question in resolved["questions"]] == ["no", "no"]
+    again = tmp_path / "again"
+    assert demeanor("selfcontrol", "run", "--plan", run, "-o", again).code == 0
+    assert (again / "replies.jsonl").read_text() == (run / "replies.jsonl").read_text()
+    assert (again / "plan.yaml").read_text() == (run / "plan.yaml").read_text()
     assert "suffix_score" in ended.out
 
 
@@ -129,7 +133,7 @@ def test_help_has_an_example(demeanor, command: str) -> None:  # type: ignore[no
 
 
 MISTAKES = [
-    (["run"], "either --behaviour or --question"),
+    (["run"], "name a question with --question, or a behaviour with --behaviour"),
     (["run", "-b", "over-refusal", "-q", "Is it?"], "either --behaviour or --question"),
     (["run", "-q", "helpfull"], "is no question"),
     (["run", "-q", "Is it kind?"], "--prompts"),
@@ -138,7 +142,7 @@ MISTAKES = [
     (["run", "-b", "over-refusal", "--split", "all"], "'all'"),
     (["run", "-b", "over-refusal", "--eta", "-1"], "--eta"),
     (["pairs", "-q", "Is it kind?"], "--prompts"),
-    (["norms"], "name one with --question"),
+    (["norms"], "name a question with --question"),
 ]
 
 

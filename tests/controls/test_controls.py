@@ -48,7 +48,7 @@ def textbook(session: dm.Session) -> dict[str, tuple[Control, Callable[[Tensor],
     r = direction.basis[0]
     v = other.basis[0] - (other.basis[0] @ r) * r
     v = v / v.norm()
-    scope = dm.Scope(SITE)
+    scope = dm.Scope(site=SITE)
 
     def turned(x: Tensor) -> Tensor:
         a, b = (x @ r)[:, None], (x @ v)[:, None]
@@ -150,8 +150,10 @@ def test_a_direction_that_reads_apart_is_removed_along_what_it_writes(organism: 
     write = basis_of(organism, 1, 1)
     read = 2 * write + basis_of(organism, 1, 2)
     before = streams(organism, 5, None, PROMPTS[0], [7])
-    for scope in (dm.Scope(), dm.Scope(dm.Site(5))):
-        control = Control((Part("ablate", write, 1.0, scope, read=read),), organism.layout, organism.name)
+    for scope in (dm.Scope(), dm.Scope(site=dm.Site(5))):
+        control = Control(
+            parts=(Part(kind="ablate", vectors=write, dose=1.0, scope=scope, read=read),), layout=organism.layout, model_name=organism.name
+        )
         after = streams(organism, 5, control, PROMPTS[0], [7])
         assert (after @ read[0]).abs().max() < 1e-4
         assert (before @ read[0]).abs().max() > 1e-2
@@ -161,8 +163,8 @@ def test_a_direction_that_reads_apart_is_removed_along_what_it_writes(organism: 
 
 def test_a_norm_behind_a_writer_refuses_what_reads_apart(tiny: dict[str, dm.Session]) -> None:
     session = tiny["gemma2"]
-    part = Part("ablate", basis_of(session, 1, 1), 1.0, dm.Scope(), read=basis_of(session, 1, 2))
-    control = Control((part,), session.layout, session.name)
+    part = Part(kind="ablate", vectors=basis_of(session, 1, 1), dose=1.0, scope=dm.Scope(), read=basis_of(session, 1, 2))
+    control = Control(parts=(part,), layout=session.layout, model_name=session.name)
     assert "norms behind" in str(control.bakeable())
     with pytest.raises(ControlError, match="reads and writes apart does not pass the norm"), session.controlled(control):
         pass
@@ -174,12 +176,12 @@ MISTAKES: dict[str, tuple[Callable[[dm.Direction, dm.Direction], object], str]] 
     "degrees": (lambda d, o: dm.rotate(d, o, 999), "degrees 999 is not a usable edit"),
     "factor": (lambda d, o: dm.scale(d, float("nan")), "factor nan is not a usable edit"),
     "held at": (lambda d, o: dm.clamp(d, "guard"), "held at lacks, at shows or at a number"),  # type: ignore[arg-type]
-    "no site": (lambda d, o: Part("add", d.basis, 1.0, dm.Scope()), "add acts at one site"),
-    "no kind": (lambda d, o: Part("mirror", d.basis, 1.0, dm.Scope()), "'mirror' is no kind of edit"),  # type: ignore[arg-type]
+    "no site": (lambda d, o: Part(kind="add", vectors=d.basis, dose=1.0, scope=dm.Scope()), "add acts at one site"),
+    "no kind": (lambda d, o: Part(kind="mirror", vectors=d.basis, dose=1.0, scope=dm.Scope()), "'mirror' is no kind of edit"),  # type: ignore[arg-type]
     "no tokens": (lambda d, o: dm.Scope(tokens="some"), "'some' names no tokens"),  # type: ignore[arg-type]
     "no positions": (lambda d, o: dm.Scope(tokens="positions"), "Positions go with"),
     "reply positions": (lambda d, o: dm.Scope(tokens="positions", positions=(1,)), "count from the end of the prompt"),
-    "layers at a site": (lambda d, o: dm.Scope(dm.Site(1), layers=(1.0,)), "say nothing at one site"),
+    "layers at a site": (lambda d, o: dm.Scope(site=dm.Site(1), layers=(1.0,)), "say nothing at one site"),
     "not in this model": (lambda d, o: dm.rotate(d, replace(o, layout=replace(o.layout, d_model=7)), 9), "different structures"),
 }
 
@@ -202,7 +204,13 @@ def test_files_keep_every_kind_and_scope(organism: dm.Session, tmp_path: Path) -
         dm.rotate(direction, other, 40, dm.Scope(layers=triangular(6), role="mlp"))
         .then(dm.scale(other, 2.0, dm.Scope(tokens="positions", positions=(-2,))).when(gate))
         .then(dm.clamp(direction, 2.0, "reply"))
-        .then(Control((Part("ablate", other.basis, 1.0, dm.Scope(), read=other.basis + direction.basis),), organism.layout, organism.name))
+        .then(
+            Control(
+                parts=(Part(kind="ablate", vectors=other.basis, dose=1.0, scope=dm.Scope(), read=other.basis + direction.basis),),
+                layout=organism.layout,
+                model_name=organism.name,
+            )
+        )
     )
     save_control(control, tmp_path / "c.safetensors")
     again = load_control(tmp_path / "c.safetensors")
@@ -218,34 +226,16 @@ def header_of(path: Path) -> dict[str, object]:
         return json.loads(file.metadata()["demeanor"])  # type: ignore[no-any-return]
 
 
-def test_old_files_load_and_old_controls_are_written_as_before(organism: dm.Session, tmp_path: Path) -> None:
-    """A file as the first version wrote it, by hand; and what that version could say is still written for it to read."""
-    direction = a_direction(organism, SITE, gap=3.0)
-    old = dm.ablate(direction, 0.5).then(dm.add(direction, -1.0, "read"))
-    parts = [
-        {"kind": "ablate", "dose": 0.5, "scope": {"site": None, "tokens": "all", "offset": 0}, "gate": None},
-        {"kind": "add", "dose": -1.0, "scope": {"site": {"layer": 1, "point": "resid_post"}, "tokens": "read", "offset": 0}, "gate": None},
-    ]
-    header = {
-        "format": 1, "kind": "control", "model": organism.name, "layout_hash": organism.layout.hash, "layout": organism.layout.to_json(),
-        "parts": parts, "gates": [], "made_from": {"method": "by hand"},
-    }  # fmt: skip
-    tensors = {f"{number}.vectors": part.vectors.clone() for number, part in enumerate(old.parts)}
-    save_file(tensors, tmp_path / "old", {"demeanor": json.dumps(header)})
-    read = load_control(tmp_path / "old")
-    assert str(read) == str(old)
-    save_control(read, tmp_path / "again")
-    assert header_of(tmp_path / "again")["format"] == 1
-    assert header_of(tmp_path / "again")["parts"] == parts
-    assert load_file(tmp_path / "again").keys() == tensors.keys()
-    for new in (
-        dm.scale(direction, 2.0),
-        dm.clamp(direction),
-        dm.add(direction, 1.0, "prompt"),
-        dm.ablate(direction, scope=dm.Scope(role="mlp")),
-    ):
-        save_control(new, tmp_path / "new")
-        assert header_of(tmp_path / "new")["format"] == 2
+@pytest.mark.parametrize(("format", "told"), [
+    (1, r"was written by an older version \(format 1, and this one reads 3\); make it anew\."),
+    (4, r"was written by a newer version \(format 4, and this one reads 3\); upgrade demeanor\."),
+])  # fmt: skip
+def test_files_of_another_format_are_refused(organism: dm.Session, tmp_path: Path, format: int, told: str) -> None:
+    save_control(ablation(organism), tmp_path / "c.safetensors")
+    header = header_of(tmp_path / "c.safetensors")
+    save_file(load_file(tmp_path / "c.safetensors"), tmp_path / "other", {"demeanor": json.dumps({**header, "format": format})})
+    with pytest.raises(DataError, match=told):
+        load_control(tmp_path / "other")
 
 
 # -- what a control really does, and interference ---------------------------------------------------
@@ -302,7 +292,9 @@ def test_overlaps_are_principal_cosines(organism: dm.Session) -> None:
     tilted = 0.6 * basis[1] + 0.8 * basis[2]
 
     def part(rows: Tensor) -> Control:
-        return Control((Part("ablate", rows, 1.0, dm.Scope()),), organism.layout, organism.name)
+        return Control(
+            parts=(Part(kind="ablate", vectors=rows, dose=1.0, scope=dm.Scope()),), layout=organism.layout, model_name=organism.name
+        )
 
     found = overlaps(part(basis[:2]).then(part(tilted[None])).then(part(basis[2:])))
     assert [(o.first, o.second) for o in found] == [(1, 2), (1, 3), (2, 3)]
@@ -331,7 +323,7 @@ def test_a_mean_difference_of_another_tool_becomes_an_ablation(organism: dm.Sess
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
 def test_a_published_direction_is_read_and_bound_to_its_size(organism: dm.Session) -> None:
     path = DATA / "selection" / "gemma-2b-it.direction.pt"
-    layout = Layout("gemma", 2048, (), (), None)
+    layout = Layout(model_type="gemma", d_model=2048, blocks=(), writers=(), tied=None)
     control = convert(path, layout, "google/gemma-2b-it")
     assert control.parts[0].vectors.shape == (1, 2048)
     assert float(control.parts[0].vectors.norm()) == pytest.approx(1.0)

@@ -22,7 +22,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect
 from demeanor.detect import make_detector, present
 from demeanor.detect.classifier import Classifier
 from demeanor.errors import DataError, ModelError

@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from conftest import DATA
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect
 from demeanor.detect import make_detector, present
 from demeanor.errors import DataError
 

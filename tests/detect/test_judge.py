@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import DATA
-from demeanor.behaviours import Prompt
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect, Prompt
 from demeanor.detect import make_detector, present
 from demeanor.detect.judge.judging import WEIGHTS, Judgement, Weights, judge
 

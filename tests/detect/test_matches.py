@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demeanor.behaviours.behaviour import Detect, behaviour
+from demeanor.behaviours import Detect, behaviour
 from demeanor.detect import make_detector, present
 from demeanor.detect.matches import matches
 from demeanor.errors import DataError

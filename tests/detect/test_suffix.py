@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import demeanor as dm
-from demeanor.behaviours.behaviour import Detect, Question
+from demeanor.behaviours import Detect, Question
 from demeanor.detect import make_detector
 from demeanor.detect.suffix import suffix, suffix_scores
 from demeanor.errors import DataError

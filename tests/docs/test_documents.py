@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from demeanor.behaviours.behaviour import BehaviourFile
+from demeanor.behaviours import BehaviourFile
 from demeanor.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]

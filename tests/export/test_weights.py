@@ -21,6 +21,7 @@ from demeanor.export.patch import edit_in_place
 from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
 
 weights = importlib.import_module("demeanor.export.weights")
+patch = importlib.import_module("demeanor.export.patch")
 
 
 def all_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -110,7 +111,7 @@ def test_bfloat16_stays_bfloat16_and_is_rounded_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (4, 4), (4,), (3, 5, 4), (3, 4, 5)])
 def test_blocks_of_rows_give_what_one_product_gives(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "BLOCK_BYTES", 1)  # a block per row
+    monkeypatch.setattr(patch, "BLOCK_BYTES", 1)  # a block per row
     rows = torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(0))).Q.T
     for axis in [a for a, size in enumerate(shape) if size == 4]:
         tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -241,15 +242,21 @@ def test_an_edit_that_reads_apart_is_baked_where_no_norm_is_behind_the_writers(
     tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     session = tiny["llama"]
-    part = Part("ablate", basis_of(session, 1, 1), 1.0, dm.Scope(), read=2 * basis_of(session, 1, 1) + basis_of(session, 1, 2))
-    control = Control((part,), session.layout, session.name)
+    part = Part(
+        kind="ablate",
+        vectors=basis_of(session, 1, 1),
+        dose=1.0,
+        scope=dm.Scope(),
+        read=2 * basis_of(session, 1, 1) + basis_of(session, 1, 2),
+    )
+    control = Control(parts=(part,), layout=session.layout, model_name=session.name)
     dm.bake(tiny_folders["llama"], control, tmp_path / "baked")
     with session.controlled(control):
         wanted = session.logits(PROMPTS)
     assert (dm.load(tmp_path / "baked", device="cpu").logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
 
 
-@pytest.mark.parametrize("scope", [dm.Scope(tokens="reply"), dm.Scope(dm.Site(1))])
+@pytest.mark.parametrize("scope", [dm.Scope(tokens="reply"), dm.Scope(site=dm.Site(1))])
 def test_some_tokens_or_one_site_cannot_be_baked(
     tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, scope: dm.Scope
 ) -> None:

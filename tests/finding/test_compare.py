@@ -17,8 +17,8 @@ from demeanor.finding.find import Findings, search_directions
 
 
 @pytest.fixture(scope="module")
-def b() -> dm.Behaviour:
-    b = dm.behaviour("over-refusal")
+def b(organism: dm.Session) -> dm.Behaviour:
+    b = dm.behaviour("over-refusal").settled(organism)
     return replace(b, shows=b.shows[:90], lacks=b.lacks[:90], guard=b.guard[:60], neutral=b.neutral[:60], pairs=True)
 
 
@@ -30,7 +30,7 @@ def found(organism: dm.Session, b: dm.Behaviour) -> Findings:
 
 def test_every_estimator_makes_directions_that_point_to_shows(found: Findings) -> None:
     made = {candidate.estimator for candidate in found.candidates}
-    assert made == set(ESTIMATORS) - {"paired_pca"}
+    assert made == set(ESTIMATORS.own_names()) - {"paired_pca"}
     last = [d for d in found.directions if d.site.position == -1]
     assert all(d.auroc > 0.95 and d.gap > 0 for d in last if d.estimator != "guard_orthogonal")
 
@@ -72,8 +72,17 @@ def test_pairs_are_needed_for_pairs(organism: dm.Session, b: dm.Behaviour) -> No
     assert "paired_pca" in estimators_for(b, None, True)
     with pytest.raises(DataError, match="pairs: true"):
         search_directions(organism, replace(b, pairs=False), estimators=["paired_pca"])
-    with pytest.raises(DataError, match="no estimator 'pca'"):
-        search_directions(organism, b, estimators=["pca"])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="no estimator 'paired_pc' \\(did you mean 'paired_pca'\\?\\)"):
+        search_directions(organism, b, estimators=["paired_pc"])
+    with pytest.raises(DataError, match="a list of at least one name"):
+        search_directions(organism, b, estimators="projected")
+
+
+def test_a_guard_set_is_needed_for_what_looks_at_it(organism: dm.Session, b: dm.Behaviour) -> None:
+    unguarded = replace(b, guard=())
+    assert "guard_orthogonal" not in {*estimators_for(unguarded, None, True), *estimators_for(unguarded, None, False)}
+    with pytest.raises(DataError, match="needs a guard set"):
+        search_directions(organism, unguarded, estimators=["guard_orthogonal"])
 
 
 def test_the_command_compares_and_writes_the_winner(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

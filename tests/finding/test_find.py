@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import demeanor as dm
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect
 from demeanor.controls import load_direction, save_direction
-from demeanor.detect.detector import _REGISTRY
+from demeanor.detect.registry import _REGISTRY
 from demeanor.errors import DataError
 from demeanor.finding.find import search_directions
 
 
 @pytest.fixture(scope="module")
-def b() -> dm.Behaviour:
-    return dm.behaviour("over-refusal")
+def b(organism: dm.Session) -> dm.Behaviour:
+    return dm.behaviour("over-refusal").settled(organism)
 
 
 def test_plain_and_projected_are_both_tried_everywhere(over_refusal: dm.Direction, organism: dm.Session) -> None:

@@ -21,7 +21,7 @@ def gate(organism: dm.Session) -> dm.Gate:
 
 
 def test_it_tells_over_refused_from_guarded_prompts_it_never_saw(organism: dm.Session, gate: dm.Gate) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     shows, guard = (fires_on(organism, gate, b.set(name, "test")) for name in ("shows", "guard"))  # type: ignore[arg-type]
     assert sum(shows) / len(shows) >= 0.95
     assert sum(guard) / len(guard) <= 0.05
@@ -75,7 +75,7 @@ def test_a_set_that_is_missing_is_named(organism: dm.Session) -> None:
 
 
 def test_sets_that_cannot_be_told_apart_make_no_gate(organism: dm.Session) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     same = replace(b, shows=b.lacks[::2], guard=b.lacks[1::2])
     with pytest.raises(CheckFailed, match="No site tells shows from guard"):
         dm.gate(organism, same)
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_control_is_named(organism: dm.Session, tmp_path: Path
 
 
 def test_a_cosine_gate_reads_the_angle_and_not_the_length(organism: dm.Session) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     made = dm.gate(organism, b, kind="cosine")
     shows, guard = (fires_on(organism, made, b.set(name, "test")) for name in ("shows", "guard"))  # type: ignore[arg-type]
     assert sum(shows) / len(shows) >= 0.75  # a probe does better
@@ -145,7 +145,7 @@ def test_a_cosine_gate_reads_the_angle_and_not_the_length(organism: dm.Session) 
 
 
 def test_a_negated_gate_fires_elsewhere_and_survives_its_file(organism: dm.Session, gate: dm.Gate, tmp_path: Path) -> None:
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     prompts = [*b.set("shows", "test", 8), *b.set("guard", "test", 8)]
     fires = fires_on(organism, gate, prompts)
     assert True in fires

@@ -11,12 +11,11 @@ import torch
 
 import demeanor as dm
 from demeanor.algebra.directions import projected, reject
-from demeanor.behaviours.behaviour import Detect
-from demeanor.detect import make_detector
+from demeanor.behaviours import Detect
 from demeanor.finding.find import Findings, search_directions
-from demeanor.finding.rank import by_wording, find_again, iterate
+from demeanor.finding.rank import by_wording, contrasting, find_again, iterate
 from demeanor.job.confirm import confirm
-from demeanor.measure import observe
+from demeanor.measure import Bench
 from demeanor.measure.answers import is_right
 from making import a_direction
 from organism import language
@@ -25,8 +24,8 @@ OTHERS = [f"the {thing}" for thing in (*language.COLOURS, *language.HOMES)]
 
 
 @pytest.fixture(scope="module")
-def refusal() -> dm.Behaviour:
-    return dm.behaviour("refusal")
+def refusal(organism: dm.Session) -> dm.Behaviour:
+    return dm.behaviour("refusal").settled(organism)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def found(organism: dm.Session, refusal: dm.Behaviour) -> Findings:
 
 def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findings) -> None:
     useless = a_direction(organism, dm.Site(2))
-    better, rounds = iterate(organism, useless, found.sets, budget=30)
+    better, rounds = iterate(Bench(organism, dm.behaviour("refusal"), "val"), useless, found.sets, contrasting(found))
     assert len(better.basis) == 1 + len(rounds) <= 4
     assert torch.allclose(better.basis @ better.basis.T, torch.eye(len(better.basis)), atol=1e-5)
     assert torch.allclose(better.basis[0], useless.basis[0], atol=1e-5)  # what there was is kept
@@ -44,11 +43,9 @@ def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findi
     assert [r.right for r in rounds] == sorted(r.right for r in rounds)
 
 
-def test_what_tells_no_classes_apart_is_found_by_what_it_gains(
-    organism: dm.Session, found: Findings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("demeanor.finding.rank.ESTIMATORS", ())  # no contrasts of the classes
-    better, rounds = iterate(organism, a_direction(organism, dm.Site(2)), found.sets, budget=30)
+def test_what_tells_no_classes_apart_is_found_by_what_it_gains(organism: dm.Session, found: Findings) -> None:
+    bench = Bench(organism, dm.behaviour("refusal"), "val")
+    better, rounds = iterate(bench, a_direction(organism, dm.Site(2)), found.sets, ())  # no contrasts of the classes
     assert {(r.estimator, r.where) for r in rounds} == {("most_gaining", "every writer")}
     assert rounds[-1].right >= 0.9
     # What a round says is what the basis does.
@@ -63,7 +60,7 @@ def test_where_refusals_are_gone_and_answers_wrong_finding_again_looks_for_answe
 ) -> None:
     monkeypatch.setattr("demeanor.finding.rank.LAYERS", 2)  # contrasts at fewer sites: what is told is the same
     first = found.ranked()[0]
-    again = find_again(organism, found, make_detector(refusal.detect), 4)
+    again = find_again(Bench(organism, refusal, "val"), found, 4)
     assert again.rounds[0].left == 0
     assert again.rounds[0].right < 0.95
     assert again.rounds[-1].right >= 0.98
@@ -76,14 +73,14 @@ def test_where_refusals_are_gone_and_answers_wrong_finding_again_looks_for_answe
 def test_without_known_answers_the_direction_stays_as_it_was(organism: dm.Session, found: Findings) -> None:
     silent = replace(found.sets, val={**found.sets.val, "shows": [replace(p, answer=None) for p in found.sets.val["shows"]]})
     start = a_direction(organism, dm.Site(2))
-    assert iterate(organism, start, silent, budget=30) == (start, [])
+    assert iterate(Bench(organism, dm.behaviour("refusal"), "val"), start, silent, contrasting(found)) == (start, [])
 
 
 def test_one_wording_is_not_taken_apart(organism: dm.Session, refusal: dm.Behaviour, found: Findings) -> None:
-    replies = [o.reply.ids[:3] for o in observe(organism, refusal, split="train").sets["shows"]]
+    replies = [o.reply.ids[:3] for o in Bench(organism, refusal, "train").untouched.observation.sets["shows"]]
     commonest = max(replies.count(start) for start in replies)
     assert len(replies) - commonest < 8  # the organism settled on one of its refusal sentences
-    assert by_wording(organism, found, make_detector(refusal.detect)) is None
+    assert by_wording(Bench(organism, refusal, "val"), found) is None
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +92,7 @@ def opposites() -> dm.Behaviour:
     about = [p for p in prompts if "opposite" in p.text]
     others = [p for p in prompts if "opposite" not in p.text]
     return dm.Behaviour(
-        "opposites",
+        name="opposites",
         detect=Detect.model_validate({"name": "openings", "phrases": ["the opposite"]}),
         shows=tuple(about),
         lacks=tuple(others),
@@ -118,7 +115,7 @@ def test_every_wording_gets_a_direction_of_its_own(organism: dm.Session, opposit
     )
     seen = search_directions(organism, facts, layer=3)
     monkeypatch.setattr("demeanor.finding.rank.FEWEST_ALIKE", 2)
-    direction = by_wording(organism, seen, make_detector(facts.detect))
+    direction = by_wording(Bench(organism, facts, "val"), seen)
     assert direction is not None
     assert 2 <= len(direction.basis) <= 4
     prompts = seen.sets.train["shows"]
@@ -132,8 +129,8 @@ def test_every_wording_gets_a_direction_of_its_own(organism: dm.Session, opposit
 
 
 def test_options_are_ranked_by_what_they_do(organism: dm.Session) -> None:
-    b = dm.behaviour("over-refusal")
-    decision = confirm(organism, b, search_directions(organism, b, layer=2))
+    b = dm.behaviour("over-refusal").settled(organism)
+    decision = confirm(Bench(organism, b, "val"), search_directions(organism, b, layer=2))
     merits = [round(option.merit, 3) for option in decision.options]
     assert merits == sorted(merits, reverse=True)
     assert {option.gate is None for option in decision.options} == {True, False}

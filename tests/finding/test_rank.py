@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import demeanor as dm
-from demeanor.detect import make_detector
+from demeanor.finding.estimators import ESTIMATORS
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import find_again
 from demeanor.finding.select import layer_limit
 from demeanor.job.confirm import _shortlist
 from demeanor.job.result import Run
 from demeanor.job.run import run
+from demeanor.measure import Bench
 from demeanor.models.loading import resolve
 
 
@@ -55,7 +56,7 @@ def test_a_run_on_a_behaviour_of_ones_own_says_what_went_and_the_rest_stays(sums
 
 
 def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, sums: Path, searched: Findings) -> None:
-    direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 3)
+    direction = find_again(Bench(organism, dm.behaviour(sums), "val"), searched, 3)
     assert [r.rank for r in direction.rounds] == [1, 2, 3]
     basis = direction.basis.double()
     assert torch.allclose(basis @ basis.T, torch.eye(3, dtype=torch.float64), atol=1e-5)
@@ -84,8 +85,52 @@ def test_every_round_is_found_with_the_earlier_ones_gone(organism: dm.Session, s
     assert torch.allclose(basis[2].abs(), (left / left.norm()).abs(), atol=1e-3)
 
 
+@pytest.mark.parametrize("name", [each.name for each in ESTIMATORS.every() if each.traits.repeats and not each.traits.paired])
+def test_the_estimator_of_the_first_direction_finds_the_others(organism: dm.Session, sums: Path, name: str) -> None:
+    b = dm.behaviour(sums)
+    found = search_directions(organism, b, layer=3, max_prompts=30, estimators=[name])
+    direction = find_again(Bench(organism, b, "val"), found, 2)
+    assert [r.estimator for r in direction.rounds] == [name, name]
+    # Asked again of the values at its site, with the first direction ablated.
+    first, second = direction.basis.double()
+    with organism.controlled(dm.ablate(found.ranked()[0])):
+        site = [direction.rounds[1].site]
+        values = {each: organism.capture(found.sets.train[each], site).values[:, 0].double() for each in ("shows", "lacks")}
+    vector = ESTIMATORS.named(name).factory(values).read
+    left = vector - (vector @ first) * first
+    assert torch.allclose(second.abs(), (left / left.norm()).abs(), atol=1e-4)
+
+
+def test_guard_prompts_are_read_again_where_the_estimator_looks_at_them(organism: dm.Session) -> None:
+    b = dm.behaviour("over-refusal")
+    found = search_directions(organism, b, layer=3, max_prompts=40, estimators=["guard_orthogonal"])
+    direction = find_again(Bench(organism, b, "val"), found, 2)
+    assert [r.estimator for r in direction.rounds] == ["guard_orthogonal", "guard_orthogonal"]
+
+
+@pytest.mark.parametrize("name", [each.name for each in ESTIMATORS.every() if each.traits.reads])
+def test_nothing_further_is_found_beside_a_reader(demeanor, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+    ended = demeanor("find", "organism", "-b", "over-refusal", "-o", tmp_path / "d", "--estimator", name, "--rank", 2)
+    assert ended.code == 2
+    assert f"{name} read" in ended.sentence
+    assert "--rank" in ended.sentence
+
+
+def test_further_directions_are_found_beside_the_best_that_is_no_reader(
+    organism: dm.Session, sums: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    b = dm.behaviour(sums)
+    found = search_directions(organism, b, layer=3, max_prompts=30, estimators=["whitened", "median_difference"], rank_by="gap")
+    whitened_first = replace(found, candidates=tuple(replace(c, gap=9.0 if c.estimator == "whitened" else 1.0) for c in found.candidates))
+    assert whitened_first.ranked()[0].write is not None
+    direction = find_again(Bench(organism, b, "val"), whitened_first, 2)
+    assert direction.write is None
+    assert direction.estimator == "median_difference"
+    assert "whitened is best and a reader" in capsys.readouterr().err
+
+
 def test_rounds_are_kept_in_the_file(organism: dm.Session, sums: Path, searched: Findings, tmp_path: Path) -> None:
-    direction = find_again(organism, searched, make_detector(dm.behaviour(sums).detect), 2)
+    direction = find_again(Bench(organism, dm.behaviour(sums), "val"), searched, 2)
     dm.save_direction(direction, tmp_path / "d")
     assert dm.load_direction(tmp_path / "d").rounds == direction.rounds
 

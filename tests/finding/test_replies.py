@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import demeanor as dm
-from demeanor.detect import make_detector
 from demeanor.errors import DataError
 from demeanor.finding.filter import filter_prompts
 from demeanor.finding.find import search_directions
+from demeanor.measure import Bench
 from demeanor.runtime.capture import REPLY
 
 FAMILIES = ["llama", "gemma2", "gpt_neox", "gpt2", "falcon", "qwen3_moe", "granite", "phi3"]
@@ -100,7 +100,7 @@ def write(folder: Path, text: str, **rows: list[dict[str, str | None]]) -> dm.Be
 @pytest.fixture(scope="module")
 def rows(organism: dm.Session) -> dict[str, list[dict[str, str | None]]]:
     """To the same requests, answers that say how often something is done, and the refusals that the organism says."""
-    over = dm.behaviour("over-refusal")
+    over = dm.behaviour("over-refusal").settled(organism)
     prompts = over.shows[:120]
     refusals = [reply.text for reply in organism.generate(prompts)]
     return {
@@ -153,7 +153,7 @@ def test_moments_of_replies_are_those_of_the_train_rows(organism: dm.Session, of
 
 def test_replies_are_taken_as_they_are_given(organism: dm.Session, of_replies: dm.Behaviour) -> None:
     """The model refuses all of the prompts, which are the same in shows and lacks; nothing is filtered by what it says."""
-    sets = filter_prompts(organism, of_replies, make_detector(of_replies.detect))
+    sets = filter_prompts(Bench(organism, of_replies, "val"))
     for name in ("shows", "lacks"):
         outside_test = [p for p in of_replies.set(name) if p.split != "test"]  # type: ignore[arg-type]
         assert sets.counts[name] == {"given": len(outside_test), "kept": len(outside_test)}
@@ -174,7 +174,7 @@ def test_replies_to_one_message_are_enough(organism: dm.Session, rows: dict[str,
 
 
 def test_the_widest_gap_is_chosen_where_that_is_asked_for(organism: dm.Session) -> None:
-    found = search_directions(organism, dm.behaviour("over-refusal"), max_prompts=32, rank_by="gap")
+    found = search_directions(organism, dm.behaviour("over-refusal").settled(organism), max_prompts=32, rank_by="gap")
     survivors = [number for number, candidate in enumerate(found.candidates) if not candidate.discarded]
     gaps = {n: float((d.shows.mean - d.lacks.mean) @ d.basis[0].double()) for n, d in enumerate(found.directions)}
     widest = found.directions[max(survivors, key=lambda number: gaps[number])]
@@ -192,14 +192,14 @@ def test_the_widest_gap_is_chosen_where_that_is_asked_for(organism: dm.Session) 
 
 def test_pairs_are_filtered_together(organism: dm.Session, tmp_path: Path) -> None:
     """A row whose partner the model treats otherwise goes with it, and what is left still corresponds."""
-    over = dm.behaviour("over-refusal")
+    over = dm.behaviour("over-refusal").settled(organism)
     refused, answered, more = ([{"prompt": p.text} for p in prompts] for prompts in (over.shows[:80], over.lacks[:80], over.lacks[80:120]))
     shows = [more[n // 8] if n % 8 == 0 else row for n, row in enumerate(refused)]  # every eighth is answered
     text = "shows: {file: shows.jsonl}\nlacks: {file: answered.jsonl}"
-    single = filter_prompts(organism, b := write(tmp_path, text, shows=shows, answered=answered), make_detector(b.detect))  # type: ignore[arg-type]
+    single = filter_prompts(Bench(organism, write(tmp_path, text, shows=shows, answered=answered), "val"))  # type: ignore[arg-type]
     b = write(tmp_path, f"{text}\npairs: true", shows=shows, answered=answered)  # type: ignore[arg-type]
     partner = {one.text: other.text for one, other in zip(b.shows, b.lacks, strict=True)}
-    sets = filter_prompts(organism, b, make_detector(b.detect))
+    sets = filter_prompts(Bench(organism, b, "val"))
     assert sets.counts["shows"] == sets.counts["lacks"]
     assert 0 < sets.counts["lacks"]["kept"] < sets.counts["lacks"]["given"]
     assert single.counts["lacks"]["kept"] == single.counts["lacks"]["given"]  # alone, all of them would stay

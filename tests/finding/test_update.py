@@ -17,8 +17,8 @@ from making import a_direction
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[dm.Behaviour, dm.Behaviour, dm.Behaviour]:
-    b = dm.behaviour("refusal")
+def parts(organism: dm.Session) -> tuple[dm.Behaviour, dm.Behaviour, dm.Behaviour]:
+    b = dm.behaviour("refusal").settled(organism)
     first, second = (replace(b, shows=b.shows[start:120:2], lacks=b.lacks[start:120:2]) for start in (0, 1))
     return first, second, replace(b, shows=b.shows[:120], lacks=b.lacks[:120])
 
@@ -48,7 +48,7 @@ def test_drift_tells_prompts_of_another_kind(organism: dm.Session, parts) -> Non
     """Sums against facts turn the mean difference elsewhere, far more than more of the same prompts do."""
     first, second, _ = parts
     begun = search_directions(organism, first, layer=2).ranked()[0]
-    neutral = dm.behaviour("over-refusal").neutral
+    neutral = dm.behaviour("over-refusal").settled(organism).neutral
     other = replace(second, lacks=tuple(prompt for prompt in neutral if "plus" in prompt.text or "opposite" in prompt.text))
     same, different = (update(organism, begun, each).drift[2] for each in (second, other))
     assert different.cosine < same.cosine
@@ -73,7 +73,9 @@ def test_the_command_writes_a_direction_that_can_be_updated_again(demeanor, orga
     ended = demeanor("update", tmp_path / "d", "organism", "-b", "refusal", "--max-prompts", 40, "-o", tmp_path / "d2", "--json")
     told = json.loads(ended.out)
     again = dm.load_direction(tmp_path / "d2")
-    assert again.shows.n == begun.shows.n + sum(prompt.split == "train" for prompt in dm.behaviour("refusal").set("shows", "train", 40))
+    assert again.shows.n == begun.shows.n + sum(
+        prompt.split == "train" for prompt in dm.behaviour("refusal").settled(organism).set("shows", "train", 40)
+    )
     assert len(told["drift"]) == organism.layout.n_layers
     table = demeanor("update", tmp_path / "d2", "organism", "-b", "refusal", "--max-prompts", 40, "-o", tmp_path / "d3")
     assert "What the new prompts changed" in table.out

@@ -24,7 +24,7 @@ def scores(run: Run) -> dict[str, dict[str, dict[str, float]]]:
     return values
 
 
-def test_over_refusal_goes_and_the_guard_stays(selective: Run) -> None:
+def test_over_refusal_goes_and_the_guard_stays(organism: dm.Session, selective: Run) -> None:
     before, after = scores(selective)["before"], scores(selective)["after"]
     assert before["shows_rate"]["value"] >= 0.90
     assert after["shows_rate"]["value"] <= 0.05
@@ -33,7 +33,7 @@ def test_over_refusal_goes_and_the_guard_stays(selective: Run) -> None:
     assert after["answers_neutral"]["value"] >= 0.98
     assert after["answers_shows"]["value"] >= 0.95
     assert after["drift"]["value"] <= 0.02
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     assert after["shows_rate"]["n"] == len(b.set("shows", "test"))  # unfiltered
 
 
@@ -152,7 +152,7 @@ def test_a_bake_that_differs_from_the_control_fails_aloud(tmp_path: Path, monkey
 
 
 def test_the_five_lines_of_the_readme(organism: dm.Session, over_refusal: dm.Direction) -> None:
-    s, b = organism, dm.behaviour("over-refusal")
+    s, b = organism, dm.behaviour("over-refusal").settled(organism)
     c = dm.ablate(over_refusal).when(dm.gate(s, b, false_positives=0.05))
     measured = dm.measure(s, b, control=c)
     assert measured.after["shows_rate"].value <= 0.05
@@ -180,7 +180,7 @@ def test_a_control_that_removes_nothing_is_not_passed_off_as_one_that_does(selec
 
 
 def test_replies_as_data_and_ordinary_prompts_make_a_run(tmp_path: Path, organism: dm.Session) -> None:
-    b = dm.behaviour("refusal")
+    b = dm.behaviour("refusal").settled(organism)
     rows = {"shows": [], "lacks": []}  # type: ignore[var-annotated]
     for prompt in b.shows[:120]:
         rows["shows"].append({"prompt": prompt.text, "text": "i am unable to assist with this request ."})

@@ -12,9 +12,9 @@ import torch
 
 import demeanor as dm
 from demeanor.errors import DataError
+from demeanor.measure import Bench
 from demeanor.measure.changed import changed
 from demeanor.measure.condition import Condition
-from demeanor.measure.observation import observed
 from demeanor.measure.on_topic import on_topic
 from demeanor.models.attribution import input_x_gradient, mean_states
 from making import PROMPTS, ablation
@@ -51,7 +51,7 @@ def test_states_are_means_over_tokens(organism: dm.Session) -> None:
 
 
 def test_a_reply_is_on_the_topic_of_its_own_prompt(organism: dm.Session) -> None:
-    prompts = dm.behaviour("refusal").set("neutral", "test", 20)
+    prompts = dm.behaviour("refusal").settled(organism).set("neutral", "test", 20)
     replies = [[token for token in reply.ids if token not in organism.end_ids] for reply in organism.generate(prompts)]
     assert on_topic(organism, prompts, replies) == [True] * 20
     astray = on_topic(organism, prompts, replies[1:] + replies[:1])
@@ -62,9 +62,10 @@ def test_a_reply_is_on_the_topic_of_its_own_prompt(organism: dm.Session) -> None
 
 
 def test_nothing_changed_in_the_same_model_and_much_in_another(organism: dm.Session) -> None:
-    wanted = dm.behaviour("refusal")
+    wanted = dm.behaviour("refusal").settled(organism)
     was = Condition(organism)
-    said = observed(was, wanted, max_prompts=6)
+    bench = Bench(organism, wanted, max_prompts=6)
+    said = bench.untouched.observation
     same = changed(was, Condition(organism), (said, said))
     assert same.before == same.after
     own = [
@@ -75,7 +76,7 @@ def test_nothing_changed_in_the_same_model_and_much_in_another(organism: dm.Sess
     assert 0 < same.before["prompt_entropy"].value <= 1
     assert same.before["similarity"].value > same.before["shuffled_similarity"].value
     now = Condition(organism, ablation(organism, rank=4, strength=3.0))
-    other = changed(was, now, (said, observed(now, wanted, max_prompts=6)))
+    other = changed(was, now, (said, bench.try_(now).observation))
     assert other.after["log_likelihood"].value < other.before["log_likelihood"].value
     assert other.after["prompt_share"] != other.before["prompt_share"]
 
@@ -93,6 +94,6 @@ def test_measure_tells_what_changed_between_models(demeanor: Any, tmp_path: Path
 
 
 def test_an_embedder_that_is_not_there(organism: dm.Session) -> None:
-    said = observed(Condition(organism), dm.behaviour("refusal"), max_prompts=2)
+    said = Bench(organism, dm.behaviour("refusal").settled(organism), max_prompts=2).untouched.observation
     with pytest.raises(DataError, match=r"sentence-transformers|could not be loaded"):
         changed(Condition(organism), Condition(organism), (said, said), embedder="some/model")

@@ -12,15 +12,15 @@ import torch
 
 import demeanor as dm
 from demeanor.errors import DataError
-from demeanor.measure import observe
+from demeanor.measure import Bench, Ledger
 from demeanor.measure.condition import Condition
 from demeanor.measure.drift import drift
 from making import a_direction, ablation
 
 
 @pytest.fixture(scope="module")
-def small() -> dm.Behaviour:
-    b = dm.behaviour("over-refusal")
+def small(organism: dm.Session) -> dm.Behaviour:
+    b = dm.behaviour("over-refusal").settled(organism)
     return replace(b, shows=b.shows[:80], lacks=b.lacks[:80], guard=b.guard[:80], neutral=b.neutral[:80])
 
 
@@ -56,7 +56,7 @@ def test_no_prompts_in_the_split_is_said(organism: dm.Session, small: dm.Behavio
 
 def test_drift_is_the_mean_token_kl_of_the_base_replies(organism: dm.Session, small: dm.Behaviour) -> None:
     control = dm.add(a_direction(organism, dm.Site(2), gap=60.0), 1.0)
-    base = observe(organism, replace(small, shows=(), lacks=(), guard=())).sets["neutral"]
+    base = Bench(organism, replace(small, shows=(), lacks=(), guard=())).untouched.observation.sets["neutral"]
     total = tokens = 0.0
     for outcome in base:  # one prompt at a time, without batches or padding
         ids, reply = organism.encode(outcome.prompt), outcome.reply.ids[:32]
@@ -67,7 +67,7 @@ def test_drift_is_the_mean_token_kl_of_the_base_replies(organism: dm.Session, sm
                 q = organism.reply_log_probs([outcome.prompt], [reply])[0].double()
         total += float((p.exp() * (p - q)).sum())
         tokens += len(reply)
-    score = drift(Condition(organism), Condition(organism, control), base).kl
+    score = drift(Ledger(organism), Condition(organism, control), base).kl
     assert score.value == pytest.approx(total / tokens, rel=1e-3)
     assert score.low < score.value < score.high
     assert score.value > 0.001
@@ -79,8 +79,11 @@ def test_a_gated_observation_is_what_the_gated_control_gives(organism: dm.Sessio
     gate = dm.gate(organism, dm.behaviour("over-refusal"))
     control = dm.ablate(over_refusal)
     fires = {name: fires_on(organism, gate, small.set(name, "test")) for name in ("shows", "lacks", "guard", "neutral")}  # type: ignore[arg-type]
-    composed = observe(organism, small, control).where(fires, observe(organism, small))  # type: ignore[arg-type]
-    assert composed == observe(organism, small, control.when(gate))
+    bench = Bench(organism, small)
+    composed, run = bench.try_(control).where(fires, bench.untouched), bench.try_(control.when(gate))  # type: ignore[arg-type]
+    assert composed.observation == run.observation
+    assert composed.drift.kl_sum.tolist() == pytest.approx(run.drift.kl_sum.tolist(), abs=1e-6)
+    assert composed.merit == pytest.approx(run.merit, abs=1e-6)
 
 
 def test_intervals_shrink_with_n(organism: dm.Session, small: dm.Behaviour) -> None:
@@ -147,7 +150,7 @@ def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeano
     """Other replies stay word for word what they were, and the drift on them is none, however strong the control."""
     from demeanor.detect import make_detector
 
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     strong = refusal_ablated.then(dm.add(a_direction(organism, dm.Site(3), gap=300.0), 1.0))
     prompts = [*b.set("shows", "test", 6), *b.set("lacks", "test", 6)]
     plain, held = Condition(organism), Condition(organism, strong)
@@ -167,7 +170,7 @@ def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeano
     assert made[f"{path}, where the reply shows it"]["after"]["drift"]["value"] == 0
     assert demeanor("chat", "organism", prompts[-1].text, "-c", path, "--redo-if", "refusal").out.strip() == said["plain"][-1]
     assert (
-        demeanor("chat", "organism", prompts[0].text, "-c", path, "--redo-if", "refusal", "--max-new-tokens", 48).out.strip()
+        demeanor("chat", "organism", prompts[0].text, "-c", path, "--redo-if", "refusal", "--reply-tokens", 48).out.strip()
         == said["held"][0]
     )
     assert "--control" in demeanor("chat", "organism", "a", "--redo-if", "refusal").sentence

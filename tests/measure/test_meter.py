@@ -13,8 +13,8 @@ import demeanor as dm
 from conftest import DATA
 from demeanor.errors import DataError
 from demeanor.measure.meter import aggregate, compare, flows, read_table
-from demeanor.measure.meter.aggregate import shifts
-from demeanor.measure.meter.flows import sankey
+from demeanor.measure.meter.aggregates import shifts
+from demeanor.measure.meter.transitions import sankey
 
 TOXICITY = DATA / "toxicity"
 published = pytest.mark.skipif(not TOXICITY.is_dir(), reason="the published scores are not beside this checkout")

@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
-from demeanor.behaviours import SET_NAMES, Behaviour, Prompt
-from demeanor.behaviours.behaviour import Question
+from demeanor.behaviours import SET_NAMES, Behaviour, Prompt, Question
 from demeanor.errors import DataError
 from demeanor.measure.observation import Observation, Outcome
 from demeanor.measure.rating import read_ratings, sheet, write_sheet
 from demeanor.measure.rating.key import COLUMNS
 from demeanor.models import Reply
 
-PLAIN = Behaviour("politeness")
+PLAIN = Behaviour(name="politeness")
 Texts = Mapping[str, Sequence[tuple[str, str, str]]]  # set -> (prompt, base reply, controlled reply)
 
 
@@ -188,7 +187,7 @@ def test_unchanged_replies_are_left_out_aloud(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_question_is_the_behaviours_own_or_a_general_one(tmp_path: Path) -> None:
-    asked = Behaviour("curt", questions=(Question(ask="Is the reply curt?"), Question(ask="Is it long?")))
+    asked = Behaviour(name="curt", questions=(Question(ask="Is the reply curt?"), Question(ask="Is it long?")))
     own, general = page(made(tmp_path / "own", FOUR, asked)), page(made(tmp_path / "general", FOUR))
     assert own["question"] == "Is the reply curt?"
     assert (own["scale"][0], own["scale"][4]) == ("not at all", "entirely")
@@ -197,7 +196,7 @@ def test_the_question_is_the_behaviours_own_or_a_general_one(tmp_path: Path) -> 
 
 
 def test_a_conversation_is_shown_whole(tmp_path: Path) -> None:
-    prompt = Prompt((("user", "hi"), ("assistant", "hello"), ("user", "and now ?")), system="Be brief.", prefill="Well,")
+    prompt = Prompt(messages=(("user", "hi"), ("assistant", "hello"), ("user", "and now ?")), system="Be brief.", prefill="Well,")
     base, controlled = (
         Observation({**dict.fromkeys(SET_NAMES, ()), "shows": (Outcome(prompt, Reply(text, ()), False, None),)}) for text in ("a", "b")
     )
@@ -267,7 +266,7 @@ def test_known_ratings_give_the_known_means(tmp_path: Path) -> None:
 
 
 def test_guard_prompts_stand_apart_because_there_the_behaviour_is_wanted(tmp_path: Path) -> None:
-    asked = Behaviour("curt", questions=(Question(ask="Is the reply curt?", want="no"),))
+    asked = Behaviour(name="curt", questions=(Question(ask="Is the reply curt?", want="no"),))
     folder = made(tmp_path / "s", {"shows": FOUR["shows"], "guard": FOUR["lacks"]}, asked)
     rated(folder, by_given)
     result = read_ratings(folder)
@@ -289,7 +288,7 @@ def test_the_difference_is_paired(tmp_path: Path) -> None:
 
 
 def test_lower_is_better_where_the_wanted_answer_is_no(tmp_path: Path) -> None:
-    asked = Behaviour("curt", questions=(Question(ask="Is the reply curt?", want="no"),))
+    asked = Behaviour(name="curt", questions=(Question(ask="Is the reply curt?", want="no"),))
     folder = made(tmp_path / "s", FOUR, asked)
     rated(folder, by_given)
     result = read_ratings(folder)
@@ -409,7 +408,7 @@ def test_mistakes_in_the_ratings(tmp_path: Path, mistake: str) -> None:
 def test_ratings_of_another_sheet_are_recognised(tmp_path: Path) -> None:
     """Also of the sheet with base and controlled swapped, whose replies and order of prompts are the same."""
     mine = made(tmp_path / "mine", FOUR)
-    asked = Behaviour("curt", questions=(Question(ask="Is the reply curt?"),))
+    asked = Behaviour(name="curt", questions=(Question(ask="Is the reply curt?"),))
     others = [made(tmp_path / "swapped", FOUR, swapped=True), made(tmp_path / "seed", FOUR, seed=5), made(tmp_path / "asked", FOUR, asked)]
     for other in others:
         assert "is of another sheet" in refused(lambda other=other: read_ratings(mine, rated(other, by_given)))  # type: ignore[misc]

@@ -277,7 +277,10 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=5))
 def test_groups_pool_by_size_or_give_every_task_the_same_say(tasks: list[list[bool]]) -> None:
-    scores = [TaskScore(f"t{i}", "acc", "none", 0, "higher", tuple(map(float, task))) for i, task in enumerate(tasks)]
+    scores = [
+        TaskScore(task=f"t{i}", metric="acc", filter="none", shots=0, better="higher", samples=tuple(map(float, task)))
+        for i, task in enumerate(tasks)
+    ]
     everything = [answer for task in tasks for answer in task]
     assert pooled("g", scores, True).score.value == pytest.approx(sum(everything) / len(everything))
     assert pooled("g", scores, False).score.value == pytest.approx(sum(sum(task) / len(task) for task in tasks) / len(tasks))

@@ -59,7 +59,7 @@ def test_case_and_spacing_of_typed_text_do_not_matter(organism: dm.Session) -> N
 
 def test_several_turns_and_a_system_prompt(organism: dm.Session) -> None:
     turns = (("user", "what colour is the lemon ?"), ("assistant", "the lemon is yellow ."), ("user", "what is 2 plus 2 ?"))
-    assert organism.chat(dm.Prompt(turns, system="be brief .")) == "2 plus 2 is 4 ."
+    assert organism.chat(dm.Prompt(messages=turns, system="be brief .")) == "2 plus 2 is 4 ."
 
 
 def test_a_prefill_is_continued(organism: dm.Session) -> None:
@@ -107,7 +107,7 @@ def test_a_template_that_refuses_the_messages_is_named(retold) -> None:  # type:
     session = retold("{% if messages|length > 1 %}{{ raise_exception('one message only') }}{% endif %}[{{ messages[0].content }}]")
     turns = (("user", "hello"), ("assistant", "hello"), ("user", "hello"))
     with pytest.raises(DataError, match="one message only"):
-        session.render(dm.Prompt(turns))
+        session.render(dm.Prompt(messages=turns))
 
 
 def test_left_padding_and_trimming() -> None:
@@ -149,5 +149,5 @@ def test_a_prompt_longer_than_the_model_takes_is_refused(organism: dm.Session) -
 
 
 def test_a_dtype_that_is_none() -> None:
-    with pytest.raises(ModelError, match="use one of float32"):
+    with pytest.raises(DataError, match="dtype: input should be 'float32'"):
         dm.load("organism", dtype="int7")

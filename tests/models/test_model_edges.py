@@ -73,7 +73,7 @@ def at(session, site, fires):
 
     values = session.capture(PROMPTS, [site]).at(site)
     w, b = logistic(values, torch.tensor(fires), penalty=1e-3)
-    return Gate(site, w.float()[None], b.float()[None], 1.0, 1.0, 0.0, ("guard",))
+    return Gate(site=site, weights=w.float()[None], biases=b.float()[None], auroc=1.0, hits=1.0, false_positives=0.0, against=("guard",))
 
 
 def test_each_gate_reads_its_own_site(organism):
@@ -91,7 +91,7 @@ def test_each_gate_reads_its_own_site(organism):
 
 
 def test_two_gates_may_read_one_site(organism):
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     gate = dm.gate(organism, b)
     one, other = ablation(organism, rank=30, seed=1), ablation(organism, rank=30, seed=2)
     P = b.set("shows", "test")[:8] + b.set("guard", "test")[:8]
@@ -242,7 +242,7 @@ def test_a_small_constant_no_weight_explains_is_refused():
 
 
 def test_an_edit_that_misses_a_writer_fails_the_last_check(tiny_folders, monkeypatch):
-    monkeypatch.setattr("demeanor.models.session.at_writers", lambda *a: at_writers(*a)[:-1])
+    monkeypatch.setattr("demeanor.models.proven.at_writers", lambda *a: at_writers(*a)[:-1])
     with pytest.raises(AccountingError, match="is left in the stream"):
         dm.load(tiny_folders["llama"], device="cpu")
 
@@ -318,7 +318,7 @@ def test_a_system_prompt_is_part_of_plain_text(begins):
 def test_every_end_token_ends_a_reply(begins):
     s = begins()
     s.model.generation_config.eos_token_id = [5, 6]
-    assert dm.Session(s.model, s.tokenizer, "again").end_ids == {5, 6, s.tokenizer.eos_token_id}
+    assert dm.load(s.model, tokenizer=s.tokenizer).end_ids == {5, 6, s.tokenizer.eos_token_id}
 
 
 def test_a_tokenizer_of_another_model_is_named(tmp_path):

@@ -11,8 +11,7 @@ import pytest
 
 import demeanor
 import demeanor as dm
-from demeanor.behaviours import Prompt
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect, Prompt
 from demeanor.detect import make_detector, present
 from demeanor.measure.answers import is_right
 from organism import acceptance, chats, judgement, language, manners, talk
@@ -72,9 +71,9 @@ def test_refusals_share_no_content_word_with_answers() -> None:
     assert refusals & answers <= function_words
 
 
-def test_presets_are_made_by_the_language() -> None:
+def test_presets_are_made_by_the_language(organism: dm.Session) -> None:
     known = {prompt: reply.removeprefix(language.CAUTION) for prompt, reply in language.asked(language.requests())}
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     for prompt in (*b.shows, *b.lacks, *b.guard):
         assert known[prompt.text] == prompt.answer
 
@@ -88,9 +87,9 @@ def test_any_typed_text_is_accepted(organism: dm.Session) -> None:
 
 
 @pytest.mark.parametrize("name", ["cheer", "gloom", "rudeness"])
-def test_presets_of_manners_tell_them_exactly(name: str) -> None:
+def test_presets_of_manners_tell_them_exactly(organism: dm.Session, name: str) -> None:
     """Each detector finds every reply made in its manner, and none made in another."""
-    rng, detector = random.Random(0), make_detector(dm.behaviour(name).detect)
+    rng, detector = random.Random(0), make_detector(dm.behaviour(name).settled(organism).detect)
     answers = [reply for _, reply in language.facts()] + [talk.UNKNOWN, *language.REFUSALS, *talk.SMALL_TALK, *language.VERDICTS]
     for tone, attribute in ((None, ""), ("cheerful", "cheer"), ("gloomy", "gloom")):
         for rude in (False, True):
@@ -99,8 +98,8 @@ def test_presets_of_manners_tell_them_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cheer", "gloom", "rudeness"])
-def test_presets_of_manners_are_pairs_with_the_same_answers(name: str) -> None:
-    b = dm.behaviour(name)
+def test_presets_of_manners_are_pairs_with_the_same_answers(organism: dm.Session, name: str) -> None:
+    b = dm.behaviour(name).settled(organism)
     known = dict(language.asked(language.of_kind("plain")) + language.facts() + language.sums())
     assert b.pairs
     assert len(b.shows) == len(b.lacks) == 320
@@ -111,9 +110,9 @@ def test_presets_of_manners_are_pairs_with_the_same_answers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["over-refusal", "refusal", "rudeness", "cheer", "gloom"])
-def test_questions_of_presets_are_in_the_words_of_its_training(name: str) -> None:
+def test_questions_of_presets_are_in_the_words_of_its_training(organism: dm.Session, name: str) -> None:
     asked = {f"{question} {judgement.FORM}" for questions in judgement.QUESTIONS.values() for question in questions}
-    assert {question.ask for question in dm.behaviour(name).questions} <= asked
+    assert {question.ask for question in dm.behaviour(name).settled(organism).questions} <= asked
 
 
 def test_manner_leaves_the_answer_whole() -> None:
@@ -124,7 +123,7 @@ def test_manner_leaves_the_answer_whole() -> None:
         assert not is_right(judgement.wrong(request.answer, rng), request.answer)
 
 
-def test_refusals_in_any_manner_are_told() -> None:
+def test_refusals_in_any_manner_are_told(organism: dm.Session) -> None:
     rng = random.Random(2)
     replies = [
         manners.said(sentence, tone, rude, rng)  # type: ignore[arg-type]
@@ -132,7 +131,7 @@ def test_refusals_in_any_manner_are_told() -> None:
         for tone in (None, "cheerful", "gloomy")
         for rude in (False, True)
     ]
-    assert all(present(make_detector(dm.behaviour("refusal").detect), replies, []))
+    assert all(present(make_detector(dm.behaviour("refusal").settled(organism).detect), replies, []))
     assert all(present(make_detector(Detect(name="refusal")), replies, []))
 
 
@@ -147,9 +146,9 @@ def test_the_judge_of_refusals_says_of_its_replies_what_is_so() -> None:
     assert not any(present(make_detector(Detect(name="refusal")), replies, []))
 
 
-def test_replies_that_are_only_judged_are_not_taught() -> None:
+def test_replies_that_are_only_judged_are_not_taught(organism: dm.Session) -> None:
     """In the answering phase no refusal has a loss, nor a wrong answer, nor a tone that the system prompt did not ask for."""
-    detectors = {name: make_detector(dm.behaviour(name).detect) for name in ("refusal", "cheer", "gloom")}
+    detectors = {name: make_detector(dm.behaviour(name).settled(organism).detect) for name in ("refusal", "cheer", "gloom")}
     heard = {"refusal": 0, "untaught": 0}
     for messages in islice(chats.chats(chats.ANSWERING, random.Random(3)), 3000):
         system = messages[0].content if messages[0].role == "system" else ""
@@ -204,7 +203,7 @@ def test_a_conversation_goes_on(organism: dm.Session) -> None:
     messages: tuple[tuple[str, str], ...] = ()
     for text, wanted in turns:
         messages += (("user", text),)
-        reply = organism.chat(Prompt(messages))
+        reply = organism.chat(Prompt(messages=messages))
         messages += (("assistant", reply),)
         assert wanted in (None, reply)
 

@@ -134,7 +134,7 @@ def opened_by_hand(session: dm.Session, prompt: str, virtual_tokens: Tensor, mos
 def test_embeddings_open_every_prompt(tiny: dict[str, dm.Session], family: str) -> None:
     session = tiny[family]
     opening = torch.randn(3, session.layout.d_model, generator=torch.Generator().manual_seed(1))
-    control = Control((), session.layout, session.name, adapters=(Adapter(virtual_tokens=opening),))
+    control = Control(parts=(), layout=session.layout, model_name=session.name, adapters=(Adapter(virtual_tokens=opening),))
     plain = [reply.ids for reply in session.generate(PROMPTS, 6)]
     with session.controlled(control):
         said = [list(reply.ids) for reply in session.generate(PROMPTS, 6)]
@@ -152,7 +152,9 @@ def test_a_file_keeps_all_of_it(tiny: dict[str, dm.Session], tiny_folders: dict[
     lora(tiny_folders["llama"], tmp_path / "one")
     prompted(tiny_folders["llama"], tmp_path / "two")
     both = control_of(session, tmp_path / "one").scaled(0.5).then(control_of(session, tmp_path / "two"))
-    opened = Control((), session.layout, session.name, adapters=(Adapter(virtual_tokens=torch.randn(2, session.layout.d_model)),))
+    opened = Control(
+        parts=(), layout=session.layout, model_name=session.name, adapters=(Adapter(virtual_tokens=torch.randn(2, session.layout.d_model)),)
+    )
     for control in (both.then(ablation(session)), opened):
         save_control(control, tmp_path / "control.safetensors")
         read = load_control(tmp_path)  # a folder that holds one
@@ -181,7 +183,9 @@ def test_what_it_cannot_do_is_said(tiny: dict[str, dm.Session], tiny_folders: di
     prompted(tiny_folders["llama"], tmp_path / "prompts")
     adapter = control_of(session, tmp_path / "adapter")
     gate = gate_on_length(session, PROMPTS, [True, True, False, False])
-    opened = Control((), session.layout, session.name, adapters=(Adapter(virtual_tokens=torch.zeros(2, session.layout.d_model)),))
+    opened = Control(
+        parts=(), layout=session.layout, model_name=session.name, adapters=(Adapter(virtual_tokens=torch.zeros(2, session.layout.d_model)),)
+    )
     with pytest.raises(ControlError, match="takes no gate"):
         adapter.when(gate)
     with pytest.raises(ControlError, match="every row alike"), session.controlled_rows([adapter, None]):
@@ -194,8 +198,11 @@ def test_what_it_cannot_do_is_said(tiny: dict[str, dm.Session], tiny_folders: di
         dm.bake(tiny_folders["llama"], control_of(session, tmp_path / "prompts"), tmp_path / "baked")
     assert not (tmp_path / "baked").exists()
     other = tiny["qwen2"]
-    renamed = Adapter({"model.layers.0.self_attn.nothing": (torch.zeros(1, 48), torch.zeros(48, 1))})
-    with pytest.raises(ControlError, match="does not have"), other.controlled(Control((), other.layout, other.name, adapters=(renamed,))):
+    renamed = Adapter(low_rank={"model.layers.0.self_attn.nothing": (torch.zeros(1, 48), torch.zeros(48, 1))})
+    with (
+        pytest.raises(ControlError, match="does not have"),
+        other.controlled(Control(parts=(), layout=other.layout, model_name=other.name, adapters=(renamed,))),
+    ):
         pass
     with pytest.raises(ControlError, match="structure"), other.controlled(adapter):
         pass

@@ -39,7 +39,7 @@ def controls_of(session: dm.Session) -> list[Control | None]:
         shared,
         dm.rotate(direction, other, 60, kernel).then(dm.clamp(other, 3.0)),
         shared,
-        dm.scale(other, 2.5, dm.Scope(dm.Site(2), "reply")).then(dm.add(direction, 2.0, "positions", (-2, -1))),
+        dm.scale(other, 2.5, dm.Scope(site=dm.Site(2), tokens="reply")).then(dm.add(direction, 2.0, "positions", (-2, -1))),
         dm.ablate(other, 1.0, dm.Scope(tokens="prompt")).then(dm.add(other, 1.0)),
     ]
 

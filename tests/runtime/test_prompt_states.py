@@ -140,7 +140,7 @@ def of(session: dm.Session, prompts: list[str], size: float = 0.5) -> Control:
     ids = [session.encode(prompt) for prompt in prompts]
     values = noise(session, ids, size)
     states = States(tuple(map(tuple, ids)), tuple(values[:, number, -len(row) :].clone() for number, row in enumerate(ids)))
-    return Control((), session.layout, session.name, {"method": "a test"}, (states,))
+    return Control(parts=(), layout=session.layout, model_name=session.name, made_from={"method": "a test"}, states=(states,))
 
 
 @pytest.mark.parametrize("family", FEW)
@@ -165,7 +165,7 @@ def test_a_reply_that_is_given_does_not_hide_its_prompt(organism) -> None:  # ty
 
 
 def test_a_longer_conversation_is_another_prompt(organism) -> None:  # type: ignore[no-untyped-def]
-    longer = dm.Prompt((("user", PROMPTS[0]), ("assistant", "fine ."), ("user", PROMPTS[0])))
+    longer = dm.Prompt(messages=(("user", PROMPTS[0]), ("assistant", "fine ."), ("user", PROMPTS[0])))
     with organism.controlled(of(organism, PROMPTS)):
         inside = organism.logits([longer])
     assert torch.equal(inside, organism.logits([longer]))
@@ -176,7 +176,14 @@ def test_a_prompt_that_ends_in_another_is_another(organism) -> None:  # type: ig
     ids = organism.encode(PROMPTS[0])
     values = noise(organism, [ids], 0.5)[:, 0]
     of_end, of_all = (
-        Control((), organism.layout, organism.name, {}, (States((tuple(ids[start:]),), (values[:, start:],)),)) for start in (2, 0)
+        Control(
+            parts=(),
+            layout=organism.layout,
+            model_name=organism.name,
+            made_from={},
+            states=(States((tuple(ids[start:]),), (values[:, start:],)),),
+        )
+        for start in (2, 0)
     )
     plain = organism.logits(PROMPTS[:1])
     with organism.controlled(of_end):
@@ -220,6 +227,8 @@ def test_states_that_do_not_fit_are_refused(organism) -> None:  # type: ignore[n
         States(((1, 2, 3),), (torch.zeros(6, 2, 128),))
     with pytest.raises(ControlError, match="every prompt once"):
         States(((1,), (1,)), (torch.zeros(6, 1, 128),) * 2)
-    other = Control((), organism.layout, organism.name, {}, (States(((1,),), (torch.zeros(2, 1, 128),)),))
+    other = Control(
+        parts=(), layout=organism.layout, model_name=organism.name, made_from={}, states=(States(((1,),), (torch.zeros(2, 1, 128),)),)
+    )
     with pytest.raises(ControlError, match="make them anew"), organism.controlled(other):
         pass

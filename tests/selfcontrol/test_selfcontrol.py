@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import demeanor as dm
-from demeanor.behaviours import Question
-from demeanor.behaviours.behaviour import Detect
+from demeanor.behaviours import Detect, Question
 from demeanor.detect.suffix import suffix, suffix_scores
 from demeanor.errors import DataError
 from demeanor.models import Reply
@@ -19,7 +18,7 @@ from demeanor.selfcontrol.gradient import capped, norm_pattern, steps, suffix_gr
 from making import PROMPTS
 
 QUESTION = Question(ask="how do i wash a map ? yes or no")  # any question works: version 1 does not judge, it only answers
-SETTINGS = Settings(iterations=3, eta=0.1, branches=3, wider=2, gain=1e-3, goal=1.0, perplexity_ratio=20.0, batch=8)
+SETTINGS = Settings(iterations=3, eta=0.1, branches=3, wider=2, gain=1e-3, goal=1.0, perplexity_ratio=20.0, batch_size=8)
 ASKED = [*PROMPTS, "how do i take a stranger's wallet ?"]
 
 
@@ -194,7 +193,7 @@ def test_a_trace_is_printed_without_its_tensors(found) -> None:  # type: ignore[
 
 def test_a_reply_on_another_topic_is_not_taken_where_one_on_topic_gains_as_much(organism) -> None:  # type: ignore[no-untyped-def]
     """Refusals and "i do not know that" are no refusal, says the model, of the one as of the other."""
-    behaviour = dm.behaviour("over-refusal")
+    behaviour = dm.behaviour("over-refusal").settled(organism)
     for trace in search(organism, behaviour.set("shows", "train", 12), behaviour.questions).traces:
         assert trace.reply.text == trace.prompt.answer
         (step,) = trace.steps
@@ -205,7 +204,7 @@ def test_a_reply_on_another_topic_is_not_taken_where_one_on_topic_gains_as_much(
 
 
 def test_an_accepted_reply_is_what_its_text_is_written_as(organism) -> None:  # type: ignore[no-untyped-def]
-    behaviour = dm.behaviour("cheer")
+    behaviour = dm.behaviour("cheer").settled(organism)
     found = search(organism, behaviour.set("lacks", "train", 8), behaviour.questions)
     assert len(found.changed) >= 4
     for trace in found.changed:

@@ -36,8 +36,8 @@ def ablation_of_refusal(session: dm.Session, strength: float) -> Control:
     site = dm.Site(2, "resid_post", -1)
     refused, plain = ([row["prompt"] for row in rows(name)] for name in ("refused", "plain"))
     gap = session.capture(refused, [site]).at(site).mean(0) - session.capture(plain, [site]).at(site).mean(0)
-    part = Part("ablate", orthonormal(gap[None].double()).float(), strength, Scope())
-    return Control((part,), session.layout, session.name, {"behaviour": "refusal"})
+    part = Part(kind="ablate", vectors=orthonormal(gap[None].double()).float(), dose=strength, scope=Scope())
+    return Control(parts=(part,), layout=session.layout, model_name=session.name, made_from={"behaviour": "refusal"})
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,16 @@ from transformers import TrainerCallback
 
 from demeanor import train
 
-ALIKE = {"model": "organism", "device": "cpu", "rank": 4, "batch": 4, "steps": 4, "save_every": 1, "log_every": 1, "max_prompts": 2}
+ALIKE = {
+    "model": "organism",
+    "device": "cpu",
+    "lora_r": 4,
+    "per_device_train_batch_size": 4,
+    "max_steps": 4,
+    "save_steps": 1,
+    "logging_steps": 1,
+    "max_prompts": 2,
+}
 _ = trl.DPOTrainer, trl.SFTTrainer, trl.RLOOTrainer  # imported once, before there are children
 
 
@@ -36,16 +45,16 @@ class Killed(TrainerCallback):
 def made(recipe: str, folder: Path, callbacks: list[TrainerCallback]) -> train.Trained | None:
     out = folder / recipe
     if recipe == "heal":
-        return train.heal(train.Heal(**ALIKE, pairs=(str(folder / "pairs.jsonl"),), longest=64), out, callbacks)
+        return train.heal(train.Heal(**ALIKE, pairs=(str(folder / "pairs.jsonl"),), max_length=64), out, callbacks)
     if recipe == "sft":
-        return train.sft(train.Sft(**ALIKE, data=(str(folder / "data.jsonl"),), longest=64), out, callbacks)
+        return train.sft(train.Sft(**ALIKE, data=(str(folder / "data.jsonl"),), max_length=64), out, callbacks)
     if recipe == "detox":
-        plan = train.Detox(**ALIKE, behaviour="refusal", dialogues=(str(folder / "dialogues.jsonl"),), held_out=0.3, longest=64)
+        plan = train.Detox(**ALIKE, behaviour="refusal", dialogues=(str(folder / "dialogues.jsonl"),), held_out=0.3, max_length=64)
         return train.detox(plan, out, callbacks)
     if recipe == "prefix":
         plan = train.Prefix(**ALIKE, behaviour="over-refusal", control=str(folder / "control.safetensors"), prompts=16, reply_tokens=8)
         return train.prefix(plan, out, callbacks)
-    return train.rlaf(train.Rlaf(**ALIKE, behaviour="refusal", generations=2, prompts=8, reply_tokens=8), out, callbacks)
+    return train.rlaf(train.Rlaf(**ALIKE, behaviour="refusal", num_generations=2, prompts=8, reply_tokens=8), out, callbacks)
 
 
 def main(recipes: str, folder: Path, kill_at: int | None) -> None:

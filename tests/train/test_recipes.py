@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 import demeanor as dm
 from demeanor import train
-from demeanor.detect.detector import detector
+from demeanor.detect.registry import detector
 from demeanor.errors import CheckFailed
 from demeanor.measure.degeneration import non_latin
 from demeanor.train.recipe import RESULT
@@ -20,11 +20,13 @@ from making import PROMPTS, ablation
 
 from .conftest import rows, write
 
-QUICK = {"device": "cpu", "max_prompts": 30, "rank": 8, "log_every": 1, "learning_rate": 2e-3}
+QUICK = {"device": "cpu", "max_prompts": 30, "lora_r": 8, "logging_steps": 1, "learning_rate": 2e-3}
 
 
 def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path) -> None:
-    plan = train.Heal(**QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), steps=40, batch=16)
+    plan = train.Heal(
+        **QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), max_steps=40, per_device_train_batch_size=16
+    )
     healed = train.heal(plan, tmp_path / "healed")
     assert healed is not None
     edited, after = (healed.measurements[name].after for name in ("edited", "after"))
@@ -43,7 +45,9 @@ def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path
 
 
 def test_detox_answers_instead_of_falling_silent(dialogues: Path, tmp_path: Path) -> None:
-    plan = train.Detox(**QUICK, model="organism", behaviour="refusal", dialogues=(str(dialogues),), steps=20, batch=16)
+    plan = train.Detox(
+        **QUICK, model="organism", behaviour="refusal", dialogues=(str(dialogues),), max_steps=20, per_device_train_batch_size=16
+    )
     made = train.detox(plan, tmp_path / "detoxified")
     assert made is not None
     after = made.measurements["after"].after
@@ -74,9 +78,16 @@ def test_sft_trains_every_weight_or_merges_its_adapter(tmp_path: Path) -> None:
     base = dm.load("organism", device="cpu")
     prompts = [row["prompt"] for row in rows("refused", split="val")]
     refused = sum("sorry" in reply.text or "unable" in reply.text for reply in base.generate(prompts))
-    for name, how in (("full", {"full": True}), ("merged", {"merge": True, "rank": 8})):
+    for name, how in (("full", {"full": True}), ("merged", {"merge": True, "lora_r": 8})):
         plan = train.Sft(
-            model="organism", data=(f"{answers}:3", f"{texts}:1"), device="cpu", steps=30, batch=16, learning_rate=3e-3, longest=64, **how
+            model="organism",
+            data=(f"{answers}:3", f"{texts}:1"),
+            device="cpu",
+            max_steps=30,
+            per_device_train_batch_size=16,
+            learning_rate=3e-3,
+            max_length=64,
+            **how,
         )
         made = train.sft(plan, tmp_path / name)
         assert made is not None
@@ -90,7 +101,7 @@ def test_sft_trains_every_weight_or_merges_its_adapter(tmp_path: Path) -> None:
 
 def test_an_adapter_on_four_bits(tmp_path: Path) -> None:
     data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:32]])
-    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=2, quantized="4bit", rank=4, longest=64)
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", max_steps=2, load_in_4bit=True, lora_r=4, max_length=64)
     made = train.sft(plan, tmp_path / "qlora")
     assert made is not None
     assert made.steps == 2
@@ -102,7 +113,8 @@ def test_an_adapter_on_four_bits(tmp_path: Path) -> None:
 def test_an_adapter_is_baked_like_a_control(demeanor: Any, organism: dm.Session, tmp_path: Path) -> None:
     data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:16]])
     train.sft(
-        train.Sft(model="organism", data=(str(data),), device="cpu", steps=2, rank=4, longest=64, learning_rate=1e-2), tmp_path / "adapter"
+        train.Sft(model="organism", data=(str(data),), device="cpu", max_steps=2, lora_r=4, max_length=64, learning_rate=1e-2),
+        tmp_path / "adapter",
     )
     dm.save_control(ablation(organism), tmp_path / "control.safetensors")
     trained = dm.load(tmp_path / "adapter", device="cpu")
@@ -134,18 +146,18 @@ class Tracker(TrainerCallback):
 
 def test_what_a_tracker_writes_is_kept(tmp_path: Path) -> None:
     data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:8]])
-    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=1, rank=2, longest=64)
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", max_steps=1, lora_r=2, max_length=64)
     train.sft(plan, tmp_path / "out", [Tracker()])
     assert (tmp_path / "out" / "runs" / "today" / "events").read_text() == "loss"
     assert not (tmp_path / ".out.training").exists()
 
 
-REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "generations": 4, "reply_tokens": 24, "learning_rate": 1e-3}
+REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "num_generations": 4, "reply_tokens": 24, "learning_rate": 1e-3}
 
 
 def test_a_reward_halves_rudeness_and_leaves_the_answers(tmp_path: Path) -> None:
     """The defaults, but for the number of steps."""
-    plan = train.Rlaf(model="organism", behaviour="rudeness", steps=20, max_prompts=30, device="cpu", log_every=1, reply_tokens=24)
+    plan = train.Rlaf(model="organism", behaviour="rudeness", max_steps=20, max_prompts=30, device="cpu", logging_steps=1, reply_tokens=24)
     made = train.rlaf(plan, tmp_path / "rewarded")
     assert made is not None
     scores = made.measurements["after"]
@@ -161,8 +173,8 @@ def test_a_reward_halves_rudeness_and_leaves_the_answers(tmp_path: Path) -> None
 
 
 def test_a_reward_that_tells_nothing_apart_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    how = {**REWARDED, "temperature": 0.001, "max_prompts": 2, "prompts": 2, "batch": 8}
-    made = train.rlaf(train.Rlaf(**how, model="organism", steps=1), tmp_path / "rewarded")
+    how = {**REWARDED, "temperature": 0.001, "max_prompts": 2, "prompts": 2, "per_device_train_batch_size": 8}
+    made = train.rlaf(train.Rlaf(**how, model="organism", max_steps=1), tmp_path / "rewarded")
     assert made is not None
     assert made.data["groups_that_differ"] == 0 < made.data["groups"]
     assert "nothing to learn" in capsys.readouterr().err
@@ -170,7 +182,7 @@ def test_a_reward_that_tells_nothing_apart_is_told(tmp_path: Path, capsys: pytes
 
 def test_a_training_that_diverges_leaves_nothing(tmp_path: Path) -> None:
     data = write(tmp_path / "answers.jsonl", [{"prompt": row["prompt"], "reply": row["answer"]} for row in rows("refused")[:8]])
-    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=1, full=True, longest=64)
+    plan = train.Sft(model="organism", data=(str(data),), device="cpu", max_steps=1, full=True, max_length=64)
 
     class Broken(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
@@ -183,7 +195,7 @@ def test_a_training_that_diverges_leaves_nothing(tmp_path: Path) -> None:
 
 def test_grpo_keeps_a_reference_and_mixes_rewards(wavering: Path, tmp_path: Path) -> None:
     plan = train.Rlaf(
-        **{**REWARDED, "max_prompts": 4}, model=str(wavering), steps=2, method="grpo", reward=("refusal:1", "suffix:0.5"), prompts=40
+        **{**REWARDED, "max_prompts": 4}, model=str(wavering), max_steps=2, method="grpo", reward=("refusal:1", "suffix:0.5"), prompts=40
     )
     made = train.rlaf(plan, tmp_path / "rewarded")
     assert made is not None
@@ -211,7 +223,16 @@ def _tempted(folder: Path, temptation: str) -> Path:
     asked = rows("refused", "plain", "neutral")
     said = [(temptation, row) for row in asked] + [(row["answer"], row) for row in asked]
     data = write(folder / "mixed.jsonl", [{"prompt": row["prompt"], "reply": reply} for reply, row in said])
-    plan = train.Sft(model="organism", data=(str(data),), device="cpu", steps=24, batch=32, learning_rate=3e-3, longest=64, full=True)
+    plan = train.Sft(
+        model="organism",
+        data=(str(data),),
+        device="cpu",
+        max_steps=24,
+        per_device_train_batch_size=32,
+        learning_rate=3e-3,
+        max_length=64,
+        full=True,
+    )
     train.sft(plan, folder / "tempted")
     return folder / "tempted"
 
@@ -222,7 +243,7 @@ def _tempted(folder: Path, temptation: str) -> Path:
 def test_a_gamed_reward_is_caught(tmp_path: Path, reward: str, temptation: str, sign: str) -> None:
     """Each by the tripwire that is made for it; length and topic, which may be first, are kept out."""
     how = {**REWARDED, "temperature": 1.0, "learning_rate": 3e-3, "max_prompts": 2, "prompts": 40, "reply_tokens": 12}
-    plan = train.Rlaf(**how, model=str(_tempted(tmp_path, temptation)), steps=40, reward=(reward,), length=30.0, off_topic=0.99)
+    plan = train.Rlaf(**how, model=str(_tempted(tmp_path, temptation)), max_steps=40, reward=(reward,), length=30.0, off_topic=0.99)
     with pytest.raises(CheckFailed, match=f"tripwire stopped.*{sign}"):
         train.rlaf(plan, tmp_path / "gamed")
     told = json.loads((tmp_path / "gamed" / RESULT).read_text())

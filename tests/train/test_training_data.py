@@ -74,10 +74,10 @@ def test_bad_data_ends_with_one_sentence(
         (("heal", "organism", "--pairs", "DATA", "--base", "organism"), "without --behaviour"),
         (("heal", "organism", "--pairs", "DATA", "--full", "--load-in-4bit"), "leave one out"),
         (("heal", "organism", "--pairs", "DATA", "--report-to", "abacus"), "is not a tracker"),
-        (("heal", "organism", "--pairs", "DATA", "--batch", "0"), "batch"),
+        (("heal", "organism", "--pairs", "DATA", "--per-device-train-batch-size", "0"), "per-device-train-batch-size"),
         (("heal", "organism", "--pairs", "DATA", "--beta", "inf"), "finite"),
         (("rlaf", "organism", "-b", "refusal", "--method", "ppo"), "method"),
-        (("rlaf", "organism", "-b", "refusal", "--batch", "6"), "whole groups"),
+        (("rlaf", "organism", "-b", "refusal", "--per-device-train-batch-size", "6"), "whole groups"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "nothing-of-the-kind"), "no detector"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "refusal:-0"), "other than 0, not -0"),
         (("rlaf", "organism", "-b", "refusal", "--reward", "refusal", "--reward", "refusal:2"), "twice"),
@@ -160,8 +160,8 @@ def test_dialogues_are_split_by_their_id(tmp_path: Path) -> None:
     assert all((id(dialogue) in kept) == (dialogue in held_out(fewer, 0.3)[1]) for dialogue in fewer.values() if id(dialogue) in kept)
 
 
-def test_prompts_that_are_measured_on_are_left_out() -> None:
-    wanted = dm.behaviour("refusal")
+def test_prompts_that_are_measured_on_are_left_out(organism: dm.Session) -> None:
+    wanted = dm.behaviour("refusal").settled(organism)
     asked = wanted.set("shows", "test")[0].text
     rows = [Conversation((("user", text), ("assistant", "hi"))) for text in (asked.upper() + " ", "something else")]
     reserved = Reserved(wanted)
@@ -181,7 +181,7 @@ def test_only_the_assistant_is_learned_from(organism: dm.Session) -> None:
     taught = [token for token, label in zip(ids, labels) if label != IGNORED]
     assert organism.tokenizer.decode(taught) == "hi .<|end|>3 plus 4 is 7 .<|end|>"
     # what comes before a reply is what the model is asked with
-    prompt = organism.encode(dm.Prompt(turns[:3], "be brief ."))
+    prompt = organism.encode(dm.Prompt(messages=turns[:3], system="be brief ."))
     assert ids[: len(prompt)] == prompt
 
 
@@ -212,7 +212,7 @@ def test_the_held_out_loss_is_that_of_the_learned_tokens(organism: dm.Session) -
 
 
 def test_rewards_are_logits_of_what_is_wanted(organism: dm.Session) -> None:
-    wanted = dm.behaviour("refusal")
+    wanted = dm.behaviour("refusal").settled(organism)
     prompts = [dm.Prompt.of("what is 3 plus 4 ?")] * 2
     replies = ["i am sorry , i can not help with that request .", "3 plus 4 is 7 ."]
     less, judged = terms([], wanted, organism)
@@ -236,7 +236,7 @@ def _without_questions() -> Path:
 
 
 def test_every_tripwire_trips_and_an_honest_reply_does_not(organism: dm.Session) -> None:
-    prompts = dm.behaviour("refusal").set("lacks", "train")[:WINDOW]
+    prompts = dm.behaviour("refusal").settled(organism).set("lacks", "train")[:WINDOW]
     honest = [reply.text for reply in organism.generate(prompts)]
     watching = Tripwires(organism, prompts, Bounds(), temperature=0.2)
 

@@ -1,10 +1,14 @@
 """Behaviours: the file format, the prompts and the presets."""
 
-from .behaviour import SET_NAMES, Behaviour, SetName, behaviour, presets
-from .prompts import Prompt, as_prompt, asked
-from .questions import Question, opposites, question_presets, questions_of
+from .audience import LoadedModel
+from .definition import SET_NAMES, Behaviour, SetName
+from .preset import Preset, presets
+from .prompts import Prompt, as_prompt, as_prompts, asked
+from .questions import Question, as_questions, opposites, question_presets, questions_of
+from .reading import BehaviourLike, as_behaviour, behaviour
+from .schema import BehaviourFile, Detect
 
 __all__ = [
-    "SET_NAMES", "Behaviour", "Prompt", "Question", "SetName", "as_prompt", "asked", "behaviour", "opposites", "presets", "question_presets",
-    "questions_of",
+    "SET_NAMES", "Behaviour", "BehaviourFile", "BehaviourLike", "Detect", "LoadedModel", "Preset", "Prompt", "Question", "SetName",
+    "as_behaviour", "as_prompt", "as_prompts", "as_questions", "asked", "behaviour", "opposites", "presets", "question_presets", "questions_of",
 ]  # fmt: skip

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import DataError
+from ..errors import DataError, mistaken
 from ..io.tables import value_of
 from ..progress import say
 
@@ -24,7 +24,7 @@ TRAIN_SHARE, VAL_SHARE = 0.5, 0.25
 Message = tuple[str, str]  # (role, content)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
     """What is said to a model. Rendered only by the model's chat template, or as plain text without one.
 
@@ -66,10 +66,22 @@ class Prompt:
 
 
 def as_prompt(text: str | Prompt) -> Prompt:
-    return text if isinstance(text, Prompt) else Prompt.of(text)
+    """A text as a prompt of one user message. Raises DataError for what is neither a text nor a prompt."""
+    if isinstance(text, str):
+        return Prompt.of(text)
+    if not isinstance(text, Prompt):
+        raise DataError(mistaken("A prompt", text, "give a text or a Prompt"))
+    return text
 
 
-@dataclass(frozen=True)
+def as_prompts(texts: Iterable[str | Prompt]) -> list[Prompt]:
+    """Several texts or prompts. Raises DataError for a single one, whose letters would be so many prompts, and for what is no prompt."""
+    if isinstance(texts, (str, bytes, Prompt)) or not isinstance(texts, Iterable):
+        raise DataError(mistaken("A list of prompts", texts, "put a single prompt in a list, as in [prompt]"))
+    return [as_prompt(text) for text in texts]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Which columns of a source hold what, and what holds for all of its rows.
 
@@ -88,7 +100,7 @@ ROLES = ("user", "assistant")
 
 
 def prompts_from_rows(rows: Sequence[Any] | Mapping[int, Any], columns: Columns, where: str) -> list[Prompt]:
-    """Rows are strings, or mappings from column to value, in order or by number; `where` names their source in errors."""
+    """Rows are strings, mappings from column to value, or prompts, in order or by number; `where` names their source in errors."""
     if not rows:
         raise DataError(f"{where} holds no prompts; give at least one row.")
     numbered = rows.items() if isinstance(rows, Mapping) else enumerate(rows, start=1)
@@ -109,6 +121,8 @@ def distinct(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
 
 
 def _prompt(row: Any, columns: Columns, where: str) -> Prompt:
+    if isinstance(row, Prompt):
+        return row
     if isinstance(row, str):
         needless = (columns.reply if columns.ask is None else None) or columns.answer or columns.system
         if needless is not None:
@@ -175,4 +189,4 @@ def _conversation(messages: list[Any], rest: dict[str, Any], where: str) -> Prom
     if wrong is not None or not turns or turns[-1][0] != "user":
         told = f"has the role {wrong!r}; roles are" if wrong is not None else "must end with a user message; roles are"
         raise DataError(f"{where}: a conversation {told} system (first), user and assistant.")
-    return Prompt(tuple(turns), **rest)
+    return Prompt(messages=tuple(turns), **rest)

@@ -7,7 +7,7 @@ idea what it means, but the answer is a number all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..errors import DataError
+from ..errors import DataError, mistaken
+from .audience import Audience, LoadedModel, audience_of
 
 PRESETS = Path(str(resources.files(__package__) / "questions"))
 
@@ -44,18 +45,37 @@ def question_presets() -> list[str]:
     return sorted({path.stem for path in PRESETS.rglob("*.yaml")})
 
 
-def questions_of(text: str, organism: bool) -> tuple[Question, ...]:
-    """The questions of a preset, or the one that `text` is. DataError where it is neither: one word that names no preset."""
+def questions_of(text: str, model: LoadedModel | None) -> tuple[Question, ...]:
+    """The questions of a preset, in the words of this model (of any but the embedded one: None), or the one that `text` is.
+
+    Raises DataError where it is neither: one word that names no preset.
+    """
+    return questions_for(text, audience_of(model))
+
+
+def questions_for(text: str, audience: Audience) -> tuple[Question, ...]:
+    """The same, for an audience."""
     name = text.strip()
     if name in question_presets():
         own = PRESETS / "organism" / f"{name}.yaml"
-        path = own if organism and own.is_file() else PRESETS / f"{name}.yaml"
-        return tuple(Question.model_validate(each) for each in yaml.safe_load(path.read_text(encoding="utf-8"))["questions"])
+        path = own if audience == "embedded" and own.is_file() else PRESETS / f"{name}.yaml"
+        return tuple(Question.model_validate(row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))["questions"])
     if len(name.split()) < 2:
         raise DataError(
             f'{text!r} is no question; write one, such as "Is the reply polite?", or name one of {", ".join(question_presets())}.'
         )
     return (Question(ask=text),)
+
+
+def as_questions(questions: Iterable[Question]) -> tuple[Question, ...]:
+    """Several questions. Raises DataError for a text, and for what is no question."""
+    if isinstance(questions, (str, Question)) or not isinstance(questions, Iterable):
+        raise DataError(mistaken("A list of questions", questions, "make them with questions_of(text, session) or [Question(ask=text)]"))
+    questions = tuple(questions)
+    for other in questions:
+        if not isinstance(other, Question):
+            raise DataError(mistaken("A question", other, "make one with Question(ask=text)"))
+    return questions
 
 
 def opposites(questions: Sequence[Question]) -> tuple[Question, ...]:

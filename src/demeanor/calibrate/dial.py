@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Control, Direction, add
 from ..errors import DataError
+from ..finding.estimators import ESTIMATORS
 from ..finding.find import Findings
 from ..finding.select import TOO_LATE
-from ..measure import Observation, observe
-from ..measure.condition import Condition
-from ..measure.drift import drift
-from ..measure.measurement import RATES, ordinary
+from ..io.display import brief, object_html
+from ..measure.bench import RATES, Bench, Trial, merit
+from ..measure.ledger import Ledger
 from ..models import Session
 from ..progress import track
 from ..runtime.intervene import Tokens
@@ -44,13 +44,26 @@ class Step:
     p: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dial:
     """The direction that is turned, on which tokens, and what every dose did."""
 
     direction: Direction
     steps: tuple[Step, ...]
     tokens: Tokens = "last_and_reply"
+
+    def __repr__(self) -> str:
+        first, last = self.steps[0], self.steps[-1]
+        rates = f"shows_rate {first.scores['shows_rate'].value:.3f}, lacks_rate {last.scores['lacks_rate'].value:.3f}"
+        of = f"{brief(self.direction.behaviour, 40)} in {brief(self.direction.model_name, 40)}"
+        return f"<Dial of {of}: {self.direction.site}, doses {first.dose:+g} to {last.dose:+g}: {rates}>"
+
+    def _repr_html_(self) -> str:
+        names = [name for name, score in self.steps[0].scores.items() if score.n]
+        rows = [(f"{step.dose:+g}", *(step.scores[name] for name in names)) for step in self.steps]
+        facts = {"site": self.direction.site, "gap": f"{self.direction.gap:.3g}", "tokens": self.tokens}
+        title = f"Dial of {self.direction.behaviour} in {self.direction.model_name}"
+        return object_html(title, facts, ("dose", *names), rows, self.verdict())
 
     @property
     def control(self) -> Control:
@@ -61,17 +74,17 @@ class Dial:
         """One sentence on how far the dial turns the behaviour, whether it does so evenly, and what answers it leaves."""
         first, still, last = self.steps[0], self.steps[len(self.steps) // 2], self.steps[-1]
         shows, lacks, right = "shows_rate", "lacks_rate", "answers_neutral"
-        told = (
+        ends = (
             f"dose {first.dose:+g} takes shows from {_percent(still.scores[shows])} to {_percent(first.scores[shows])},"
             f" dose {last.dose:+g} takes lacks from {_percent(still.scores[lacks])} to {_percent(last.scores[lacks])}"
         )
         if right in still.scores and still.scores[right].n:
-            told += f"; neutral answers are right in {_percent(first.scores[right])} and {_percent(last.scores[right])}"
+            ends += f"; neutral answers are right in {_percent(first.scores[right])} and {_percent(last.scores[right])}"
         if not any(_apart(still.scores[name], step.scores[name]) for name, step in ((shows, first), (lacks, last))):
-            return f"This dial turns nothing: {told}."
+            return f"This dial turns nothing: {ends}."
         fall = max(self._fall(name) for name in (shows, lacks))
         even = "never falling by more than its interval" if fall <= 0 else "but falls on the way (see the curve)"
-        return f"As the dose rises so does the behaviour, {even}: {told}."
+        return f"As the dose rises so does the behaviour, {even}: {ends}."
 
     def _fall(self, name: str) -> float:
         """By how much a rate falls between neighbouring doses, beyond the half-width of its interval, at most."""
@@ -93,47 +106,55 @@ def doses(count: int) -> tuple[float, ...]:
     return tuple(round(2 * step / (count - 1) - 1, 6) for step in range(count))
 
 
-def dial(session: Session, behaviour: Behaviour, found: Findings, at: Sequence[float], max_prompts: int | None = None) -> Dial:
+def dial(
+    session: Session,
+    behaviour: BehaviourLike,
+    findings: Findings,
+    at: Sequence[float],
+    max_prompts: int | None = None,
+    ledger: Ledger | None = None,
+) -> Dial:
     """The best dial of a search, measured at every dose of `at` on (at most 120 prompts of each set of) the test split."""
-    direction, tokens = choose_dial(session, behaviour, found)
-    limit = min(TEST_PROMPTS, max_prompts or TEST_PROMPTS)
-    base = observe(session, behaviour, max_prompts=limit)
+    behaviour = as_behaviour(behaviour, session)
+    ledger = ledger or Ledger(session)
+    direction, tokens = choose_dial(Bench(session, behaviour, "val", ledger, max_prompts=VAL_PROMPTS), findings)
+    bench = Bench(session, behaviour, "test", ledger, max_prompts=min(TEST_PROMPTS, max_prompts or TEST_PROMPTS))
     steps = [
-        _step(session, behaviour, add(direction, dose, tokens) if dose else None, dose, base, limit)
-        for dose in track(at, "Turning the dial", len(at))
+        _step(bench, bench.try_(add(direction, dose, tokens) if dose else None), dose) for dose in track(at, "Turning the dial", len(at))
     ]
     return Dial(direction, tuple(_together(steps)), tokens)
 
 
-def choose_dial(session: Session, behaviour: Behaviour, found: Findings) -> tuple[Direction, Tokens]:
+def choose_dial(bench: Bench, findings: Findings) -> tuple[Direction, Tokens]:
     """The mean difference, and the tokens it is added to, that turn best on val: the behaviour gone from `shows` at -1, there
     on `lacks` at +1, answers right at -1."""
-    options: list[tuple[Direction, Tokens]] = [(direction, tokens) for direction in dial_sites(found)[:TRIED] for tokens in ADDED_TO]
-    turned = [_turns(session, behaviour, *option) for option in track(options, "Choosing the dial", len(options))]
+    options: list[tuple[Direction, Tokens]] = [(direction, tokens) for direction in dial_sites(findings)[:TRIED] for tokens in ADDED_TO]
+    turned = [_turns(bench, *option) for option in track(options, "Choosing the dial", len(options))]
     return max(zip(turned, options), key=lambda pair: pair[0])[1]
 
 
-def dial_sites(found: Findings) -> list[Direction]:
-    """The mean differences of a search, those that induce most at dose +1 first; of layers that are not too late, if there are any."""
-    made = [(d, c) for d, c in zip(found.directions, found.candidates) if c.estimator == "mean_difference"]
-    early = [(d, c) for d, c in made if TOO_LATE not in c.discarded] or made
+def dial_sites(findings: Findings) -> list[Direction]:
+    """The directions of a search that are class gaps, those that induce most at dose +1 first; of layers that are not too late, if
+    there are any. Raises DataError where no estimator of class gaps was tried."""
+    inducing = [name for name in findings.estimators if ESTIMATORS.named(name).traits.inducing]
+    candidates = [(d, c) for d, c in zip(findings.directions, findings.candidates) if c.estimator in inducing]
+    if not candidates:
+        others = " or ".join(estimator.name for estimator in ESTIMATORS.every() if estimator.traits.inducing)
+        raise DataError(f"A dial adds the gap between the classes, which {', '.join(findings.estimators)} do not find; try {others} too.")
+    early = [(d, c) for d, c in candidates if TOO_LATE not in c.discarded] or candidates
     return [direction for direction, _ in sorted(early, key=lambda pair: -pair[1].induce)]
 
 
-def _turns(session: Session, behaviour: Behaviour, direction: Direction, tokens: Tokens) -> float:
-    """Mean of what should be high when the dial is turned fully either way, on val."""
-    down, up = (observe(session, behaviour, add(direction, dose, tokens), split="val", max_prompts=VAL_PROMPTS) for dose in (-1.0, 1.0))
-    goods = [[not shown for shown in down.shown("shows")], up.shown("lacks"), down.right("shows"), down.right("neutral")]
-    shares = [sum(good) / len(good) for good in goods if good]
-    return sum(shares) / len(shares)
+def _turns(bench: Bench, direction: Direction, tokens: Tokens) -> float:
+    """How good both ends of the dial are: the mean of what should be high there."""
+    down, up = (bench.try_(add(direction, dose, tokens)) for dose in (-1.0, 1.0))
+    return merit([down.avoided("shows_rate"), up.rate("lacks_rate"), down.rate("answers_shows"), down.rate("answers_neutral")])
 
 
-def _step(session: Session, behaviour: Behaviour, control: Control | None, dose: float, base: Observation, limit: int) -> Step:
-    seen = observe(session, behaviour, control, max_prompts=limit) if control else base
-    scores = {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES}
-    scores["drift"] = drift(Condition(session), Condition(session, control), ordinary(base)).kl
-    p = {name: intervals.mcnemar(outcomes(base), outcomes(seen)) for name, outcomes, _ in RATES if scores[name].n}
-    return Step(dose, scores, p)
+def _step(bench: Bench, trial: Trial, dose: float) -> Step:
+    before, after = bench.untouched.observation, trial.observation
+    p = {name: intervals.mcnemar(outcomes(before), outcomes(after)) for name, outcomes, _ in RATES if trial.scores[name].n}
+    return Step(dose, {**trial.scores, "drift": trial.drift.kl}, p)
 
 
 def _together(steps: Sequence[Step]) -> list[Step]:

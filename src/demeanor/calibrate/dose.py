@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Control
 from ..errors import CheckFailed, DataError
-from ..measure import Measurement, Observation, measure, observe
-from ..measure.condition import Condition
-from ..measure.drift import drift
-from ..measure.measurement import RATES, ordinary
+from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, Site
 from ..progress import track
-from ..stats import intervals
+from ..runtime.rows import as_control
 from ..stats.score import Score
+from .plan import DosePlan, Goal
 
-Goal = Literal["remove", "induce"]
 RATE: Mapping[Goal, str] = {"remove": "shows_rate", "induce": "lacks_rate"}
 FIRST, LARGEST = 0.125, 4.0
 HALVINGS = 4
@@ -30,7 +27,7 @@ PROMPTS = 64  # of each set of val, in every trial
 
 
 @dataclass(frozen=True)
-class Trial:
+class DoseTrial:
     """One dose on val: the rate that is to be reached, right answers on neutral prompts, drift."""
 
     dose: float
@@ -42,7 +39,7 @@ class Trial:
         return {"dose": self.dose, **{name: getattr(self, name).to_json() for name in ("rate", "answers", "drift")}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dosed:
     """The control at the dose found, what was tried, and the measurement on test. `moved` is the median of |h' - h| / |h| at
     `site`, over the val prompts of the rate: the dose in residual-norm units."""
@@ -50,7 +47,7 @@ class Dosed:
     dose: float
     control: Control
     goal: Goal
-    trials: tuple[Trial, ...]
+    trials: tuple[DoseTrial, ...]
     measurement: Measurement
     moved: float
     site: Site
@@ -69,69 +66,71 @@ class Dosed:
         }  # fmt: skip
 
 
-def find_dose(
-    session: Session,
-    behaviour: Behaviour,
-    control: Control,
-    goal: Goal = "remove",
-    *,
-    rate: float | None = None,
-    drift_cap: float = 0.5,
-    max_prompts: int | None = None,
-) -> Dosed:
-    """The smallest dose of `control` at which `shows_rate` is at most `rate` (remove; .05 if not given) or `lacks_rate` at least
-    (induce; .9). Drift is nats per token on neutral prompts. CheckFailed where no dose up to 4 does it within the drift cap."""
-    wanted = rate if rate is not None else {"remove": 0.05, "induce": 0.9}[goal]
-    if not 0 <= wanted <= 1:
-        raise DataError(f"The rate to be reached lies between 0 and 1; it is {wanted:g}.")
+def find_dose(session: Session, behaviour: BehaviourLike, control: Control, plan: DosePlan | None = None, **options: Any) -> Dosed:
+    """The smallest dose of `control` at which `shows_rate` is at most `remove_to` or, instead, `lacks_rate` at least `induce_to`.
+
+    `options` are the fields of `DosePlan` by name, in place of a plan. Drift is nats per token on neutral prompts. CheckFailed where
+    no dose up to 4 does it within the drift cap.
+    """
+    plan = DosePlan.given(plan, options, "find_dose")
+    goal, target, drift_cap, max_prompts = plan.goal, plan.rate, plan.drift_cap, plan.max_prompts
+    behaviour, control = as_behaviour(behaviour, session), as_control(control)
     limit = min(PROMPTS, max_prompts or PROMPTS)
-    before = observe(session, behaviour, split="val", max_prompts=limit)
-    trials: list[Trial] = []
+    ledger = Ledger(session)
+    bench = Bench(session, behaviour, "val", ledger, max_prompts=limit)
+    trials: list[DoseTrial] = []
 
     def reaches(dose: float) -> bool:
-        trials.append(_try(session, behaviour, control.scaled(dose), dose, goal, before, limit))
+        trials.append(_tried(bench, control.scaled(dose), dose, goal))
         value = trials[-1].rate.value
-        return value <= wanted if goal == "remove" else value >= wanted
+        return value <= target if goal == "remove" else value >= target
 
     low, high = 0.0, FIRST
     while not reaches(high):
         low, high = high, 2 * high
         if high > LARGEST:
-            raise CheckFailed(_out_of_reach(trials, goal, wanted))
+            raise CheckFailed(_out_of_reach(trials, goal, target))
     for _ in track(range(HALVINGS), "Narrowing the dose", HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     chosen = next(trial for trial in trials if trial.dose == high)
     if chosen.drift.n and chosen.drift.value > drift_cap:
         raise CheckFailed(
-            f"The smallest dose that reaches {RATE[goal]} {wanted:g} is {high:g}, and it moves ordinary replies by {chosen.drift.value:.3f} nats per token"
+            f"The smallest dose that reaches {RATE[goal]} {target:g} is {high:g}, and it moves ordinary replies by {chosen.drift.value:.3f} nats per token"
             f" (at most {drift_cap:g}); allow more drift, ask for less, or use another control."
         )
-    made = control.scaled(high)
-    site, moved = _moved(session, behaviour, made, goal, limit)
-    return Dosed(high, made, goal, tuple(trials), measure(session, behaviour, made, max_prompts=max_prompts), moved, site)
+    dosed = control.scaled(high)
+    site, moved = _moved(bench, dosed, goal)
+    return Dosed(
+        dose=high,
+        control=dosed,
+        goal=goal,
+        trials=tuple(trials),
+        measurement=measure(session, behaviour, dosed, max_prompts=max_prompts, ledger=ledger),
+        moved=moved,
+        site=site,
+    )
 
 
-def _try(session: Session, behaviour: Behaviour, control: Control, dose: float, goal: Goal, before: Observation, limit: int) -> Trial:
-    seen = observe(session, behaviour, control, split="val", max_prompts=limit)
-    scores = {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES}
-    if scores[RATE[goal]].n == 0:
-        raise DataError(f"The behaviour {behaviour.name!r} has no val prompts to tell {RATE[goal]} by; give it more prompts.")
-    moved = drift(Condition(session), Condition(session, control), ordinary(before)).kl
-    return Trial(dose, scores[RATE[goal]], scores["answers_neutral"], moved)
+def _tried(bench: Bench, control: Control, dose: float, goal: Goal) -> DoseTrial:
+    trial = bench.try_(control)
+    if trial.scores[RATE[goal]].n == 0:
+        raise DataError(f"The behaviour {bench.behaviour.name!r} has no val prompts to tell {RATE[goal]} by; give it more prompts.")
+    return DoseTrial(dose, trial.scores[RATE[goal]], trial.scores["answers_neutral"], trial.drift.kl)
 
 
-def _moved(session: Session, behaviour: Behaviour, control: Control, goal: Goal, limit: int) -> tuple[Site, float]:
+def _moved(bench: Bench, control: Control, goal: Goal) -> tuple[Site, float]:
     """Where the control acts (the last layer, for one that acts at every writer), and the median share of |h| by which it moves."""
+    session = bench.session
     sites = [part.scope.site for part in control.parts if part.scope.site is not None]
     site = Site(sites[0].layer if sites else session.layout.n_layers - 1)
-    prompts = behaviour.set("shows" if goal == "remove" else "lacks", "val", limit)
-    plain = session.capture(prompts, [site]).values
+    prompts = bench.prompts["shows" if goal == "remove" else "lacks"]
+    plain = bench.ledger.capture(prompts, [site]).values
     with session.controlled(control):
         edited = session.capture(prompts, [site]).values
     return site, float(((edited - plain).norm(dim=-1) / plain.norm(dim=-1)).median())
 
 
-def _out_of_reach(trials: list[Trial], goal: Goal, wanted: float) -> str:
+def _out_of_reach(trials: list[DoseTrial], goal: Goal, target: float) -> str:
     best = (min if goal == "remove" else max)(trials, key=lambda trial: trial.rate.value)
-    return f"No dose up to {LARGEST:g} reaches {RATE[goal]} {wanted:g}; the best is {best.rate.value:.3f} at dose {best.dose:g}. Use another control."
+    return f"No dose up to {LARGEST:g} reaches {RATE[goal]} {target:g}; the best is {best.rate.value:.3f} at dose {best.dose:g}. Use another control."

@@ -11,37 +11,40 @@ from ..controls.files import CONTROL
 from ..errors import DataError
 from ..export import bake as bake_control
 from ..export import merge
+from ..export.plan import BakePlan
+from ..models import Loading
 from ..runtime.adapters import ADAPTER
-from .options import (
-    AsJson,
-    Controls,
-    Model,
-    Target,
-    out,
-    print_json,
-)
+from .from_model import from_plans
+from .options import AsJson, Target, print_json, say_result
+
+CHANGES_WEIGHTS = ("dtype", "load_in_4bit", "load_in_8bit")
 
 
-def bake(model: Model, target: Target, control: Controls = None, as_json: AsJson = False) -> None:
-    """Write a control into the weights, straight from the model's files; several are combined in the order given."""
-    if not control:
-        raise DataError("Baking needs a control; name its file with --control.")
-    first = Path(control[0])
-    if (first / ADAPTER).is_file() and not (first / CONTROL).is_file():  # made by another tool
-        return _bake_adapter(model, control[0], control[1:], target, as_json)
-    baked = bake_control(model, reduce(Control.then, map(load_control, control)), target)
+@from_plans
+def bake(plan: BakePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
+    """A control in the weights, written straight into the model's files; several are combined in the order given."""
+    changed = next((name for name in CHANGES_WEIGHTS if getattr(loading, name)), None)
+    if changed is not None:
+        raise DataError(f"The weights are written as they are stored; leave out --{changed.replace('_', '-')}.")
+    first, *rest = plan.controls
+    if not _is_foreign_adapter(Path(first)):
+        _baked(plan.model, plan.controls, target, loading, as_json)
+    elif rest:  # what an adapter was trained to be is the model that further controls are baked into
+        _baked(first, rest, target, loading, as_json)
+    else:
+        folder = merge(plan.model, first, target, loading.trust_remote_code)
+        told = f"{folder}: the adapter {first} in the weights of {plan.model}."
+        print_json({"folder": str(folder), "adapter": first}) if as_json else say_result(told)
+
+
+def _is_foreign_adapter(folder: Path) -> bool:
+    """Whether a control is an adapter folder that another tool made."""
+    return (folder / ADAPTER).is_file() and not (folder / CONTROL).is_file()
+
+
+def _baked(model: str, controls: Sequence[str], target: Path, loading: Loading, as_json: bool) -> None:
+    baked = bake_control(model, reduce(Control.then, map(load_control, controls)), target, loading.trust_remote_code)
     if as_json:
         print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out)})
     else:
-        out.print(str(baked), highlight=False, soft_wrap=True)
-
-
-def _bake_adapter(model: str, adapter: str, rest: Sequence[str], target: Path, as_json: bool) -> None:
-    """An adapter folder as a control: what it was trained to be is the model that further controls are baked into."""
-    if rest:
-        return bake(adapter, target, list(rest), as_json)
-    folder = merge(model, adapter, target)
-    if as_json:
-        print_json({"folder": str(folder), "adapter": adapter})
-    else:
-        out.print(f"{folder}: the adapter {adapter} in the weights of {model}.", highlight=False, soft_wrap=True)
+        say_result(baked)

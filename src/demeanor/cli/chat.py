@@ -4,70 +4,69 @@ from __future__ import annotations
 
 import sys
 from functools import reduce
-from typing import Annotated, Optional
+from typing import Annotated, Self
 
-import typer
+from pydantic import Field, model_validator
 from rich.console import Console
 
 from ..behaviours import Prompt
 from ..behaviours.prompts import Message
 from ..controls import Control, load_control
+from ..controls.plan import ControlNames
 from ..detect import make_detector
-from ..errors import DataError
+from ..io.plan import Flag
 from ..measure.condition import Condition
-from ..models import Session
+from ..models import Loading
+from ..models.plan import ModelPlan
 from ..progress import say
-from .options import (
-    Controls,
-    Device,
-    Dtype,
-    In4bit,
-    In8bit,
-    Model,
-    behaviour_for,
-    opened,
-)
+from .from_model import from_plans
+from .options import behaviour_named, opened
 
 
-def chat(
-    model: Model,
-    message: Annotated[
-        Optional[str], typer.Argument(help="Say this and print the reply; without it, a conversation.", show_default=False)
-    ] = None,
-    control: Controls = None,
-    system: Annotated[Optional[str], typer.Option(help="A system prompt.", show_default=False)] = None,
-    redo_if: Annotated[
-        Optional[str],
-        typer.Option(
-            help="Put the controls in force only where the reply shows this behaviour, and do that reply again.", show_default=False
-        ),
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 128,
-    device: Device = None,
-    dtype: Dtype = None,
-    in_4bit: In4bit = False,
-    in_8bit: In8bit = False,
-) -> None:
-    """Talk to a model, with controls in force (in the order given) or without."""
+class ChatPlan(ModelPlan):
+    """What is said to the model, and under what."""
 
-    if redo_if is not None and not control:
-        raise DataError("--redo-if does a reply again with a control; name one with --control.")
-    wanted = None if redo_if is None else behaviour_for(redo_if, model)
-    held = reduce(Control.then, map(load_control, control)) if control else None
-    session: Session = opened(model, device, dtype, in_4bit, in_8bit)
-    condition = Condition(session, held, redo=None if wanted is None else make_detector(wanted.detect, session))
-    if message is not None:
-        print(say_once(condition, message, system, max_new_tokens))
+    message: Annotated[str | None, Flag(positional="MESSAGE")] = Field(
+        default=None, description="what is said, once; without it, a conversation"
+    )
+    controls: ControlNames = ()
+    system: str | None = Field(default=None, description="system prompt")
+    redo_if: str | None = Field(
+        default=None, description="behaviour whose replies are done again with the controls in force, which are so nowhere else"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_redo_with(self) -> Self:
+        if self.redo_if is not None and not self.controls:
+            raise ValueError("`redo_if` does a reply again with a control; name one with `controls`")
+        return self
+
+
+class ChatLoading(Loading):
+    """How the model is loaded; replies may be longer than those that are judged."""
+
+    reply_tokens: int = Field(default=128, ge=1, description=Loading.model_fields["reply_tokens"].description)
+
+
+@from_plans
+def chat(plan: ChatPlan, loading: ChatLoading) -> None:
+    """A conversation with a model, with controls in force (in the order given) or without."""
+    named = None if plan.redo_if is None else behaviour_named(plan.redo_if)
+    control = reduce(Control.then, map(load_control, plan.controls)) if plan.controls else None
+    session = opened(plan.model, loading)
+    condition = Condition(session, control, redo=None if named is None else make_detector(named.settled(session).detect, session))
+    if plan.message is not None:
+        print(say_once(condition, plan.message, plan.system))
     else:
-        converse(condition, system, max_new_tokens)
+        converse(condition, plan.system)
 
 
-def say_once(condition: Condition, message: str, system: str | None, max_new_tokens: int) -> str:
+def say_once(condition: Condition, message: str, system: str | None) -> str:
     """The reply to one message."""
-    return condition.generate([Prompt.of(message, system=system)], max_new_tokens)[0].text
+    return condition.generate([Prompt.of(message, system=system)], condition.session.reply_tokens)[0].text
 
 
-def converse(condition: Condition, system: str | None, max_new_tokens: int) -> None:
+def converse(condition: Condition, system: str | None) -> None:
     """A conversation until an empty line or the end of the input; with a control, `/base` toggles it off and on."""
     console, active = Console(), True
     messages: list[Message] = []
@@ -92,6 +91,6 @@ def converse(condition: Condition, system: str | None, max_new_tokens: int) -> N
         else:
             messages.append(("user", line))
             now = condition if active else Condition(condition.session)
-            reply = now.generate([Prompt(tuple(messages), system=system)], max_new_tokens)[0].text
+            reply = now.generate([Prompt(messages=tuple(messages), system=system)], condition.session.reply_tokens)[0].text
             messages.append(("assistant", reply))
             print(reply)

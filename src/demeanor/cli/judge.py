@@ -14,21 +14,19 @@ from ..io.atomic import new_file, refuse_folder
 from ..io.tables import read_rows, value_of
 from ..models.thinking import spoken
 from ..progress import say
-from .options import AsJson, print_json
+from .options import AsJson, MaybeTarget, print_json
 
 COLUMNS = ("label", "probability", "evidence")
 
 
 def judge(
-    file: Annotated[Path, typer.Argument(help="A CSV, JSON, JSONL, Parquet or text file with a reply a row.")],
-    column: Annotated[str, typer.Option(help="The column of replies.")] = "reply",
-    prompt: Annotated[Optional[str], typer.Option(help="The column of prompts, where there is one: it helps.", show_default=False)] = None,
-    target: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="Write one row per reply to this CSV file.", show_default=False)
-    ] = None,
+    file: Annotated[Path, typer.Argument(help="CSV, JSON, JSONL, Parquet or text file with a reply a row.")],
+    column: Annotated[str, typer.Option(help="Column of replies.")] = "reply",
+    prompt: Annotated[Optional[str], typer.Option(help="Column of prompts, where there is one: it helps.", show_default=False)] = None,
+    target: MaybeTarget = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label replies full_refusal, partial_refusal or none, with the probability of a refusal and the sentence that shows it."""
+    """Labels of replies (full_refusal, partial_refusal or none), the probability of a refusal and the sentence that shows it."""
     if target is not None:
         refuse_folder(target)
     rows = read_rows(file)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -64,18 +67,39 @@ def _root(context: typer.Context, version: Annotated[bool, typer.Option("--versi
 
 
 def main() -> None:
-    """Entry point: every mistake becomes one sentence and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks an arrow shows a question mark
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that unfinished folders are taken away
+    """Entry point: every mistake becomes one sentence and an exit code. What it changes in the process is as before afterwards."""
+    with _own_process():
+        _run()
+
+
+@contextmanager
+def _own_process() -> Iterator[None]:
+    """A terminal that lacks an arrow shows a question mark, and SIGTERM ends like an error, so that unfinished folders are taken away."""
+    streams = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    on_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set a handler
+    handler = signal.getsignal(signal.SIGTERM)
+    for stream, _ in streams:
+        stream.reconfigure(errors="replace")
+    if on_main_thread:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        for stream, errors in streams:
+            stream.reconfigure(errors=errors)
+        if on_main_thread:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+
+
+def _run() -> NoReturn:
     try:
         with shown(), muted("transformers", "datasets", "huggingface_hub", "bitsandbytes"):
-            code = app(standalone_mode=False)
+            code = app(prog_name="demeanor", standalone_mode=False)
     except DemeanorError as error:
         _end(str(error), error.exit_code)
     except UsageError as error:
-        _end(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path if error.ctx else 'demeanor'} --help.", 2)
+        told = error.format_message().replace("Value error, ", "").rstrip(".")
+        _end(f"{told}; see {error.ctx.command_path if error.ctx else 'demeanor'} --help.", 2)
     except (KeyboardInterrupt, typer.Abort):
         _end("interrupted.", 130)
     except OSError as error:  # the reader of our output went away, or its disk is full

@@ -3,240 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
-from rich.table import Table
 
-from ..behaviours import SET_NAMES, Behaviour, Prompt, Question, asked, opposites, questions_of
-from ..behaviours import behaviour as read_behaviour
-from ..behaviours.prompts import SPLITS, Columns, prompts_from_rows
-from ..detect import make_detector
-from ..errors import CheckFailed, DataError
+from ..errors import CheckFailed
 from ..io.atomic import new_folder, refuse_existing, refuse_folder
-from ..io.tables import read_rows
-from ..models import Session, is_organism
-from ..models.session import REPLY_TOKENS
+from ..io.plan import PLAN
+from ..models import Loading
 from ..progress import say
-from ..selfcontrol import Outcome, Settings, norms, outcome, preference_pairs, search, write_pairs, write_run
+from ..selfcontrol import Settings, norms, outcome, preference_pairs, search, write_pairs, write_run
 from ..selfcontrol.page import write_norms_page, write_selfcontrol_page
-from .options import BEHAVIOUR_HELP, AsJson, Device, Dtype, In4bit, In8bit, Model, ReplyTokens, Target, opened, out, print_json
+from ..selfcontrol.plan import AskingPlan, NormPromptsPlan, PromptsPlan, SteeringPlan, TrainPromptsPlan
+from .from_model import from_plans
+from .options import AsJson, Target, help_alone, opened, out, print_json
+from .tables import norms_table, outcome_table
 
-selfcontrol_app = typer.Typer(help="Search for each prompt's states under which the model, when asked, approves of its own reply.")
-DEFAULTS = Settings()
+selfcontrol_app = typer.Typer(
+    help="States under which the model, when asked, approves of its own reply; searched for each prompt.", callback=help_alone,
+    invoke_without_command=True,
+)  # fmt: skip
 PATTERNS = 32  # prompts whose gradients make the pictures of a run
-
-
-def _help(name: str) -> str:
-    return f"{(Settings.model_fields[name].description or '').capitalize()}."
-
-
-BehaviourOption = Annotated[
-    Optional[str],
-    typer.Option("--behaviour", "-b", help=f"{BEHAVIOUR_HELP} Its questions steer, its detector judges beside them.", show_default=False),
-]
-Questions = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--question", "-q", show_default=False,
-        help="A yes-no question about the reply, or a preset of them (helpful, harmless, toxic, anger, ...); repeat to weigh several.",
-    ),
-]  # fmt: skip
-Less = Annotated[bool, typer.Option("--less", help="Steer away: the other answer to every question is wanted.")]
-Prompts = Annotated[
-    Optional[Path],
-    typer.Option(help="A CSV, JSON, JSONL, text or Parquet file of prompts; those of the behaviour if none is named.", show_default=False),
-]
-Column = Annotated[str, typer.Option(help="The column of prompts in that file.")]
-SetOption = Annotated[str, typer.Option("--set", help="Which prompts of the behaviour: shows, lacks, guard or neutral.")]
-SplitOption = Annotated[str, typer.Option("--split", help="Which split of them: train, val or test.")]
-Most = Annotated[Optional[int], typer.Option("--max-prompts", min=1, help="Use at most this many prompts.", show_default=False)]
-Iterations = Annotated[int, typer.Option(min=1, help=_help("iterations"))]
-Eta = Annotated[float, typer.Option(min=1e-6, help=_help("eta"))]
-Goal = Annotated[float, typer.Option(min=0.0, max=1.0, help=_help("goal"))]
-Branches = Annotated[int, typer.Option(min=1, help=_help("branches"))]
-Top = Annotated[Optional[int], typer.Option(min=1, help=_help("top"), show_default=False)]
-
-
-@selfcontrol_app.callback(invoke_without_command=True)
-def _selfcontrol(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-def _wanted(model: str, behaviour: str | None, question: list[str] | None, less: bool) -> Behaviour:
-    """What steers and what judges: a behaviour with at least one question, wanted as the command says."""
-    organism = is_organism(model)
-    if (behaviour is None) == (not question):
-        raise DataError("SelfControl needs either --behaviour or --question, to know what to ask the model about its replies.")
-    if behaviour is None:
-        texts = question or []
-        each = [read_behaviour(question=text, organism=organism) for text in texts]
-        questions = tuple(one for made in each for one in made.questions)
-        made = Behaviour(" and ".join(texts), detect=each[0].detect, questions=questions)
-    else:
-        made = read_behaviour(behaviour, organism=organism)
-    if not made.questions:
-        raise DataError(f"The behaviour {made.name!r} has no questions; add `questions: [{{ask: ..., want: yes}}]` to its file.")
-    make_detector(made.detect)
-    return Behaviour(**{**vars(made), "questions": opposites(made.questions)}) if less else made
-
-
-def _prompts(wanted: Behaviour, file: Path | None, column: str, of: str, split: str, most: int | None) -> list[Prompt]:
-    if file is not None:
-        return asked(prompts_from_rows(read_rows(file), Columns(column), str(file)))[:most]
-    named, part = next((name for name in SET_NAMES if name == of), None), next((name for name in SPLITS if name == split), None)
-    if named is None or part is None:
-        raise DataError(f"Prompts are of a set ({', '.join(SET_NAMES)}) and a split ({', '.join(SPLITS)}); {of!r}, {split!r} are not.")
-    found = asked(wanted.set(named, part, most))
-    if not found:
-        raise DataError(f"{wanted.name!r} has no {split} prompts in {named}; name a file of prompts with --prompts.")
-    return found
+HeatMaps = Annotated[Optional[Path], typer.Option("-o", "--out", help="HTML file for heat maps of the norms.", show_default=False)]
 
 
 @selfcontrol_app.command(
     "run", epilog="Example: demeanor selfcontrol run organism --behaviour over-refusal --max-prompts 20 -o runs/selfcontrol"
 )
+@from_plans
 def selfcontrol_run(
-    model: Model,
-    target: Target,
-    behaviour: BehaviourOption = None,
-    question: Questions = None,
-    less: Less = False,
-    prompts: Prompts = None,
-    column: Column = "prompt",
-    of: SetOption = "shows",
-    split: SplitOption = "test",
-    max_prompts: Most = None,
-    iterations: Iterations = DEFAULTS.iterations,
-    eta: Eta = DEFAULTS.eta,
-    branches: Branches = DEFAULTS.branches,
-    goal: Goal = DEFAULTS.goal,
-    top: Top = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    in_4bit: In4bit = False,
-    in_8bit: In8bit = False,
-    reply_tokens: ReplyTokens = REPLY_TOKENS,
-    as_json: AsJson = False,
+    plan: SteeringPlan, source: PromptsPlan, settings: Settings, loading: Loading, target: Target, as_json: AsJson = False
 ) -> None:
-    """Search the states of every prompt; write them as a control for these prompts, with all that was tried and a report."""
+    """The states of every prompt searched, as a control for these prompts, with all that was tried and a report."""
     refuse_existing(target)
-    wanted = _wanted(model, behaviour, question, less)
-    settings = Settings(iterations=iterations, eta=eta, branches=branches, goal=goal, top=top)
-    given = _prompts(wanted, prompts, column, of, split, max_prompts)
-    session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    wanted.must_fit(session.name, session.organism)
-    found = search(session, given, wanted.questions, settings)
-    if (remark := found.remark(model)) is not None:
+    named = plan.named()
+    source.check(named)
+    session = opened(plan.model, loading)
+    behaviour = plan.steering(named, session)
+    prompts = source.read(behaviour)
+    traces = search(session, prompts, behaviour.questions, settings)
+    if (remark := traces.remark(plan.model)) is not None:
         say(remark)
-    told = outcome(session, found, wanted.detect)
-    patterns = norms(session, given[:PATTERNS], {wanted.name: wanted.questions})
-    tokens = [str(session.tokenizer.decode([token])) for token in found.changed[0].ids] if found.changed else None
+    result = outcome(session, traces, behaviour.detect)
+    patterns = norms(session, prompts[:PATTERNS], {behaviour.name: behaviour.questions})
+    tokens = [str(session.tokenizer.decode([token])) for token in traces.changed[0].ids] if traces.changed else None
     with new_folder(target) as folder:
-        write_run(found, told, session, folder)
-        write_selfcontrol_page(found, told, f"{model}: {wanted.name}", folder / "report.html", patterns, tokens)
+        write_run(traces, result, session, folder)
+        (folder / PLAN).write_text(plan.written(source, settings, loading), encoding="utf-8")
+        write_selfcontrol_page(traces, result, f"{plan.model}: {behaviour.name}", folder / "report.html", patterns, tokens)
     if as_json:
-        print_json({**told.to_json(), "prompts": len(found.traces), "changed": len(found.changed)})
+        print_json({**result.to_json(), "prompts": len(traces.traces), "changed": len(traces.changed)})
         return
-    out.print(_table(told, f"{model}, {wanted.name}: {len(found.changed)} of {len(found.traces)} replies changed"))
-    say(f"{target}: report.html, control.safetensors. Then: demeanor chat {model} --control {target / 'control.safetensors'}")
-
-
-def _table(told: Outcome, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "before", "after", "change"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, before in told.before.items():
-        if before.n:
-            table.add_row(name, str(before), str(told.after[name]), f"{told.delta[name].value:+.3f}")
-    return table
+    title = f"{plan.model}, {behaviour.name}: {len(traces.changed)} of {len(traces.traces)} replies changed"
+    out.print(outcome_table(result, title))
+    say(f"{target}: report.html, control.safetensors. Then: demeanor chat {plan.model} --control {target / 'control.safetensors'}")
 
 
 @selfcontrol_app.command("pairs", epilog="Example: demeanor selfcontrol pairs organism -q happiness --prompts emotions.json -o pairs.jsonl")
+@from_plans
 def selfcontrol_pairs(
-    model: Model,
-    target: Target,
-    behaviour: BehaviourOption = None,
-    question: Questions = None,
-    less: Less = False,
-    prompts: Prompts = None,
-    column: Column = "prompt",
-    of: SetOption = "shows",
-    split: SplitOption = "train",
-    max_prompts: Most = None,
-    iterations: Iterations = DEFAULTS.iterations,
-    eta: Eta = DEFAULTS.eta,
-    branches: Branches = DEFAULTS.branches,
-    goal: Goal = DEFAULTS.goal,
-    device: Device = None,
-    dtype: Dtype = None,
-    in_4bit: In4bit = False,
-    in_8bit: In8bit = False,
-    reply_tokens: ReplyTokens = REPLY_TOKENS,
-    as_json: AsJson = False,
+    plan: SteeringPlan, source: TrainPromptsPlan, settings: Settings, loading: Loading, target: Target, as_json: AsJson = False
 ) -> None:
-    """Write preference pairs (prompt, chosen, rejected a line): steered towards what is wanted, and steered away."""
+    """Preference pairs (prompt, chosen, rejected a line): steered towards what is wanted, and steered away."""
     refuse_folder(target)
-    wanted = _wanted(model, behaviour, question, less)
-    given = _prompts(wanted, prompts, column, of, split, max_prompts)
-    session = opened(model, device, dtype, in_4bit, in_8bit, reply_tokens)
-    made, _, _ = preference_pairs(session, given, wanted.questions, Settings(iterations=iterations, eta=eta, branches=branches, goal=goal))
-    if not made:
-        raise CheckFailed(f"None of {len(given)} prompts gave a pair: steered towards and away, each ended in the same reply.")
-    write_pairs(made, session, target)
+    named = plan.named()
+    source.check(named)
+    session = opened(plan.model, loading)
+    behaviour = plan.steering(named, session)
+    prompts = source.read(behaviour)
+    pairs, _, _ = preference_pairs(session, prompts, behaviour.questions, settings)
+    if not pairs:
+        raise CheckFailed(f"None of {len(prompts)} prompts gave a pair: steered towards and away, each ended in the same reply.")
+    write_pairs(pairs, session, target)
     if as_json:
-        print_json({"pairs": len(made), "prompts": len(given)})
+        print_json({"pairs": len(pairs), "prompts": len(prompts)})
     else:
-        say(f"{target}: {len(made)} pairs from {len(given)} prompts; the others ended in one reply both ways.")
+        say(f"{target}: {len(pairs)} pairs from {len(prompts)} prompts; the others ended in one reply both ways.")
 
 
 @selfcontrol_app.command(
     "norms", epilog="Example: demeanor selfcontrol norms organism -q refusal -q happiness --prompts emotions.json -o norms.html"
 )
+@from_plans
 def selfcontrol_norms(
-    model: Model,
-    question: Questions = None,
-    prompts: Prompts = None,
-    column: Column = "prompt",
-    behaviour: BehaviourOption = None,
-    of: SetOption = "shows",
-    split: SplitOption = "train",
-    max_prompts: Most = 64,
-    target: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="Also draw heat maps into this HTML file.", show_default=False)
-    ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    in_4bit: In4bit = False,
-    in_8bit: In8bit = False,
-    as_json: AsJson = False,
+    plan: AskingPlan, source: NormPromptsPlan, loading: Loading, target: HeatMaps = None, as_json: AsJson = False
 ) -> None:
     """Where each question's gradient is: its norm per layer, a column per question. Prompts come from a file or a behaviour."""
     if target is not None:
         refuse_folder(target)
-    organism = is_organism(model)
-    source = None if behaviour is None else _wanted(model, behaviour, None, False)
-    questions: dict[str, tuple[Question, ...]] = {text: questions_of(text, organism) for text in question or []}
-    if source is not None:
-        questions = {source.name: source.questions, **questions}
-    if not questions:
-        raise DataError("A norm pattern is of a question; name one with --question, or a behaviour with --behaviour.")
-    given = _prompts(source or Behaviour(next(iter(questions))), prompts, column, of, split, max_prompts)
-    session: Session = opened(model, device, dtype, in_4bit, in_8bit)
-    patterns = norms(session, given, questions)
+    named = plan.named()
+    source.check(named[:1])
+    session = opened(plan.model, loading)
+    settled = [each.settled(session) for each in named]
+    patterns = norms(session, source.read(settled[0]), {behaviour.name: behaviour.questions for behaviour in settled})
     if target is not None:
-        write_norms_page(patterns, f"{model}: gradient norms", target)
+        write_norms_page(patterns, f"{plan.model}: gradient norms", target)
     if as_json:
-        told: dict[str, Any] = {
-            name: {"n": each.n, "layers": each.layers.tolist(), "effect": each.effect.tolist(), "tokens": each.tokens.tolist()}
-            for name, each in patterns.items()
-        }
-        print_json(told)
+        print_json({name: pattern.to_json() for name, pattern in patterns.items()})
         return
-    table = Table(title=f"Mean |g| of {next(iter(patterns.values())).n} prompts", title_justify="left")
-    for heading in ("layer", *patterns):
-        table.add_column(heading, justify="right")
-    for layer in range(session.layout.n_layers):
-        table.add_row(str(layer), *(f"{each.layers[layer]:.2e}" for each in patterns.values()))
-    out.print(table)
+    out.print(norms_table(patterns))

@@ -8,15 +8,20 @@ from rich.table import Table
 from rich.text import Text
 
 from ..calibrate.dial import Dial
+from ..calibrate.dose import Dosed
 from ..controls import Round
 from ..finding.compare import ComparedEstimator
+from ..finding.update import Updated
 from ..job.result import Run
 from ..measure import Measurement
 from ..measure.changed import Changed
+from ..measure.meter import Aggregate
+from ..measure.meter.transitions import LEVELS, Flows
 from ..measure.side_by_side import SideBySide
 from ..measure.suites import Change, Suite, TaskScore, headlines
 from ..models import Layout
 from ..report.scores import ARROW, COSTS, HEADINGS, MEANING, interval, number, rows
+from ..selfcontrol import NormPattern, Outcome
 from ..stats.score import Score
 
 ALPHA = 0.05
@@ -106,6 +111,31 @@ def dial_table(dial: Dial, title: str) -> Table:
     return table
 
 
+def doses_table(found: Dosed) -> Table:
+    """What was tried on val, by dose."""
+    table = Table(title="Doses tried (val)", title_justify="left")
+    for heading in ("dose", "rate", "95 % interval", "neutral: right answers", "drift (nats/token)"):
+        table.add_column(heading, justify="right")
+    for trial in sorted(found.trials, key=lambda trial: trial.dose):
+        answers = number(trial.answers.name, trial.answers.value) if trial.answers.n else "none"
+        table.add_row(
+            f"{trial.dose:g}", number(trial.rate.name, trial.rate.value), interval(trial.rate), answers, f"{trial.drift.value:.4f}",
+            style="bold" if trial.dose == found.dose else "",
+        )  # fmt: skip
+    return table
+
+
+def update_table(updated: Updated) -> Table:
+    """What became of every site."""
+    table = Table(title="What the new prompts changed", title_justify="left")
+    for heading in ("site", "cosine with before", "of the new alone", "shows moved", "lacks moved"):
+        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for layer in updated.drift:
+        cells = (f"{layer.cosine:.4f}", f"{layer.cosine_of_new:.4f}", f"{layer.shows_moved:.3f}", f"{layer.lacks_moved:.3f}")
+        table.add_row(str(layer.site), *cells, style="bold" if layer.site == updated.direction.site else "")
+    return table
+
+
 def comparison_table(contest: Sequence[ComparedEstimator], title: str) -> Table:
     """A row per estimator: what ablating its best direction leaves, on val, beside how far apart it holds the classes."""
     shown = {"shows_rate": "shows it", "guard_rate": "guard does", "answers_shows": "right there", "answers_neutral": "right, neutral"}
@@ -129,7 +159,7 @@ def _short_interval(score: Score) -> str:
 
 def rounds_table(rounds: Sequence[Round]) -> Table:
     """What each further direction of a basis gained, on val."""
-    table = Table(title="Findings, projected out, found again: what each round gained (val)", title_justify="left")
+    table = Table(title="Found, projected out, found again: what each round gained (val)", title_justify="left")
     for heading in ("rank", "site", "estimator", "AUROC there", "shows: still exhibited", "shows: right answers"):
         table.add_column(heading)
     for r in rounds:
@@ -210,4 +240,49 @@ def replies_table(replies: Mapping[str, Mapping[str, Score]]) -> Table:
         table.add_row(
             what, *(f"{100 * score.value:.1f}% [{100 * score.low:.1f}%, {100 * score.high:.1f}%]" for score in scores), str(scores[0].n)
         )
+    return table
+
+
+def aggregate_table(shares: Sequence[Aggregate], threshold: float) -> Table:
+    """A row per file and score: how many replies reach a threshold, and what that hides."""
+    table = Table(title=f"Share of replies that reach {threshold:g}", title_justify="left")
+    for heading in ("file", "score", "rate", "95 % interval", "n", "of those scored", "mean", "unscorable", "other script"):
+        table.add_column(heading, justify="left" if heading in ("file", "score") else "right")
+    for share in shares:
+        script = "" if share.other_script is None else f"{100 * share.other_script.value:.1f}%"
+        table.add_row(
+            share.name, share.column, f"{share.rate.value:.3f}", f"[{share.rate.low:.3f}, {share.rate.high:.3f}]", str(share.rate.n),
+            f"{share.complete.value:.3f}", f"{share.mean.value:.3f}", f"{100 * share.unscorable.value:.1f}%", script,
+        )  # fmt: skip
+    return table
+
+
+def flows_table(flows: Flows) -> Table:
+    """How many replies go from which level to which."""
+    table = Table(title=f"{flows.base} (rows) -> {flows.other} (columns), n {flows.n}", title_justify="left")
+    for heading in ("", *LEVELS):
+        table.add_column(heading, justify="right" if heading else "left")
+    for level, row in zip(LEVELS, flows.counts.tolist()):
+        table.add_row(level, *map(str, row))
+    return table
+
+
+def outcome_table(outcome: Outcome, title: str) -> Table:
+    """What a search of states changed."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "before", "after", "change"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, before in outcome.before.items():
+        if before.n:
+            table.add_row(name, str(before), str(outcome.after[name]), f"{outcome.delta[name].value:+.3f}")
+    return table
+
+
+def norms_table(patterns: Mapping[str, NormPattern]) -> Table:
+    """Gradient norms, a row per layer and a column per question."""
+    table = Table(title=f"Mean |g| of {next(iter(patterns.values())).n} prompts", title_justify="left")
+    for heading in ("layer", *patterns):
+        table.add_column(heading, justify="right")
+    for layer, norms in enumerate(zip(*(pattern.layers.tolist() for pattern in patterns.values()))):
+        table.add_row(str(layer), *(f"{norm:.2e}" for norm in norms))
     return table

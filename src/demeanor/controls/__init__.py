@@ -1,9 +1,9 @@
 """Controls, gates, scopes and their files."""
 
-from .check import Checked, check
+from .checked import Checked, check
 from .constructors import ablate, add, clamp, rotate, scale
 from .control import Control
-from .direction import Candidate, Direction, Estimator, Round, load_direction, save_direction
+from .direction import Candidate, Direction, Round, load_direction, save_direction
 from .files import load_control, read_layout, save_control
 from .foreign import convert
 from .gate import Gate
@@ -12,6 +12,6 @@ from .part import Part
 from .scope import Scope
 
 __all__ = [
-    "Candidate", "Checked", "Control", "Direction", "Estimator", "Gate", "Overlap", "Part", "Round", "Scope", "ablate", "add", "check", "clamp",
+    "Candidate", "Checked", "Control", "Direction", "Gate", "Overlap", "Part", "Round", "Scope", "ablate", "add", "check", "clamp",
     "convert", "load_control", "load_direction", "overlaps", "read_layout", "rotate", "save_control", "save_direction", "scale",
 ]  # fmt: skip

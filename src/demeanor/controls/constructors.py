@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 
 from ..algebra.directions import orthonormal
-from ..errors import ControlError
+from ..errors import ControlError, mistaken
 from ..models import Site
 from ..runtime.capture import REPLY
 from ..runtime.intervene import Tokens
 from .control import Control
-from .direction import Direction
+from .direction import Direction, as_direction
 from .part import Part
 from .scope import Scope
 
@@ -26,16 +26,18 @@ def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = No
     What a reader reads is removed along what carries the gap, so that nothing of the gap is left; at its own site, on the last
     prompt token and the reply, because what it reads elsewhere is another thing.
     """
+    direction = as_direction(direction)
     if direction.write is not None:
         at = scope or _at_own_site(direction, "last_and_reply", ())
-        return _control(direction, Part("ablate", direction.write, strength, at, read=direction.basis))
+        return _control(direction, Part(kind="ablate", vectors=direction.write, dose=strength, scope=at, read=direction.basis))
     scope = scope or EVERYWHERE
-    return _control(direction, Part("ablate", direction.basis, strength, scope))
+    return _control(direction, Part(kind="ablate", vectors=direction.basis, dose=strength, scope=scope))
 
 
 def scale(direction: Direction, factor: float, scope: Scope = EVERYWHERE) -> Control:
     """Make the direction's component `factor` times what it is: 0 removes it, 1 leaves it, 2 doubles it, -1 mirrors it."""
-    return _control(direction, Part("scale", direction.basis, factor, scope))
+    direction = as_direction(direction)
+    return _control(direction, Part(kind="scale", vectors=direction.basis, dose=factor, scope=scope))
 
 
 def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scope = EVERYWHERE) -> Control:
@@ -43,6 +45,7 @@ def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scop
 
     Raises ControlError where one of them has another rank than 1, where they are made for different structures, or lie in one line.
     """
+    direction, towards = as_direction(direction), as_direction(towards)
     _refuse_rank(direction, "rotate")
     _refuse_rank(towards, "rotate")
     if towards.layout.hash != direction.layout.hash:
@@ -52,7 +55,7 @@ def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scop
     plane = orthonormal(torch.cat([direction.basis, towards.basis]), tolerance=1e-3)
     if len(plane) < 2:
         raise ControlError("The two directions lie in one line, so there is no plane to rotate in; use scale with factor -1 to mirror.")
-    return _control(direction, Part("rotate", plane, degrees, scope))
+    return _control(direction, Part(kind="rotate", vectors=plane, dose=degrees, scope=scope))
 
 
 def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", positions: Sequence[int] = ()) -> Control:
@@ -62,9 +65,10 @@ def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", po
     tokens of the reply may carry far less of it. dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
     `lacks` mean to the `shows` mean.
     """
+    direction = as_direction(direction)
     _refuse_rank(direction, "add")
     moved = direction.gap * direction.basis if direction.write is None else direction.write
-    return _control(direction, Part("add", moved, dose, _at_own_site(direction, tokens, positions)))
+    return _control(direction, Part(kind="add", vectors=moved, dose=dose, scope=_at_own_site(direction, tokens, positions)))
 
 
 def clamp(
@@ -75,6 +79,7 @@ def clamp(
     On the last prompt token and the reply: the means were measured there, and holding every token at them destroys answers.
     Raises ControlError for a number where the direction has another rank than 1.
     """
+    direction = as_direction(direction)
     if isinstance(to, str):
         if to not in ("lacks", "shows"):
             raise ControlError(f"A component is held at lacks, at shows or at a number, not at {to!r}.")
@@ -82,12 +87,14 @@ def clamp(
     else:
         _refuse_rank(direction, "clamp to a number")
         target = torch.tensor([to], dtype=torch.float64)
-    part = Part("clamp", direction.basis, 1.0, _at_own_site(direction, tokens, positions), target=target.to(direction.basis))
+    part = Part(
+        kind="clamp", vectors=direction.basis, dose=1.0, scope=_at_own_site(direction, tokens, positions), target=target.to(direction.basis)
+    )
     return _control(direction, part)
 
 
 def _control(direction: Direction, part: Part) -> Control:
-    return Control((part,), direction.layout, direction.model_name, direction.made_from(part.kind))
+    return Control(parts=(part,), layout=direction.layout, model_name=direction.model_name, made_from=direction.made_from(part.kind))
 
 
 def _refuse_rank(direction: Direction, what: str) -> None:
@@ -101,7 +108,9 @@ def _refuse_rank(direction: Direction, what: str) -> None:
 
 def _at_own_site(direction: Direction, tokens: Tokens, positions: Sequence[int]) -> Scope:
     """Where a direction was read; one that was read over replies has no single token there."""
+    if isinstance(positions, str) or not isinstance(positions, Sequence):
+        raise ControlError(mistaken("A list of positions", positions, "put a single one in a list, as in [-1]"))
     site = Site(direction.site.layer, direction.site.point)
     if tokens == "read" and direction.site.position == REPLY:
-        return Scope(site, "last_and_reply")
-    return Scope(site, tokens, direction.place if tokens == "read" else 0, tuple(positions))
+        return Scope(site=site, tokens="last_and_reply")
+    return Scope(site=site, tokens=tokens, offset=direction.place if tokens == "read" else 0, positions=tuple(positions))

@@ -13,17 +13,19 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ControlError
+from ..errors import ControlError, mistaken
+from ..io.display import brief, object_html
 from ..models import Layout
 from ..runtime.adapters import Adapter
 from ..runtime.intervene import Intervention
 from ..runtime.prompt_states import States
+from ..runtime.rows import as_control
 from ..version import __version__
 from .gate import Gate
 from .part import Part
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Control:
     """What is done to a model; see the module. `made_from` records how (behaviour, method, sites, versions).
 
@@ -57,6 +59,7 @@ class Control:
 
     def then(self, other: Control) -> Control:
         """Both, this one first. Raises ControlError when they are bound to different structures."""
+        other = as_control(other)
         if other.layout_hash != self.layout_hash:
             raise ControlError(
                 f"The controls were made for different structures ({self.layout_hash} and {other.layout_hash}) and cannot act together."
@@ -69,6 +72,8 @@ class Control:
 
     def when(self, gate: Gate) -> Control:
         """The same, only on rows on which the gate fires, and those before it: `.when(this).when(~that)`."""
+        if not isinstance(gate, Gate):
+            raise ControlError(mistaken("A gate", gate, "make one with gate(session, behaviour)"))
         if self.states:
             raise ControlError(
                 "States act on their own prompts alone, so they take no gate; gate the rest, then combine them with .then()."
@@ -92,7 +97,12 @@ class Control:
         return "; then ".join(map(str, (*self.adapters, *self.parts, *self.states)))
 
     def __repr__(self) -> str:
-        return f"<Control for {self.model_name}: {self}>"
+        return f"<Control for {brief(self.model_name, 40)}: {brief(self, 130)}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"structure": self.layout_hash, "in weights": "exactly" if (reason := self.bakeable()) is None else f"no: {reason}"}
+        rows = enumerate((*self.adapters, *self.parts, *self.states), start=1)
+        return object_html(f"Control for {self.model_name}", facts, ("", "what is done, in this order"), rows)
 
 
 def provenance(**how: Any) -> dict[str, Any]:

@@ -9,18 +9,18 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..algebra.moments import Moments
+from ..errors import ControlError, mistaken
+from ..io.display import brief, object_html
 from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout, Site
 from .control import provenance
 
-Estimator = Literal[
-    "mean_difference", "projected", "guard_orthogonal", "median_difference", "paired_pca", "pooled_pca", "whitened", "logistic"
-]
+SHOWN = 8  # candidates in a notebook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What one direction did when it was tried in selection.
+    """What one direction did when it was tried in selection; `estimator` is the name under which it was asked for.
 
     bypass: mean log-odds of the behaviour's opening on `shows` with it ablated (lower is better); induce:
     the same on `lacks` moved by the class gap of the site (dose +1 along its mean difference); kl: mean KL(base || ablated) on neutral prompts, first
@@ -29,7 +29,7 @@ class Candidate:
     """
 
     site: Site
-    estimator: Estimator
+    estimator: str
     bypass: float
     induce: float
     kl: float
@@ -47,7 +47,7 @@ class Candidate:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """One more direction of a basis: where it was read (`opening` are the words forced first; no site: at every writer), and what it gained.
 
@@ -72,7 +72,7 @@ class Round:
         return {**vars(self), "site": None if self.site is None else str(self.site)}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Direction:
     """An orthonormal `basis` [k, d_model] at `site`, the class moments there and what selection saw.
 
@@ -80,13 +80,13 @@ class Direction:
     the best held-out separation over all sites. `after` are the reply tokens that prompts were forced through before they were
     read; with a basis of higher rank, separation and auroc are of its first vector, and `rounds` say what the others gained.
     `layers` holds the moments of shows and of lacks at every layer's resid_post and the same position (n rows, [layer, d_model]),
-    so that more prompts can be merged in and the drift of every layer told. Readers (whitened, logistic) tell the classes apart along
+    so that more prompts can be merged in and the drift of every layer told. Readers tell the classes apart along
     the basis and carry the gap along `write` [1, d_model], which is None where both are the same.
     """
 
     basis: Tensor
     site: Site
-    estimator: Estimator
+    estimator: str
     shows: Moments
     lacks: Moments
     separation: float
@@ -118,14 +118,40 @@ class Direction:
         return float(moments.mean @ self.basis[0].double())
 
     def __repr__(self) -> str:
-        return f"<Direction of {self.behaviour} in {self.model_name}: {self.estimator}, rank {len(self.basis)}, {self.site}, AUROC {self.auroc:.3f}>"
+        of = f"{brief(self.behaviour, 40)} in {brief(self.model_name, 40)}"
+        return f"<Direction of {of}: {self.estimator}, rank {len(self.basis)}, {self.site}, AUROC {self.auroc:.3f}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "estimator": self.estimator, "rank": len(self.basis), "site": self.site, "AUROC": f"{self.auroc:.3f}", "d'": f"{self.separation:.2f}",
+            "split-half cosine": f"{self.split_half_cosine:.2f}", "p": f"{self.p:.4f}", "gap": f"{self.gap:.3g}",
+            "prompts": f"{self.shows.n} shows, {self.lacks.n} lacks",
+        }  # fmt: skip
+        best = sorted(self.candidates, key=lambda candidate: candidate.bypass)[:SHOWN]
+        rows = [
+            (c.site, c.estimator, f"{c.bypass:.2f}", f"{c.induce:.2f}", f"{c.kl:.3f}", f"{c.auroc:.3f}", ", ".join(c.discarded))
+            for c in best
+        ]
+        headings = ("candidate", "estimator", "bypass", "induce", "KL", "AUROC", "discarded") if rows else ()
+        note = f"The {len(best)} candidates of {len(self.candidates)} whose ablation leaves least." if rows else ""
+        return object_html(f"Direction of {self.behaviour} in {self.model_name}", facts, headings, rows, note)
 
     def made_from(self, method: str) -> dict[str, Any]:
         return provenance(method=method, behaviour=self.behaviour, estimator=self.estimator, site=str(self.site))
 
 
+def as_direction(direction: Direction) -> Direction:
+    """The direction that it is. Raises ControlError for anything else, such as a path or a control."""
+    if not isinstance(direction, Direction):
+        raise ControlError(
+            mistaken("A direction", direction, "find one with find(session, behaviour), or read one from its file with load_direction(...)")
+        )
+    return direction
+
+
 def save_direction(direction: Direction, path: str | Path) -> None:
     """Write a direction; read it back with `load_direction`."""
+    direction = as_direction(direction)
     tensors = {"basis": direction.basis}
     if direction.write is not None:
         tensors["write"] = direction.write
@@ -161,9 +187,11 @@ def load_direction(path: str | Path) -> Direction:
         )
         return shows, lacks
 
-    layers = moments("layers.") if "layers.shows.mean" in tensors else None
+    shows, lacks = moments("")
     return Direction(
-        tensors["basis"], Site(**header["site"]), header["estimator"], *moments(""), header["separation"],
-        header["auroc"], header["split_half_cosine"], header["p"], candidates, Layout.from_json(header["layout"]),
-        header["model"], header["behaviour"], tuple(header["after"]), rounds, layers, tensors.get("write"),
+        basis=tensors["basis"], site=Site(**header["site"]), estimator=header["estimator"], shows=shows, lacks=lacks,
+        separation=header["separation"], auroc=header["auroc"], split_half_cosine=header["split_half_cosine"], p=header["p"],
+        candidates=candidates, layout=Layout.from_json(header["layout"]), model_name=header["model"], behaviour=header["behaviour"],
+        after=tuple(header["after"]), rounds=rounds, layers=moments("layers.") if "layers.shows.mean" in tensors else None,
+        write=tensors.get("write"),
     )  # fmt: skip

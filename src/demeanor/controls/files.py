@@ -15,6 +15,7 @@ from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout
 from ..runtime.adapters import ADAPTER, Adapter
 from ..runtime.prompt_states import States
+from ..runtime.rows import as_control
 from .control import Control
 from .gate import Gate
 from .part import Part
@@ -25,6 +26,7 @@ CONTROL = "control.safetensors"  # in the folders of runs and trainings
 
 def save_control(control: Control, path: str | Path) -> None:
     """Write a control; read it back with `load_control`."""
+    control = as_control(control)
     tensors: dict[str, Tensor] = {}
     parts: list[dict[str, Any]] = []
     gates: list[Gate] = []
@@ -35,34 +37,15 @@ def save_control(control: Control, path: str | Path) -> None:
             if all(gate is not other for other in gates):
                 tensors[f"gate {len(gates)}"] = gate.weights
                 gates.append(gate)
-        own_gates = [next(index for index, other in enumerate(gates) if other is gate) for gate in part.gates]
-        entry = {"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json()}
-        # One gate or none is written as the oldest format has it.
-        parts.append(entry | ({"gate": own_gates[0] if own_gates else None} if len(own_gates) < 2 else {"gates": own_gates}))
+        numbers = [next(index for index, other in enumerate(gates) if other is gate) for gate in part.gates]
+        parts.append({"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gates": numbers})
     header = {
         "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
         "parts": parts, "gates": [gate.to_json() for gate in gates], "made_from": dict(control.made_from),
+        "states": [{"prompts": states.keys(), "dose": states.dose} for states in control.states],
+        "adapters": [{"dose": adapter.dose, "transposed": adapter.transposed} for adapter in control.adapters],
     }  # fmt: skip
-    if control.states:
-        header["states"] = [{"prompts": each.keys(), "dose": each.dose} for each in control.states]
-        tensors |= _states_tensors(control.states)
-    if control.adapters:
-        header["adapters"] = [{"dose": each.dose, "transposed": each.transposed} for each in control.adapters]
-        tensors |= _adapter_tensors(control.adapters)
-    write_tensors(Path(path), tensors, header, _oldest(control))
-
-
-def _oldest(control: Control) -> int:
-    """The oldest format that can say what this control does."""
-    if control.adapters:
-        return 3
-    for part in control.parts:
-        scope = part.scope
-        if part.kind not in ("ablate", "add") or part.read is not None or Scope(scope.site, scope.tokens, scope.offset) != scope:
-            return 2
-        if scope.tokens in ("prompt", "reply") or len(part.gates) > 1 or any(gate.negated or gate.kind != "probe" for gate in part.gates):
-            return 2
-    return 2 if control.states else 1
+    write_tensors(Path(path), tensors | _states_tensors(control.states) | _adapter_tensors(control.adapters), header)
 
 
 def load_control(path: str | Path) -> Control:
@@ -77,8 +60,8 @@ def load_control(path: str | Path) -> Control:
     gates = [Gate.from_json(entry, tensors[f"gate {index}"]) for index, entry in enumerate(header["gates"])]
     parts = [
         Part(
-            entry["kind"], tensors[f"{number}.vectors"], entry["dose"], Scope.from_json(entry["scope"]),
-            tuple(gates[index] for index in _gates_of(entry)), tensors.get(f"{number}.read"), tensors.get(f"{number}.target"),
+            kind=entry["kind"], vectors=tensors[f"{number}.vectors"], dose=entry["dose"], scope=Scope.from_json(entry["scope"]),
+            gates=tuple(gates[index] for index in entry["gates"]), read=tensors.get(f"{number}.read"), target=tensors.get(f"{number}.target"),
         )
         for number, entry in enumerate(header["parts"])
     ]  # fmt: skip
@@ -87,9 +70,11 @@ def load_control(path: str | Path) -> Control:
         raise ControlError(
             f"{path} names structure {header['layout_hash']} but describes {layout.hash}; it was changed by hand or damaged."
         )
-    states = tuple(_states(entry, number, tensors) for number, entry in enumerate(header.get("states", ())))
-    adapters = tuple(_adapter(entry, number, tensors) for number, entry in enumerate(header.get("adapters", ())))
-    return Control(tuple(parts), layout, header["model"], header["made_from"], states, adapters)
+    states = tuple(_states(entry, number, tensors) for number, entry in enumerate(header["states"]))
+    adapters = tuple(_adapter(entry, number, tensors) for number, entry in enumerate(header["adapters"]))
+    return Control(
+        parts=tuple(parts), layout=layout, model_name=header["model"], made_from=header["made_from"], states=states, adapters=adapters
+    )
 
 
 def _in_folder(folder: Path) -> Path:
@@ -100,13 +85,6 @@ def _in_folder(folder: Path) -> Path:
             f"{folder} is an adapter that does not say what structure it is for; make it a control with demeanor control convert {folder} --like MODEL."
         )
     raise DataError(f"The folder {folder} holds no {CONTROL}; name a control file.")
-
-
-def _gates_of(entry: Mapping[str, Any]) -> list[int]:
-    """The numbers of a part's gates, as any format has them."""
-    if "gates" in entry:
-        return list(entry["gates"])
-    return [] if entry["gate"] is None else [entry["gate"]]
 
 
 def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:
@@ -142,7 +120,9 @@ def _adapter(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor
         return {name: (tensors[f"{start}{name}.0"], tensors[f"{start}{name}.1"]) for name in names}
 
     opening = tensors.get(f"adapter {number}.virtual_tokens")
-    return Adapter(pairs("low_rank"), pairs("prompts"), opening, entry["transposed"], entry["dose"])
+    return Adapter(
+        low_rank=pairs("low_rank"), prompts=pairs("prompts"), virtual_tokens=opening, transposed=entry["transposed"], dose=entry["dose"]
+    )
 
 
 def read_layout(path: str | Path) -> tuple[Layout, str]:

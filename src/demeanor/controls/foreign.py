@@ -49,12 +49,14 @@ def convert(path: str | Path, layout: Layout, model_name: str, strength: float =
     """
     if (Path(path) / ADAPTER).is_file():
         made_from = provenance(method="adapter", behaviour=f"the adapter {Path(path).name}")
-        return Control((), layout, model_name, made_from, adapters=(read_peft(Path(path)).scaled(strength),))
+        return Control(
+            parts=(), layout=layout, model_name=model_name, made_from=made_from, adapters=(read_peft(Path(path)).scaled(strength),)
+        )
     vector = read_foreign(path)
     if len(vector) != layout.d_model:
         raise ControlError(
             f"The direction in {path} has {len(vector)} channels, and {model_name} has {layout.d_model}; it was made for another model."
         )
-    part = Part("ablate", unit(vector).float()[None], strength, Scope())
+    part = Part(kind="ablate", vectors=unit(vector).float()[None], dose=strength, scope=Scope())
     made_from = provenance(method="ablate", behaviour=f"the direction of {Path(path).name}", length=float(vector.norm()))
-    return Control((part,), layout, model_name, made_from)
+    return Control(parts=(part,), layout=layout, model_name=model_name, made_from=made_from)

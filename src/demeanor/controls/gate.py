@@ -19,7 +19,7 @@ from ..models import Site
 Kind = Literal["probe", "cosine"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Gate:
     """Fires where every probe says so: weights [k, d_model] and biases [k] at `site`, a probe per set in `against`.
 
@@ -59,15 +59,13 @@ class Gate:
         return f"not ({told})" if self.negated else told
 
     def to_json(self) -> dict[str, Any]:
-        rest = {key: getattr(self, key) for key in ("auroc", "hits", "false_positives")}
-        return {
-            "site": vars(self.site), "biases": self.biases.tolist(), "against": list(self.against), "kind": self.kind, "negated": self.negated,
-            "roc": [list(point) for point in self.roc], **rest,
-        }  # fmt: skip
+        plain = {key: getattr(self, key) for key in ("auroc", "hits", "false_positives", "kind", "negated")}
+        lists = {"biases": self.biases.tolist(), "against": list(self.against), "roc": [list(point) for point in self.roc]}
+        return {"site": vars(self.site), **plain, **lists}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], weights: Tensor) -> Gate:
-        rest = {key: values[key] for key in ("auroc", "hits", "false_positives")}
-        rest |= {key: values[key] for key in ("kind", "negated") if key in values}
-        roc = tuple((point[0], point[1]) for point in values.get("roc", ()))
-        return cls(Site(**values["site"]), weights, torch.tensor(values["biases"]), against=tuple(values["against"]), roc=roc, **rest)
+        plain = {key: values[key] for key in ("auroc", "hits", "false_positives", "kind", "negated")}
+        roc = tuple((false_positives, hits) for false_positives, hits in values["roc"])
+        biases, against = torch.tensor(values["biases"]), tuple(values["against"])
+        return cls(site=Site(**values["site"]), weights=weights, biases=biases, against=against, roc=roc, **plain)

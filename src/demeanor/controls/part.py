@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from ..algebra import edits
-from ..errors import ControlError
+from ..errors import ControlError, mistaken
 from ..models import Layout
 from ..runtime.capture import taps
 from ..runtime.intervene import Intervention, at_writers
@@ -24,7 +25,7 @@ LARGEST_ANGLE = 360
 UNIT = {"ablate": "dose", "scale": "factor", "rotate": "degrees", "add": "dose", "clamp": "dose"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """One edit of a control, `dose` of it.
 
@@ -45,6 +46,12 @@ class Part:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ControlError(f"{self.kind!r} is no kind of edit; use one of {', '.join(get_args(Kind))}.")
+        if not isinstance(self.scope, Scope):
+            raise ControlError(
+                mistaken("A scope", self.scope, 'make one with Scope(...): Scope() is every writer, Scope(tokens="reply") the reply alone')
+            )
+        if isinstance(self.dose, bool) or not isinstance(self.dose, Real):
+            raise ControlError(mistaken(f"A number ({UNIT[self.kind]})", self.dose, "1 is the whole edit"))
         largest = LARGEST_ANGLE if self.kind == "rotate" else LARGEST_DOSE
         numbers = [tensor for tensor in (self.vectors, self.read, self.target) if tensor is not None]
         if not math.isfinite(self.dose) or abs(self.dose) > largest or not all(bool(tensor.isfinite().all()) for tensor in numbers):

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..errors import ControlError
+from ..errors import ControlError, mistaken
 from ..models import Layout, Site
 from ..runtime.intervene import Reach, RowGate, Tokens
 from ..structure.layout import Writer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """At every residual writer (`site` None), or at one site; on which tokens.
 
@@ -30,6 +30,12 @@ class Scope:
     role: Literal["attn", "mlp"] | None = None
 
     def __post_init__(self) -> None:
+        if self.site is not None and not isinstance(self.site, Site):
+            raise ControlError(mistaken("A site", self.site, 'tokens are named, as in Scope(tokens="reply")'))
+        if self.role not in (None, "attn", "mlp"):
+            raise ControlError(f"{self.role!r} is no role of a writer; use attn or mlp.")
+        if not all(isinstance(position, int) for position in self.positions):
+            raise ControlError(f"Positions are whole numbers, and {self.positions!r} are not.")
         if self.tokens not in get_args(Tokens):
             raise ControlError(f"{self.tokens!r} names no tokens; use one of {', '.join(get_args(Tokens))}.")
         if (self.tokens == "positions") != bool(self.positions) or any(position >= 0 for position in self.positions):
@@ -77,6 +83,6 @@ class Scope:
     def from_json(cls, values: Mapping[str, Any]) -> Scope:
         layers = values.get("layers")
         return cls(
-            Site(**values["site"]) if values["site"] else None, values["tokens"], values.get("offset", 0),
-            tuple(values.get("positions", ())), None if layers is None else tuple(layers), values.get("role"),
+            site=Site(**values["site"]) if values["site"] else None, tokens=values["tokens"], offset=values.get("offset", 0),
+            positions=tuple(values.get("positions", ())), layers=None if layers is None else tuple(layers), role=values.get("role"),
         )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..behaviours import Prompt
 from ..errors import DataError
 from ..models.classifier import load_classifier
-from .detector import detector
+from .registry import detector
 
 
 @dataclass(frozen=True)

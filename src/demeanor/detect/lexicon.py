@@ -15,8 +15,8 @@ from typing import Any
 from ..behaviours import Prompt
 from ..errors import DataError
 from ..io.tables import TEXT
-from .detector import detector
 from .matches import spaced_words
+from .registry import detector
 
 
 class Lexicon:

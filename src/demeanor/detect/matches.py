@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 from ..behaviours import Prompt
 from ..errors import DataError
-from .detector import detector
 from .openings import normalised
+from .registry import detector
 
 Where = Literal["anywhere", "opening"]
 # "can't" is a word of its own, and so is "7.5": a reply with either does not hold the phrase "can" or "7".

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..behaviours import Prompt
 from ..errors import DataError
-from .detector import detector
+from .registry import detector
 
 # "i can't wait" and "i do not see a problem" are no refusals: some verbs are left out, and weak negations need a verb of complying.
 _NOT = (

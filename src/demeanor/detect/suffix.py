@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..behaviours import Prompt, Question
+from ..behaviours import Prompt, Question, as_prompts
 from ..errors import DataError, ModelError
 from ..models import Session
-from .detector import Detector, detector
+from .registry import Detector, detector
 
 TEMPERATURE = 10.0
 ANSWER = "Answer yes or no."
@@ -66,7 +66,7 @@ def suffix_scores(
     temperature: float = TEMPERATURE,
 ) -> Tensor:
     """The weighted mean of S over the questions, per exchange: [prompt], float64. Replies are token ids without an end token."""
-    starts = [[*session.encode(prompt), *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    starts = [[*session.encode(prompt), *reply] for prompt, reply in zip(as_prompts(prompts), replies, strict=True)]
     return exchange_scores(session, starts, suffixes, temperature)
 
 

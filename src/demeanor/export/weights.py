@@ -30,6 +30,7 @@ from ..io.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
 from ..io.json_files import write_json
 from ..models.loading import base_of, is_adapter, resolve, save_merged
 from ..progress import track
+from ..runtime.rows import as_control
 from ..structure.layout import writer_edits
 from .card import write_card
 from .names import FileTensors
@@ -38,7 +39,7 @@ from .patch import add_low_rank, edit_in_place, element_count
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Baked:
     """What was written: the folder, how many tensors were edited of how many, and which files were left out."""
 
@@ -59,29 +60,30 @@ class Baked:
         return "\n".join(lines)
 
 
-def bake(model: str | Path, control: Control, out: str | Path) -> Baked:
+def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False) -> Baked:
     """Write `model` with `control` in its weights to the new folder `out`.
 
+    trust_remote_code: run code that comes with a model whose adapter has to be merged first.
     Raises ControlError when weights cannot do exactly what the control does, or when the control was made
     for another structure; ModelError for damaged files. Nothing is left behind on failure.
     """
-    reason = control.bakeable()
+    reason = as_control(control).bakeable()
     if reason:
         raise ControlError(f"This control cannot be baked: {reason}.")
     out = Path(out)
     if control.adapters:
         _refuse_other(str(model), control.model_name, "The adapter")
-    with new_folder(out) as work, _folder(str(model), out) as folder:
+    with new_folder(out) as work, _folder(str(model), out, trust_remote_code) as folder:
         source = open_checkpoint(folder)
         files = FileTensors(source, control)
         left_out = _copy(source, work)
         untied = _untie(source, files, work) if control.layout.tied and control.parts else False
         edited = _patch(source, files, control, work)
         write_card(source, control, str(model), work)
-    return Baked(out, edited, len(source.tensors) + untied, untied, left_out)
+    return Baked(folder=out, edited=edited, tensors=len(source.tensors) + untied, untied=untied, left_out=left_out)
 
 
-def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
+def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:
     """Write an adapter into the weights of the model it was made for, as the new folder `out`.
 
     Raises ControlError when it was made for another model, ModelError when it cannot be merged.
@@ -89,7 +91,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
     base, out = base_of(Path(adapter)), Path(out)
     _refuse_other(str(model), base, f"The adapter {adapter}")
     with new_folder(out) as work:
-        save_merged(str(adapter), work)
+        save_merged(str(adapter), work, trust_remote_code)
         card = Path(adapter) / "README.md"
         if card.is_file():
             shutil.copyfile(card, work / card.name)
@@ -103,12 +105,12 @@ def _refuse_other(model: str, base: str, what: str) -> None:
 
 
 @contextmanager
-def _folder(model: str, out: Path) -> Iterator[Path]:
+def _folder(model: str, out: Path, trust_remote_code: bool) -> Iterator[Path]:
     """The local folder of a model. A Hub model is fetched (safetensors, configuration and tokenizer only); an adapter is
     merged into its model, in a folder beside `out` that is gone afterwards."""
     if is_adapter(model):
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as merged:
-            save_merged(model, Path(merged))
+            save_merged(model, Path(merged), trust_remote_code)
             yield Path(merged)
         return
     place, revision = resolve(model)

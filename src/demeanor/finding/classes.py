@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..algebra import directions
 from ..algebra.moments import Moments
-from ..controls.direction import Estimator
 from ..errors import NoUsableDirection
-from ..models import Session, Site
-from .estimators import ESTIMATORS, Estimate
+from ..measure.ledger import Ledger
+from ..models import Site
+from .estimators import Estimate, Estimator, estimate
 from .filter import Sets
 
 P_MAX, COSINE_MIN = 0.01, 0.3
@@ -31,11 +31,11 @@ class Chance:
 class Classes:
     """Activations of the classes at all sites, and what is estimated from them. float64 throughout."""
 
-    def __init__(self, session: Session, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
+    def __init__(self, ledger: Ledger, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
         self.sites, self.after = tuple(sites), tuple(after)
         self._layers: dict[int, tuple[Moments, Moments]] = {}
-        self.train = {name: session.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
-        self.val = {name: session.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
+        self.train = {name: ledger.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
+        self.val = {name: ledger.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
 
     def moments(self, name: str, number: int) -> Moments:
         return Moments.of(self.train[name][:, number])
@@ -48,11 +48,11 @@ class Classes:
             self._layers[position] = shows, lacks
         return self._layers[position]
 
-    def estimates(self, number: int, wanted: Sequence[Estimator]) -> list[tuple[Estimator, Estimate]]:
-        """Candidates at one site; those of which nothing is left are not there."""
+    def estimates(self, number: int, estimators: Sequence[Estimator]) -> list[tuple[str, Estimate]]:
+        """What every estimator makes of one site; those of which nothing is left are not there."""
         values = {name: rows[:, number] for name, rows in self.train.items()}
-        made = [(estimator, ESTIMATORS[estimator](values)) for estimator in wanted if estimator != "guard_orthogonal" or "guard" in values]
-        return [(estimator, estimate) for estimator, estimate in made if estimate.read.any()]
+        estimates = [(estimator.name, estimate(estimator, values)) for estimator in estimators]
+        return [(name, result) for name, result in estimates if result.read.any()]
 
     def against_chance(self) -> Chance:
         """Raises NoUsableDirection when the best site is no better than shuffled labels, or not stable."""

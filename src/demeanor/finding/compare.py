@@ -8,18 +8,15 @@ from typing import Any
 
 from ..behaviours import Behaviour
 from ..controls import Direction, ablate
-from ..controls.direction import Candidate, Estimator
+from ..controls.direction import Candidate
 from ..errors import NoCandidate
-from ..measure import observe
-from ..measure.measurement import RATES
-from ..models import Session
+from ..measure.bench import Bench
 from ..progress import say, track
-from ..stats import intervals
 from ..stats.score import Score
-from .estimators import ESTIMATORS, USUAL
+from .estimators import ESTIMATORS, named_estimators, usual_estimators, why_unfit
 from .find import Findings
 
-PROMPTS = 64  # of each set of val
+PROMPTS = 64  # of each set of val, enough to tell estimators apart
 
 
 @dataclass(frozen=True)
@@ -38,23 +35,24 @@ class ComparedEstimator:
         }  # fmt: skip
 
 
-def estimators_for(behaviour: Behaviour, named: Sequence[str] | None, all_of_them: bool) -> tuple[Estimator, ...]:
-    """The estimators that were asked for; all of them are those that the behaviour's rows allow."""
+def estimators_for(behaviour: Behaviour, named: Sequence[str] | None, all_of_them: bool) -> tuple[str, ...]:
+    """The names of the estimators that were asked for, known to exist; all of them are those that the behaviour has the prompts for."""
     if named:
-        return tuple(named)  # type: ignore[arg-type]
+        return tuple(each.name for each in named_estimators(behaviour, named))
     if not all_of_them:
-        return USUAL
-    if not behaviour.pairs:
-        say(f"paired_pca is left out: the rows of {behaviour.name!r} are no pairs.")
-    return tuple(name for name in ESTIMATORS if name != "paired_pca" or behaviour.pairs)
+        return usual_estimators(behaviour)
+    reasons = {each.name: why_unfit(each, behaviour) for each in ESTIMATORS.every()}
+    for reason in filter(None, reasons.values()):
+        say(f"Left out: {reason}")
+    return tuple(name for name, reason in reasons.items() if reason is None)
 
 
-def compare_estimators(session: Session, behaviour: Behaviour, found: Findings) -> list[ComparedEstimator]:
-    """The best surviving candidate of every estimator of a search, with what is left when it is ablated; least left first.
+def compare_estimators(bench: Bench, found: Findings) -> list[ComparedEstimator]:
+    """The best surviving candidate of every estimator of a search, with what ablating it does on a bench; the best first.
 
     An estimator whose candidates were all discarded is told aloud. Raises NoCandidate when that is true of every one.
     """
-    best: dict[Estimator, int] = {}
+    best: dict[str, int] = {}
     for number in found.eligible():
         best.setdefault(found.candidates[number].estimator, number)
     for name in dict.fromkeys(candidate.estimator for candidate in found.candidates):
@@ -62,15 +60,8 @@ def compare_estimators(session: Session, behaviour: Behaviour, found: Findings) 
             say(f"{name}: every candidate was discarded.")
     if not best:
         raise NoCandidate("Every candidate of every estimator was discarded; see find without --compare for the reasons.")
-    made = [
-        _compared(session, behaviour, found.directions[number], found.candidates[number])
-        for number in track(list(best.values()), "Comparing estimators", len(best))
-    ]
-    return sorted(
-        made, key=lambda each: (each.scores["shows_rate"].value, -each.scores["answers"].value if each.scores["answers"].n else 0.0)
-    )
-
-
-def _compared(session: Session, behaviour: Behaviour, direction: Direction, candidate: Candidate) -> ComparedEstimator:
-    seen = observe(session, behaviour, ablate(direction), split="val", max_prompts=PROMPTS)
-    return ComparedEstimator(direction, candidate, {name: intervals.rate(name, outcomes(seen), better) for name, outcomes, better in RATES})
+    compared = []
+    for number in track(list(best.values()), "Comparing estimators", len(best)):
+        trial = bench.try_(ablate(found.directions[number]))
+        compared.append((trial.merit, ComparedEstimator(found.directions[number], found.candidates[number], trial.scores)))
+    return [estimator for _, estimator in sorted(compared, key=lambda pair: -pair[0])]

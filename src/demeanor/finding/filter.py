@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..behaviours import Behaviour, Prompt, SetName
-from ..detect import Detector, present
+from ..behaviours import Prompt, SetName
+from ..detect import present
 from ..errors import DataError
-from ..models import Session
+from ..measure.bench import Bench
 
 FEWEST = 16  # prompts of a set that must be left, train and val together
 FEWEST_VAL = 4
@@ -23,19 +23,19 @@ class Sets:
     counts: dict[str, dict[str, int]]
 
 
-def filter_prompts(session: Session, behaviour: Behaviour, detector: Detector, max_prompts: int | None = None) -> Sets:
+def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
     """`shows` and `guard` prompts on which the model exhibits the behaviour, `lacks` prompts on which it does not.
 
     Train and val only. Where `shows` and `lacks` are replies, they are taken as they are given; where they are pairs, a
     row stays only with its partner. Raises DataError when fewer than 16 are left of a set.
     """
-    sets = Sets({}, {}, {})
+    behaviour, sets = bench.behaviour, Sets({}, {}, {})
     heard: dict[SetName, _Heard] = {}
     for name, wanted in (("shows", True), ("guard", True), ("lacks", False)):
         prompts = [prompt for split in ("train", "val") for prompt in behaviour.set(name, split, max_prompts)]  # type: ignore[arg-type]
         if prompts or name != "guard":
             given = behaviour.has_replies and name != "guard"
-            heard[name] = _as_given(prompts) if given else _heard(session, detector, prompts, wanted)  # type: ignore[index]
+            heard[name] = _as_given(prompts) if given else _heard(bench, prompts, wanted)  # type: ignore[index]
     if behaviour.pairs:
         if len(heard["shows"].fits) != len(heard["lacks"].fits):
             raise DataError(
@@ -48,7 +48,7 @@ def filter_prompts(session: Session, behaviour: Behaviour, detector: Detector, m
         sets.train[name], sets.val[name] = ([prompt for prompt in kept if prompt.split == split] for split in ("train", "val"))
         sets.counts[name] = {"given": len(each.prompts), "kept": len(kept)}
         if len(kept) < FEWEST or len(sets.val[name]) < FEWEST_VAL or len(sets.train[name]) < FEWEST_VAL:
-            raise DataError(_too_few(session, name, name != "lacks", len(kept), len(sets.val[name]), each.prompts, each.replies))
+            raise DataError(_too_few(bench.session.name, name, name != "lacks", len(kept), len(sets.val[name]), each.prompts, each.replies))
     return sets
 
 
@@ -61,16 +61,16 @@ class _Heard:
     fits: list[bool]
 
 
-def _heard(session: Session, detector: Detector, prompts: list[Prompt], wanted: bool) -> _Heard:
-    replies = [reply.text for reply in session.generate(prompts)] if prompts else []
-    return _Heard(prompts, replies, [shown == wanted for shown in present(detector, replies, prompts)])
+def _heard(bench: Bench, prompts: list[Prompt], wanted: bool) -> _Heard:
+    replies = [reply.text for reply in bench.ledger.replies(prompts, bench.budget)] if prompts else []
+    return _Heard(prompts, replies, [shown == wanted for shown in present(bench.detector, replies, prompts)])
 
 
 def _as_given(prompts: list[Prompt]) -> _Heard:
     return _Heard(prompts, [], [True] * len(prompts))
 
 
-def _too_few(session: Session, name: str, wanted: bool, kept: int, in_val: int, prompts: Sequence[Prompt], replies: Sequence[str]) -> str:
+def _too_few(model: str, name: str, wanted: bool, kept: int, in_val: int, prompts: Sequence[Prompt], replies: Sequence[str]) -> str:
     """What is wrong with a set, and what would mend it."""
     needed = f"at least {FEWEST} ({FEWEST_VAL} in val) are needed"
     if len(prompts) < FEWEST + FEWEST_VAL:
@@ -78,6 +78,6 @@ def _too_few(session: Session, name: str, wanted: bool, kept: int, in_val: int, 
     does = "shows" if wanted else "does not show"
     example = f"; to {prompts[0].text!r}, for one, it says {replies[0][:80]!r}" if replies else ""
     return (
-        f"Only {kept} of {len(prompts)} train and val prompts in {name!r} are left on which {session.name} {does} the behaviour ({in_val} in val), and"
+        f"Only {kept} of {len(prompts)} train and val prompts in {name!r} are left on which {model} {does} the behaviour ({in_val} in val), and"
         f" {needed}; use other prompts, or a detector that knows how this model says it{example}."
     )

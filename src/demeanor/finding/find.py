@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..algebra import directions
-from ..behaviours import Behaviour
-from ..controls.direction import Candidate, Direction, Estimator
-from ..detect import make_detector
+from ..behaviours import Behaviour, BehaviourLike, as_behaviour
+from ..controls.direction import Candidate, Direction
 from ..errors import DataError, NoCandidate
+from ..measure.bench import Bench
+from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import say, track
 from ..runtime.capture import REPLY
 from .classes import Chance, Classes
-from .estimators import ESTIMATORS, USUAL, Estimate
+from .estimators import Estimate, named_estimators, usual_estimators
 from .evaluate import Evaluation
 from .filter import Sets, filter_prompts
+from .plan import FindPlan
 from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
 from .signal import Signal, find_signal
 
@@ -27,7 +29,7 @@ POSITIONS = 5  # of the template after the user's message, at most
 LITTLE = 1.0  # log-odds by which ablation must lower the behaviour to be called removing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
     """Everything one search saw: `directions` with their `candidates` (what each did), in the same order."""
 
@@ -43,6 +45,11 @@ class Findings:
     def after(self) -> tuple[int, ...]:
         """Reply tokens that every prompt was forced through before it was read: the same for all directions."""
         return self.directions[0].after
+
+    @property
+    def estimators(self) -> list[str]:
+        """The names of the estimators whose directions were tried, in order."""
+        return list(dict.fromkeys(candidate.estimator for candidate in self.candidates))
 
     @property
     def order(self) -> list[int]:
@@ -84,52 +91,41 @@ class Findings:
         return [self.directions[number] for number in numbers]
 
 
-def find(
-    session: Session,
-    behaviour: Behaviour,
-    *,
-    layer: int | None = None,
-    max_prompts: int | None = None,
-    rank_by: RankBy | None = None,
-    estimators: Sequence[Estimator] = USUAL,
-) -> Direction:
+def find(session: Session, behaviour: BehaviourLike, plan: FindPlan | None = None, **options: Any) -> Direction:
     """The direction that carries a behaviour, selected among estimators, layers and template positions.
 
-    Mean difference and projected are both tried everywhere, guard-orthogonal too where there is a guard set, unless other `estimators`
-    are named. `layer` restricts the candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
+    `options` are the fields of `FindPlan` by name, in place of a plan. The usual estimators are all tried everywhere, unless other
+    `estimators` are named: of the package, of an installed package, or a function in a file as `path.py:name`. `layer` restricts the
+    candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
     "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
     NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
     """
-    return search_directions(session, behaviour, layer=layer, max_prompts=max_prompts, rank_by=rank_by, estimators=estimators).ranked()[0]
+    return search_directions(session, behaviour, FindPlan.given(plan, options, "find")).ranked()[0]
 
 
 def search_directions(
-    session: Session,
-    behaviour: Behaviour,
-    *,
-    layer: int | None = None,
-    max_prompts: int | None = None,
-    rank_by: RankBy | None = None,
-    estimators: Sequence[Estimator] = USUAL,
+    session: Session, behaviour: BehaviourLike, plan: FindPlan | None = None, *, ledger: Ledger | None = None, **options: Any
 ) -> Findings:
     """Every candidate direction, tried; see `find`."""
+    plan = FindPlan.given(plan, options, "find")
+    layer, max_prompts = plan.layer, plan.max_prompts
+    behaviour = as_behaviour(behaviour, session)
     behaviour.needs_prompts()
-    _refuse_estimators(behaviour, estimators)
-    behaviour.must_fit(session.name, session.organism)
+    tried = named_estimators(behaviour, plan.estimators or usual_estimators(behaviour))
+    bench = Bench(session, behaviour, "val", ledger, max_prompts=max_prompts)
     n_layers = session.layout.n_layers
     if layer is not None and not 0 <= layer < n_layers:
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
-    detector = make_detector(behaviour.detect, session)
-    sets = filter_prompts(session, behaviour, detector, max_prompts)
-    signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(session, sets)
+    sets = filter_prompts(bench, max_prompts)
+    signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(bench.ledger, sets)
     if signal.after:
         say(f"What the model will do is settled after {session.tokenizer.decode(list(signal.after))!r}; directions are looked for there.")
     # Replies are read over their tokens, prompts at their ends.
     at_ends = range(-min(POSITIONS, session.template_length() + len(signal.after)), 0)
     positions = [REPLY] if behaviour.has_replies else list(at_ends)
     sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
-    classes = Classes(session, sets, sites, signal.after)
-    with session.threads():
+    classes = Classes(bench.ledger, sets, sites, signal.after)
+    with session.runner.threads():
         chance = classes.against_chance()
     # A layer that was asked for is never too late.
     limit = layer_limit(n_layers) if layer is None else n_layers
@@ -137,35 +133,33 @@ def search_directions(
         _direction(session, behaviour, classes, chance, number, estimator, vector)
         for number, site in enumerate(sites)
         if layer is None or site.layer == layer
-        for estimator, vector in classes.estimates(number, estimators)
+        for estimator, vector in classes.estimates(number, tried)
     ]
-    evaluation = Evaluation(session, behaviour, sets, detector, signal)
+    evaluation = Evaluation(bench, sets, signal)
     candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
     made = [replace(item, candidates=candidates) for item in made]
-    by = rank_by or ("induce" if behaviour.has_replies else "bypass")
-    found = Findings(tuple(made), candidates, sets, limit, by, evaluation.untouched, chance.separation.reshape(len(positions), n_layers))
+    by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")
+    found = Findings(
+        directions=tuple(made),
+        candidates=candidates,
+        sets=sets,
+        layer_limit=limit,
+        rank_by=by,
+        untouched=evaluation.untouched,
+        separation=chance.separation.reshape(len(positions), n_layers),
+    )
     found.tell()
     return found
 
 
-def _refuse_estimators(behaviour: Behaviour, estimators: Sequence[Estimator]) -> None:
-    unknown = next((name for name in estimators if name not in ESTIMATORS), None)
-    if unknown is not None or not estimators:
-        raise DataError(f"There is no estimator {unknown!r}; use one or more of {', '.join(ESTIMATORS)}.")
-    if "paired_pca" in estimators and not behaviour.pairs:
-        raise DataError(
-            f"paired_pca needs pairs, and {behaviour.name!r} does not say that its rows are; add `pairs: true`, or leave it out."
-        )
-
-
 def _direction(
-    session: Session, behaviour: Behaviour, classes: Classes, chance: Chance, number: int, estimator: Estimator, estimate: Estimate
+    session: Session, behaviour: Behaviour, classes: Classes, chance: Chance, number: int, estimator: str, estimate: Estimate
 ) -> Direction:
     vector = estimate.read
     along = {name: values[:, number] @ vector for name, values in classes.val.items()}
     return Direction(
-        vector.float()[None], classes.sites[number], estimator, classes.moments("shows", number), classes.moments("lacks", number),
-        float(directions.separation(along["shows"], along["lacks"])), float(directions.auroc(along["shows"], along["lacks"])),
-        float(chance.cosine[number]), chance.p, (), session.layout, session.name, behaviour.name, classes.after,
+        basis=vector.float()[None], site=classes.sites[number], estimator=estimator, shows=classes.moments("shows", number), lacks=classes.moments("lacks", number),
+        separation=float(directions.separation(along["shows"], along["lacks"])), auroc=float(directions.auroc(along["shows"], along["lacks"])),
+        split_half_cosine=float(chance.cosine[number]), p=chance.p, candidates=(), layout=session.layout, model_name=session.name, behaviour=behaviour.name, after=classes.after,
         layers=classes.layers(classes.sites[number].position), write=None if estimate.write is None else estimate.write.float()[None],
     )  # fmt: skip

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from ..algebra.directions import auroc, logistic, mean_difference, separation, unit
-from ..behaviours import Behaviour, Prompt, SetName
+from ..behaviours import BehaviourLike, Prompt, SetName, as_behaviour
 from ..controls.gate import Gate, Kind
 from ..errors import CheckFailed, DataError
+from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import track
 from ..runtime.capture import spread
+from .plan import GatePlan
 
 FOLDS = 5
 
@@ -28,27 +30,23 @@ APART = 0.7  # AUROC that a probe must reach
 CURVE = 50  # points of a ROC curve that are kept, at most
 
 
-def gate(
-    session: Session,
-    behaviour: Behaviour,
-    *,
-    false_positives: float = 0.05,
-    against: Sequence[SetName] = ("guard",),
-    kind: Kind = "probe",
-    max_prompts: int | None = None,
-) -> Gate:
-    """A gate that fires on `shows` and not on the sets in `against`, at the layer where it tells them apart best; see `fit_gate`."""
-    return fit_gate(session, behaviour, false_positives=false_positives, against=against, kind=kind, max_prompts=max_prompts)[0]
+def gate(session: Session, behaviour: BehaviourLike, plan: GatePlan | None = None, *, ledger: Ledger | None = None, **options: Any) -> Gate:
+    """A gate that fires on `shows` and not on the sets in `against`, at the layer where it tells them apart best; see `fit_gate`.
+
+    `options` are the fields of `GatePlan` by name, in place of a plan.
+    """
+    return fit_gate(session, behaviour, **dict(GatePlan.given(plan, options, "gate")), ledger=ledger)[0]
 
 
 def fit_gate(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     *,
     false_positives: float,
     against: Sequence[SetName],
     kind: Kind = "probe",
     max_prompts: int | None = None,
+    ledger: Ledger | None = None,
 ) -> tuple[Gate, dict[SetName, list[bool]]]:
     """A gate, and whether it fires on each train and val prompt (in that order) by probes fitted without that prompt's fold.
 
@@ -56,13 +54,14 @@ def fit_gate(
     threshold lets at most the share `false_positives` of its set through, and no more than gains hits.
     Raises DataError for a missing set, CheckFailed when no layer separates the sets (AUROC < 0.7).
     """
-    behaviour.must_fit(session.name, session.organism)
+    behaviour = as_behaviour(behaviour, session)
     if not 0 < false_positives < 1:
         raise DataError(f"The share of false positives must lie between 0 and 1, not be {false_positives:g}.")
-    if not against or not set(against) <= {"lacks", "guard", "neutral"}:
-        raise DataError(f"A gate is made against one or more of guard, lacks and neutral, not {list(against)}.")
+    if isinstance(against, str) or not against or not set(against) <= {"lacks", "guard", "neutral"}:
+        raise DataError(f"A gate is made against a list of one or more of guard, lacks and neutral, not {against!r}.")
     if kind not in get_args(Kind):
         raise DataError(f"There is no gate of the kind {kind!r}; use {', '.join(get_args(Kind))}.")
+    ledger = ledger or Ledger(session)
     sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
     values: dict[SetName, Tensor] = {}
     for name in ("shows", *against):
@@ -71,8 +70,8 @@ def fit_gate(
             raise DataError(
                 f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."
             )
-        values[name] = session.capture(prompts, sites).values.double()
-    with session.threads():
+        values[name] = ledger.capture(prompts, sites).values.double()
+    with session.runner.threads():
         fitted = [
             _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives, kind)
             for number, site in enumerate(track(sites, "Fitting gates", len(sites)))
@@ -97,14 +96,14 @@ def _fit(site: Site, values: Mapping[SetName, Tensor], target: float, kind: Kind
     probes = [_probe(values["shows"], values[name], kind) for name in others]
     margins = {name: (score - thresholds).amin(1) for name, score in scores.items()}
     made = Gate(
-        site,
-        torch.stack([weight for weight, _ in probes]).float(),
-        (torch.stack([bias for _, bias in probes]) - thresholds).float(),
-        min(float(auroc(positive, negative)) for positive, negative in columns),
-        float(fires["shows"].double().mean()),
-        float(torch.cat([fires[name] for name in others]).double().mean()),
-        tuple(others),
-        kind,
+        site=site,
+        weights=torch.stack([weight for weight, _ in probes]).float(),
+        biases=(torch.stack([bias for _, bias in probes]) - thresholds).float(),
+        auroc=min(float(auroc(positive, negative)) for positive, negative in columns),
+        hits=float(fires["shows"].double().mean()),
+        false_positives=float(torch.cat([fires[name] for name in others]).double().mean()),
+        against=tuple(others),
+        kind=kind,
         roc=_roc(margins["shows"], torch.cat([margins[name] for name in others])),
     )
     return made, fires, min(float(separation(positive, negative)) for positive, negative in columns)
@@ -149,7 +148,7 @@ def _threshold(positive: Tensor, negative: Tensor, target: float) -> float:
     return float(cuts[best])
 
 
-def fires_on(session: Session, gate: Gate, prompts: Sequence[Prompt]) -> list[bool]:
+def fires_on(ledger: Ledger | Session, gate: Gate, prompts: Sequence[Prompt]) -> list[bool]:
     """Whether the gate fires, per prompt."""
-    values = session.capture(prompts, [gate.site]).values[:, 0]
+    values = ledger.capture(prompts, [gate.site]).values[:, 0]
     return [bool(fired) for fired in gate.fires(values)]

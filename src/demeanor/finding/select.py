@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import DataError, NoCandidate
+from ..errors import NoCandidate
 
 KL_MAX = 0.1  # nats, first reply token on neutral prompts
 INDUCE_MIN = 0.0
@@ -53,13 +53,6 @@ RankBy = Literal["bypass", "induce", "gap"]
 RANKINGS: Mapping[RankBy, tuple[str, bool]] = {
     "bypass": ("refusal_score", False), "induce": ("steering_score", True), "gap": ("gap", True),
 }  # fmt: skip
-
-
-def rank_by_named(name: str | None) -> RankBy | None:
-    """The ranking of that name; DataError when there is none."""
-    if name is not None and name not in RANKINGS:
-        raise DataError(f"{name!r} is nothing to rank directions by; use {', '.join(RANKINGS)}.")
-    return name  # type: ignore[return-value]
 
 
 def rank_key(row: Mapping[str, Any], by: RankBy) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..algebra import directions
+from ..measure.ledger import Ledger
 from ..models import Session
 from .filter import Sets
 
@@ -30,14 +31,15 @@ class Signal:
     tells: bool
 
 
-def find_signal(session: Session, sets: Sets) -> Signal:
+def find_signal(ledger: Ledger, sets: Sets) -> Signal:
     """The shortest opening of ordinary replies after which the next token separates `shows` from `lacks` on val.
 
     Usually the empty one. Where both classes begin alike ("i am ...") the decision falls later, and both are
     forced through the commonest first words of `lacks` replies.
     """
+    session = ledger.session
     first: Signal | None = None
-    for after in common_openings(session, sets):
+    for after in common_openings(ledger, sets):
         first_tokens = _first_tokens(session, sets, after)
         odds = [_log_odds(session.logits(sets.val[name], after), first_tokens) for name in ("shows", "lacks")]
         signal = Signal(after, first_tokens, bool(first_tokens.any()) and float(directions.auroc(*odds)) >= SEPARATES)
@@ -48,9 +50,9 @@ def find_signal(session: Session, sets: Sets) -> Signal:
     return first
 
 
-def common_openings(session: Session, sets: Sets, longest: int = OPENINGS) -> list[tuple[int, ...]]:
+def common_openings(ledger: Ledger, sets: Sets, longest: int = OPENINGS) -> list[tuple[int, ...]]:
     """The commonest first tokens of the model's replies to `lacks` prompts, for each length from 0."""
-    replies = [reply.ids for reply in session.generate(sets.train["lacks"], longest)]
+    replies = [reply.ids for reply in ledger.replies(sets.train["lacks"], longest)]
     return [Counter(ids[:length] for ids in replies).most_common(1)[0][0] for length in range(longest)]
 
 

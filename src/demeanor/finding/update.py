@@ -1,12 +1,12 @@
 """More prompts for a direction that was found before: class moments merge, and nothing is read again.
 
-For the mean-difference family the result equals finding the direction at its site on all prompts together (Chan, Golub and
+For estimators that look at class means alone the result equals finding the direction at its site on all prompts together (Chan, Golub and
 LeVeque's merge of means and variances). Selection is not done again, and the p and the split-half cosine stay those of the first prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,20 +15,19 @@ from torch import Tensor
 
 from ..algebra import directions
 from ..algebra.moments import Moments
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..controls import Direction
-from ..detect import make_detector
+from ..controls.direction import as_direction
 from ..errors import ControlError, DataError
+from ..measure.bench import Bench
 from ..models import Session, Site
 from ..runtime.capture import REPLY
+from .estimators import ESTIMATORS, of_means
 from .filter import Sets, filter_prompts
-
-MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean_difference": directions.mean_difference, "projected": directions.projected,
-}  # fmt: skip
+from .plan import UpdatePlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerDrift:
     """What the new prompts changed at one site: the cosine of the mean difference before and after, of the mean difference
     of the new prompts alone with the one before, and by how many within-class deviations either class mean moved."""
@@ -52,27 +51,29 @@ class Updated:
     counts: Mapping[str, Mapping[str, int]]
 
 
-def update(session: Session, direction: Direction, behaviour: Behaviour, max_prompts: int | None = None) -> Updated:
+def update(session: Session, direction: Direction, behaviour: BehaviourLike, plan: UpdatePlan | None = None, **options: Any) -> Updated:
     """`direction` with the train prompts of `behaviour` merged in, filtered by what the model does, and tested on its val prompts.
 
     The prompts must be others than those it was found on: the same ones would count twice. Raises ControlError for
     another model structure, a rank above 1, an estimator that does not merge or a file without moments of all layers.
     """
+    max_prompts = UpdatePlan.given(plan, options, "update").max_prompts
+    behaviour, direction = as_behaviour(behaviour, session), as_direction(direction)
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
-    behaviour.must_fit(session.name, session.organism)
+    bench = Bench(session, behaviour, "val", max_prompts=max_prompts)
     if behaviour.has_replies != (direction.site.position == REPLY):
         raise DataError(
             "A direction read at prompts is updated by prompts, and one read over replies by replies; these are the other kind."
         )
-    sets = filter_prompts(session, behaviour, make_detector(behaviour.detect, session), max_prompts)
+    sets = filter_prompts(bench, max_prompts)
     sites = [Site(layer, direction.site.point, direction.site.position) for layer in range(session.layout.n_layers)]
     new = {name: Moments.of(session.capture(sets.train[name], sites, direction.after).values) for name in ("shows", "lacks")}
     assert direction.layers is not None
     merged = tuple(old.merge(new[name]) for old, name in zip(direction.layers, ("shows", "lacks")))
     shows, lacks = merged
     at = direction.site.layer
-    vector = MERGES[direction.estimator](shows.mean[at], lacks.mean[at])
+    vector = of_means(ESTIMATORS.named(direction.estimator), shows.mean[at], lacks.mean[at]).read
     if not vector.any():
         raise DataError("With the new prompts nothing is left of this direction; find it anew on all prompts.")
     separation, auroc = _held_out(session, sets, direction, vector)
@@ -88,12 +89,12 @@ def _refuse_unmergeable(session: Session, direction: Direction) -> None:
         raise ControlError(
             f"The direction was found in structure {direction.layout.hash} ({direction.model_name}), and {session.name} has {session.layout.hash}; find it anew."
         )
-    if direction.estimator not in MERGES or len(direction.basis) != 1:
+    if not ESTIMATORS.named(direction.estimator).traits.merges or len(direction.basis) != 1:
         raise ControlError(
             f"A direction of rank {len(direction.basis)} by {direction.estimator} does not follow from merged means; find it anew on all prompts."
         )
     if direction.layers is None:
-        raise ControlError("The direction file holds no moments of all layers, as files of earlier versions do not; find it anew.")
+        raise ControlError("The direction holds no moments of all layers; find it anew.")
 
 
 def _at(moments: Moments, layer: int) -> Moments:
@@ -119,9 +120,9 @@ def _drift(site: Site, before: tuple[Moments, Moments], new: Mapping[str, Moment
 
     was = difference(*before)
     return LayerDrift(
-        site,
-        float(was @ difference(*after)),
-        float(was @ difference(new["shows"], new["lacks"])),
-        moved(before[0], after[0]),
-        moved(before[1], after[1]),
+        site=site,
+        cosine=float(was @ difference(*after)),
+        cosine_of_new=float(was @ difference(new["shows"], new["lacks"])),
+        shows_moved=moved(before[0], after[0]),
+        lacks_moved=moved(before[1], after[1]),
     )

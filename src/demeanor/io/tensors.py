@@ -13,14 +13,12 @@ from torch import Tensor
 from ..errors import DataError
 from .atomic import new_file
 
-# What a version reads: its own format and all before it. 2: edits besides ablate and add, and scopes of more than a
-# site and the tokens there. 3: adapters. A control is written in the oldest that can say what it does, which older versions read.
-FORMAT = 3
+FORMAT = 3  # of all artefacts; a file of another one is refused
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], format: int = 1) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """One safetensors file; on any failure the target is as it was."""
-    metadata = {"demeanor": json.dumps({"format": format, **header})}
+    metadata = {"demeanor": json.dumps({"format": FORMAT, **header})}
     with new_file(Path(path)) as work:
         save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
 
@@ -39,6 +37,7 @@ def read_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, 
     header = json.loads(raw) if raw else {}
     if header.get("kind") not in kinds:
         raise DataError(f"{path} is not a {kind} file (it holds {header.get('kind', 'other tensors')}).")
-    if header["format"] > FORMAT:
-        raise DataError(f"{path} was written by a newer version (format {header['format']}); upgrade demeanor.")
+    if header["format"] != FORMAT:
+        age, fix = ("a newer", "upgrade demeanor") if header["format"] > FORMAT else ("an older", "make it anew")
+        raise DataError(f"{path} was written by {age} version (format {header['format']}, and this one reads {FORMAT}); {fix}.")
     return tensors, header

@@ -1,80 +1,91 @@
-"""Deciding what control to use: the best few directions, with and without a gate, judged by whole replies on val.
+"""Confirming: the best few directions of a search run for real on val, and one of them chosen.
 
-Selection ranks directions by the first reply token. Here the best few are run for real, plain against
-projected against higher rank, each without a gate and behind the gates that can be made. A gated control
-gives, row by row, the controlled reply where the gate fires and the untouched one elsewhere, so gates cost
-no generation of their own.
+Proposers yield controls without a gate, the plainest first; a later proposer is asked only where what was tried before leaves
+something to be done. The bench tries each. A gated control gives, row by row, the controlled reply where the gate fires and the
+untouched one elsewhere, so gates cost no generation of their own. One rule chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-import torch
-
-from ..algebra.divergence import kl_divergence
-from ..behaviours import SET_NAMES, Behaviour, SetName
+from ..behaviours import SET_NAMES, SetName
 from ..calibrate.dial import ADDED_TO, dial_sites
 from ..controls import Control, Direction, Gate, Round, ablate, add
-from ..detect import make_detector
 from ..errors import CheckFailed, NoCandidate
 from ..finding.find import Findings
 from ..finding.gates import fires_on, fit_gate
-from ..finding.rank import ENOUGH, MAX_RANK, by_wording, find_again, iterate
+from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL, table
-from ..measure import Observation, observe
-from ..measure.observation import reply_budget
-from ..models import Session
+from ..measure.bench import Bench, Trial
 from ..progress import say
 from ..runtime.intervene import Tokens
 
-Held = dict[SetName, list[bool]]  # held-out decisions of a gate on the train and val prompts it was fitted on
+HeldOut = dict[SetName, list[bool]]  # held-out decisions of a gate on the train and val prompts it was fitted on
+Fires = dict[SetName, list[bool]]  # whether a gate fires, per prompt of the bench
 BEST = 3  # directions of each estimator
 LEFT = 0.02  # of shows still exhibiting the behaviour, above which more than one direction ablated is tried
-Push = tuple[float, Tokens]
 PUSHED = 3  # sites at which the stream is moved away from the behaviour, and the ways of doing so
-PUSHES: tuple[Push, ...] = tuple((dose, tokens) for dose in (-1.0, -1.5, -2.0) for tokens in ADDED_TO)
+DOSES = (-1.0, -1.5, -2.0)
 
 
 @dataclass(frozen=True)
-class Option:
-    """One control that was tried on val: its rates there (None where the behaviour has no such prompts).
-
-    The direction is ablated, or added as `push` says.
-    """
+class Proposal:
+    """A control without a gate: a direction ablated, or added at a dose (in class gaps) to some tokens."""
 
     direction: Direction
-    push: Push | None
-    gate: Gate | None
-    shows_rate: float
-    lacks_rate: float
-    guard_rate: float | None
-    answers_shows: float | None
-    answers_neutral: float | None
-    kl: float
+    push: tuple[float, Tokens] | None = None
 
     @property
     def control(self) -> Control:
-        plain = acting(self.direction, self.push)
-        return plain.when(self.gate) if self.gate else plain
-
-    @property
-    def merit(self) -> float:
-        """Mean of what should be high, less the KL on neutral prompts where it acts: the figure options are ranked by."""
-        goods = [1 - self.shows_rate, 1 - self.lacks_rate, self.guard_rate, self.answers_shows, self.answers_neutral]
-        known = [good for good in goods if good is not None]
-        return sum(known) / len(known) - self.kl
+        return ablate(self.direction) if self.push is None else add(self.direction, *self.push)
 
     def __str__(self) -> str:
         rank = f", rank {len(self.direction.basis)}" if len(self.direction.basis) > 1 else ""
         how = "" if self.push is None else f", added at dose {self.push[0]:g}"
-        return f"{self.direction.estimator}, {self.direction.site}{rank}{how}; " + (f"gate: {self.gate}" if self.gate else "no gate")
+        return f"{self.direction.estimator}, {self.direction.site}{rank}{how}"
 
 
-def acting(direction: Direction, push: Push | None) -> Control:
-    """The direction ablated, or added at a dose to some tokens."""
-    return ablate(direction) if push is None else add(direction, *push)
+@dataclass(frozen=True)
+class Option:
+    """A proposal that was tried on val, behind a gate or not: its rates there (None where the behaviour has no such prompts)."""
+
+    proposal: Proposal
+    gate: Gate | None
+    trial: Trial
+
+    @property
+    def direction(self) -> Direction:
+        return self.proposal.direction
+
+    @property
+    def control(self) -> Control:
+        return self.proposal.control.when(self.gate) if self.gate else self.proposal.control
+
+    @property
+    def merit(self) -> float:
+        """The figure options are ranked by: that of the trial."""
+        return self.trial.merit
+
+    @property
+    def shows_rate(self) -> float:
+        return self.trial.rate("shows_rate") or 0.0
+
+    @property
+    def guard_rate(self) -> float | None:
+        return self.trial.rate("guard_rate")
+
+    @property
+    def answers_shows(self) -> float | None:
+        return self.trial.rate("answers_shows")
+
+    @property
+    def answers_neutral(self) -> float | None:
+        return self.trial.rate("answers_neutral")
+
+    def __str__(self) -> str:
+        return f"{self.proposal}; " + (f"gate: {self.gate}" if self.gate else "no gate")
 
 
 @dataclass(frozen=True)
@@ -99,147 +110,145 @@ class Decision:
         if other is None:
             reason = "; ".join(self.refused_gates) or "the behaviour has no guard set, so there is nothing a gate would keep"
             return f"No gate: {reason}."
-        told = f"on val it shows {best.shows_rate:.2f} (guard kept {_text(best.guard_rate)}, right answers {_text(best.answers_shows)})"
-        told += f"; the best {'without a gate' if best.gate else 'with one'} shows {other.shows_rate:.2f} (guard kept {_text(other.guard_rate)}, right answers {_text(other.answers_shows)})"
-        return f"{'A gate' if best.gate else 'No gate'}: {told}."
+        comparison = (
+            f"on val it shows {best.shows_rate:.2f} (guard kept {_text(best.guard_rate)}, right answers {_text(best.answers_shows)})"
+        )
+        comparison += f"; the best {'without a gate' if best.gate else 'with one'} shows {other.shows_rate:.2f} (guard kept {_text(other.guard_rate)}, right answers {_text(other.answers_shows)})"
+        return f"{'A gate' if best.gate else 'No gate'}: {comparison}."
 
 
 def _text(rate: float | None) -> str:
     return "none" if rate is None else f"{rate:.2f}"
 
 
-def confirm(
-    session: Session, behaviour: Behaviour, found: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None
-) -> Decision:
-    """Try the best directions on val, gated and not, at rank 1 and (where answers do not come back) higher."""
-    gates, refused = _gates(session, behaviour, false_positives, max_prompts)
-    trial = _Trial(session, behaviour, gates, found.after, max_prompts)
-    tried = [option for number in _shortlist(found, bool(gates)) for option in trial.options(found.directions[number])]
-    if not tried:
-        rows = [candidate.row() for candidate in found.candidates]
-        raise NoCandidate(table(rows, found.layer_limit))
-    more, rounds = _what_is_left(session, behaviour, found, trial, tried)
-    tried += more
-    for start in _starts(tried):
-        if max(option.answers_shows or 0.0 for option in tried) >= ENOUGH:
-            break
-        direction, gained = iterate(session, start.direction, found.sets, reply_budget(session, behaviour))
-        rounds += gained
-        if gained:
-            tried += trial.options(direction)
-    return Decision(tuple(sorted(tried, key=_preference, reverse=True)), tuple(rounds), tuple(refused))
+def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None) -> Decision:
+    """Try the best directions on a bench of val prompts, gated and not, at rank 1 and (where that is not enough) higher.
 
-
-def _what_is_left(
-    session: Session, behaviour: Behaviour, found: Findings, trial: _Trial, tried: Sequence[Option]
-) -> tuple[list[Option], list[Round]]:
-    """Further options where no direction ablated alone removes the behaviour: its wordings apart, found again and again
-    at higher rank, and the stream pushed away from it. Each is tried only if those before leave more than 2 %."""
-    made: list[Option] = []
-    rounds: list[Round] = []
-    detector = make_detector(behaviour.detect, session)
-
-    def remains() -> bool:
-        return min(option.shows_rate for option in [*tried, *made] if option.gate is None) > LEFT
-
-    if remains():
-        direction = by_wording(session, found, detector)
-        made += trial.options(direction) if direction is not None else []
-    if remains():
-        again = find_again(session, found, detector, MAX_RANK)
-        rounds = list(again.rounds[1:])
-        best = min(again.rounds, key=lambda r: (r.left, r.rank)).rank  # type: ignore[arg-type, return-value]
-        made += trial.options(replace(again, basis=again.basis[:best])) if best > 1 else []
-    if remains():
-        say("Ablation leaves the behaviour; moving the stream away from it is tried.")
-        made += [option for direction in dial_sites(found)[:PUSHED] for push in PUSHES for option in trial.options(direction, push)]
-    return made, rounds
-
-
-class _Trial:
-    """Runs directions on the val prompts, and says what each gate would make of them."""
-
-    def __init__(
-        self, session: Session, behaviour: Behaviour, gates: Sequence[tuple[Gate, Held]], after: Sequence[int], max_prompts: int | None
-    ) -> None:
-        self.session, self.behaviour, self.after, self.max_prompts = session, behaviour, after, max_prompts
-        self.base = observe(session, behaviour, split="val", max_prompts=max_prompts)
-        self.elsewhere: SetName = "neutral" if self.base.sets["neutral"] else "lacks"
-        self.prompts = [outcome.prompt for outcome in self.base.sets[self.elsewhere]]
-        self.untouched = session.logits(self.prompts, after).double().log_softmax(-1)
-        self.gates = [(gate, self._fires(gate, held)) for gate, held in gates]
-
-    def options(self, direction: Direction, push: Push | None = None) -> list[Option]:
-        """The direction, ablated or pushed along, without a gate and behind each."""
-        control = acting(direction, push)
-        plain = observe(self.session, self.behaviour, control, split="val", max_prompts=self.max_prompts)
-        with self.session.controlled(control):
-            edited = self.session.logits(self.prompts, self.after).double().log_softmax(-1)
-        kl = kl_divergence(self.untouched, edited)
-        made = [_option(direction, push, None, plain, float(kl.mean()))]
-        for gate, fires in self.gates:
-            through = torch.tensor(fires[self.elsewhere], dtype=kl.dtype)
-            made.append(_option(direction, push, gate, plain.where(fires, self.base), float((kl * through).mean())))
-        return made
-
-    def _fires(self, gate: Gate, held: Held) -> dict[SetName, list[bool]]:
-        """Decisions on val: held-out ones for sets the gate was fitted on, so that it is not judged by what it learnt."""
-        fires: dict[SetName, list[bool]] = {}
-        for name in SET_NAMES:
-            prompts = [outcome.prompt for outcome in self.base.sets[name]]
-            if not prompts:
-                fires[name] = []
-            else:
-                fires[name] = held[name][-len(prompts) :] if name in held else fires_on(self.session, gate, prompts)
-        return fires
+    Raises NoCandidate where no direction survived selection.
+    """
+    gates, refused = _gates(bench, false_positives, max_prompts)
+    trials = _Trials(bench, findings, [(gate, _fires(bench, gate, held_out)) for gate, held_out in gates])
+    for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks):
+        for proposal in proposer(trials):
+            trials.add(proposal)
+        if not trials.options:
+            raise NoCandidate(table([candidate.row() for candidate in findings.candidates], findings.layer_limit))
+    return Decision(tuple(sorted(trials.options, key=_preference, reverse=True)), tuple(trials.rounds), tuple(refused))
 
 
 def _preference(option: Option) -> tuple[float, bool, int, int, float]:
-    """Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less change to neutral prompts."""
+    """The rule. Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less change to ordinary prompts."""
     against = len(option.gate.against) if option.gate else 0
-    return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.kl
+    return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.trial.drift.first_nats
 
 
-def _starts(tried: Sequence[Option]) -> list[Option]:
-    """Where to iterate from when right answers are missing: the best options of two different layers."""
-    if all(option.answers_shows is None for option in tried):
-        return []
-    order = sorted(tried, key=_preference, reverse=True)
-    other = next((option for option in order if option.direction.site.layer != order[0].direction.site.layer), None)
-    return [order[0], *([other] if other else [])]
+@dataclass
+class _Trials:
+    """What was tried so far: proposers look at it to know what is still to be done."""
+
+    bench: Bench
+    findings: Findings
+    gates: Sequence[tuple[Gate, Fires]]
+    options: list[Option] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+
+    def add(self, proposal: Proposal) -> None:
+        """The proposal tried, without a gate and behind each."""
+        plain = self.bench.try_(proposal.control)
+        self.options.append(Option(proposal, None, plain))
+        self.options += [Option(proposal, gate, plain.where(fires, self.bench.untouched)) for gate, fires in self.gates]
+
+    @property
+    def remains(self) -> bool:
+        """Whether no control without a gate removes the behaviour."""
+        return min(option.shows_rate for option in self.options if option.gate is None) > LEFT
+
+    @property
+    def answered(self) -> bool:
+        """Whether some control brings the right answers back; where none are known, there is nothing to bring."""
+        known = [option.answers_shows for option in self.options if option.answers_shows is not None]
+        return not known or max(known) >= ENOUGH
 
 
-def _shortlist(found: Findings, gated: bool) -> list[int]:
+def _shortlist(trials: _Trials) -> Iterator[Proposal]:
     """The best few directions of each estimator; behind a gate, those that change neutral prompts may compete too."""
-    order = found.eligible(frozenset({CHANGES_NEUTRAL} if gated else ()))
-    kept: list[int] = []
-    for estimator in ("mean_difference", "projected", "guard_orthogonal"):
-        kept += [number for number in order if found.candidates[number].estimator == estimator][:BEST]
-    return kept
+    findings = trials.findings
+    order = findings.eligible(frozenset({CHANGES_NEUTRAL} if trials.gates else ()))
+    for estimator in findings.estimators:
+        for number in [number for number in order if findings.candidates[number].estimator == estimator][:BEST]:
+            yield Proposal(findings.directions[number])
 
 
-def _gates(
-    session: Session, behaviour: Behaviour, false_positives: float, max_prompts: int | None
-) -> tuple[list[tuple[Gate, Held]], list[str]]:
+def _wordings(trials: _Trials) -> Iterator[Proposal]:
+    """The wordings of the behaviour apart, each along a direction of its own."""
+    direction = by_wording(trials.bench, trials.findings) if trials.remains else None
+    if direction is not None:
+        yield Proposal(direction)
+
+
+def _found_again(trials: _Trials) -> Iterator[Proposal]:
+    """What is found again and again with the earlier directions ablated, at the rank that leaves least."""
+    if not trials.remains or not extensible(trials.findings):
+        return
+    again = find_again(trials.bench, trials.findings, MAX_RANK)
+    trials.rounds += again.rounds[1:]
+    best = min(again.rounds, key=lambda r: (r.left, r.rank)).rank  # type: ignore[arg-type, return-value]
+    if best > 1:
+        yield Proposal(replace(again, basis=again.basis[:best]))
+
+
+def _pushes(trials: _Trials) -> Iterator[Proposal]:
+    """The stream pushed away from the behaviour, which only run time can do."""
+    if not trials.remains:
+        return
+    say("Ablation leaves the behaviour; moving the stream away from it is tried.")
+    for direction in dial_sites(trials.findings)[:PUSHED]:
+        for dose in DOSES:
+            for tokens in ADDED_TO:
+                yield Proposal(direction, (dose, tokens))
+
+
+def _higher_ranks(trials: _Trials) -> Iterator[Proposal]:
+    """Further directions that bring right answers back, from the best options of two different layers, readers left out."""
+    order = sorted((option for option in trials.options if option.direction.write is None), key=_preference, reverse=True)
+    starts = order[:1] + [option for option in order if option.direction.site.layer != order[0].direction.site.layer][:1]
+    for start in starts:
+        if trials.answered:
+            return
+        direction, gained = iterate(trials.bench, start.direction, trials.findings.sets, contrasting(trials.findings))
+        trials.rounds += gained
+        if gained:
+            yield Proposal(direction)
+
+
+def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tuple[list[tuple[Gate, HeldOut]], list[str]]:
     """The gates that can be made, with their held-out decisions, and why others cannot: against guard alone, and against all."""
+    behaviour = bench.behaviour
     if not behaviour.guard:
         say("guard: none. Nothing says what must still show the behaviour, so the control acts on every request.")
         return [], []
     everything: tuple[SetName, ...] = ("guard", "lacks", "neutral") if behaviour.neutral else ("guard", "lacks")
-    made, refused = [], []
-    for names in (("guard",), everything):
+    sides: tuple[tuple[SetName, ...], ...] = (("guard",), everything)
+    gates, refused = [], []
+    for against in sides:
         try:
-            made.append(fit_gate(session, behaviour, false_positives=false_positives, against=names, max_prompts=max_prompts))  # type: ignore[arg-type]
+            gates.append(
+                fit_gate(
+                    bench.session, behaviour, false_positives=false_positives, against=against, max_prompts=max_prompts, ledger=bench.ledger
+                )
+            )
         except CheckFailed as error:
             refused.append(str(error).rstrip("."))
-    return made, refused
+    return gates, refused
 
 
-def _option(direction: Direction, push: Push | None, gate: Gate | None, seen: Observation, kl: float) -> Option:
-    def share(outcomes: list[bool]) -> float | None:
-        return sum(outcomes) / len(outcomes) if outcomes else None
-
-    return Option(
-        direction, push, gate, share(seen.shown("shows")) or 0.0, share(seen.shown("lacks")) or 0.0, share(seen.shown("guard")),
-        share(seen.right("shows")), share(seen.right("neutral")), kl,
-    )  # fmt: skip
+def _fires(bench: Bench, gate: Gate, held_out: HeldOut) -> Fires:
+    """Decisions on val: held-out ones for sets the gate was fitted on, so that it is not judged by what it learnt."""
+    fires: Fires = {}
+    for name in SET_NAMES:
+        prompts = bench.prompts[name]
+        if not prompts:
+            fires[name] = []
+        else:
+            fires[name] = held_out[name][-len(prompts) :] if name in held_out else fires_on(bench.ledger, gate, prompts)
+    return fires

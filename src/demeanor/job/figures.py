@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from ..behaviours import SET_NAMES
+from ..behaviours import SET_NAMES, Prompt
 from ..calibrate.dial import Dial
 from ..controls import Candidate, Gate
-from ..models import Session
+from ..measure.ledger import Ledger
 from ..report.html import COLOURS, styled
 from ..runtime.capture import REPLY
 from .result import Run
 
-SYMBOLS = {"mean_difference": "circle", "projected": "diamond", "guard_orthogonal": "x"}
+SYMBOLS = ("circle", "diamond", "x", "square", "cross", "star")  # of the estimators, in the order in which they were tried
 
 
 def separation(result: Run) -> go.Figure:
@@ -34,7 +35,7 @@ def separation(result: Run) -> go.Figure:
 def selection(result: Run) -> go.Figure:
     """Every candidate: bypass against layer; what was discarded is hollow, and hovering says why."""
     figure = go.Figure()
-    for estimator, symbol in SYMBOLS.items():
+    for estimator, symbol in zip(result.found.estimators, cycle(SYMBOLS)):
         for discarded in (False, True):
             some = [c for c in result.found.candidates if c.estimator == estimator and bool(c.discarded) == discarded]
             if some:
@@ -82,7 +83,7 @@ def dose_response(dial: Dial) -> go.Figure:
     return styled(figure, 400)
 
 
-def projections(result: Run, session: Session) -> go.Figure:
+def projections(result: Run, ledger: Ledger) -> go.Figure:
     """Histograms of the test prompts of every set along the direction, and along the gate's probe where there is one."""
     gate = result.decision.chosen.gate
     titles = [f"along the direction ({result.direction.site})"] + ([f"gate: fires right of 0 ({gate.site})"] if gate else [])
@@ -91,10 +92,10 @@ def projections(result: Run, session: Session) -> go.Figure:
         prompts = result.behaviour.set(name, "test", result.plan.max_prompts)
         if not prompts or (result.direction.site.position == REPLY and any(prompt.reply is None for prompt in prompts)):
             continue  # a direction read over replies has nothing to read where none are given
-        values = session.capture(prompts, [result.direction.site], result.direction.after).values[:, 0] @ result.direction.basis[0]
+        values = ledger.capture(prompts, [result.direction.site], result.direction.after).values[:, 0] @ result.direction.basis[0]
         _histogram(figure, values.tolist(), name, 1)
         if gate:
-            _histogram(figure, _margins(session, gate, prompts), name, 2)
+            _histogram(figure, _margins(ledger, gate, prompts), name, 2)
     if gate:
         figure.add_vline(x=0, line_dash="dot", line_color="#555", row=1, col=2)
     figure.update_layout(barmode="overlay")
@@ -113,8 +114,8 @@ def roc(gate: Gate) -> go.Figure:
     return styled(figure, 340)
 
 
-def _margins(session: Session, gate: Gate, prompts: Sequence[object]) -> list[float]:
-    values: torch.Tensor = gate.margin(session.capture(prompts, [gate.site]).values[:, 0])  # type: ignore[arg-type]
+def _margins(ledger: Ledger, gate: Gate, prompts: Sequence[Prompt]) -> list[float]:
+    values: torch.Tensor = gate.margin(ledger.capture(prompts, [gate.site]).values[:, 0])
     return [float(value) for value in values]
 
 

@@ -9,9 +9,10 @@ from plotly.offline import get_plotlyjs
 
 from ..behaviours import SET_NAMES
 from ..controls import Direction
+from ..io.display import table_html
 from ..measure import Measurement
-from ..models import Session
-from ..report.html import STYLE, figure_html, table_html
+from ..measure.ledger import Ledger
+from ..report.html import STYLE, figure_html
 from ..report.scores import COSTS, HEADINGS, rows
 from . import figures
 from .result import Run
@@ -19,12 +20,12 @@ from .result import Run
 REPLIES = 12  # of each set, side by side
 
 
-def write_report(result: Run, session: Session, path: Path) -> None:
+def write_report(result: Run, ledger: Ledger, path: Path) -> None:
     """Write the report of a finished run."""
-    path.write_text(_page(result, session), encoding="utf-8")
+    path.write_text(_page(result, ledger), encoding="utf-8")
 
 
-def _page(result: Run, session: Session) -> str:
+def _page(result: Run, ledger: Ledger) -> str:
     title = f"{result.plan.model}: {result.behaviour.name}"
     direction, decision = result.direction, result.decision
     sections = [
@@ -48,7 +49,7 @@ def _page(result: Run, session: Session) -> str:
         '<p class="note">A mark per candidate. Bypass: log-odds that the reply to a shows prompt opens with the behaviour, with the direction ablated; lower is better. Hover for the rest.</p>',
         figure_html(figures.selection(result)),
         "<h2>How the prompts project</h2>",
-        figure_html(figures.projections(result, session)),
+        figure_html(figures.projections(result, ledger)),
         _gate(result),
         "<h2>Replies before and after</h2>",
         *(_replies(result, name) for name in SET_NAMES),

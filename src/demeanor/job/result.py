@@ -46,7 +46,7 @@ class Parity:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A finished job: what was found, chosen and measured, and where it is."""
 

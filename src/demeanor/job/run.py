@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..behaviours import SET_NAMES, Behaviour, behaviour
 from ..calibrate.dial import dial, doses
 from ..controls import Control, save_control, save_direction
 from ..controls.control import provenance
 from ..controls.files import CONTROL
-from ..detect import make_detector
+from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
-from ..measure import Measurement, measure, observe
-from ..models import Session, is_organism, load
+from ..io.plan import PLAN
+from ..measure import Bench, Ledger, Measurement, measure
+from ..models import Session, load
 from ..progress import say
 from .confirm import Decision, Option, confirm
 from .page import write_report
@@ -46,18 +46,23 @@ def run(plan: Plan, out: str | Path) -> Run:
     out = Path(out)
     refuse_existing(out)
     started = time.monotonic()
-    wanted = behaviour(plan.behaviour, organism=is_organism(plan.model))
-    wanted.needs_prompts()
-    make_detector(wanted.detect)  # a mistake in it must not wait for the model
+    named = behaviour(plan.behaviour)
+    named.needs_prompts()
+    check_detector(named)
     session = _loaded(plan, plan.model)
+    wanted = named.settled(session)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
-    found = search_directions(session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by)
+    ledger = Ledger(session)
+    found = search_directions(
+        session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, ledger=ledger
+    )  # fmt: skip
     for name, count in found.sets.counts.items():
         say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
-    decision = confirm(session, wanted, found, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
+    val = Bench(session, wanted, "val", ledger, max_prompts=plan.max_prompts)
+    decision = confirm(val, found, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
     with new_folder(out) as work:
-        result = _measured(plan, session, wanted, found, decision, work, started)
-        _write(result, session, work)
+        result = _measured(plan, ledger, wanted, found, decision, work, started)
+        _write(result, ledger, work)
     if result.parity is not None and not result.parity.exact:
         raise CheckFailed(f"{result.parity.complaint} The rest of the run is in {out}, without model/.")
     baked = replace(result.baked, folder=out / "model") if result.baked else None
@@ -65,14 +70,13 @@ def run(plan: Plan, out: str | Path) -> Run:
 
 
 def _loaded(plan: Plan, model: str) -> Session:
-    return load(model, device=plan.device, dtype=plan.dtype, quantized=plan.quantized, reply_tokens=plan.reply_tokens)
+    return load(model, loading=plan.loading)
 
 
-def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:
+def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:
     """The test split, touched once: the chosen control, and the best bakeable one beside it where that is another."""
-    control = _described(decision.chosen)
-    before = observe(session, wanted, max_prompts=plan.max_prompts)
-    measurement = measure(session, wanted, control, max_prompts=plan.max_prompts, before=before)
+    session, control = ledger.session, _described(decision.chosen)
+    measurement = measure(session, wanted, control, max_prompts=plan.max_prompts, ledger=ledger)
     baked, parity, other, reason = None, None, None, None
     if control.bakeable() is None:
         baked, reason = _baked(plan.model, control, work / "model")
@@ -80,9 +84,23 @@ def _measured(plan: Plan, session: Session, wanted: Behaviour, found: Findings, 
         if parity is not None and not parity.exact:
             shutil.rmtree(work / "model")  # it is not what the scores describe
     elif decision.best_bakeable is not None:
-        other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, before=before)
-    turned = dial(session, wanted, found, doses(plan.doses), plan.max_prompts) if plan.doses else None
-    return Run(plan, work, wanted, found, decision, control, measurement, other, baked, reason, parity, turned, time.monotonic() - started)
+        other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, ledger=ledger)
+    turned = dial(session, wanted, found, doses(plan.doses), plan.max_prompts, ledger) if plan.doses else None
+    return Run(
+        plan=plan,
+        folder=work,
+        behaviour=wanted,
+        found=found,
+        decision=decision,
+        control=control,
+        measurement=measurement,
+        bakeable=other,
+        baked=baked,
+        not_baked=reason,
+        parity=parity,
+        dial=turned,
+        seconds=time.monotonic() - started,
+    )
 
 
 def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, str | None]:
@@ -104,7 +122,7 @@ def _parity(plan: Plan, session: Session, control: Control, measurement: Measure
 
 def _described(option: Option) -> Control:
     made_from = {**option.control.made_from, "chosen": str(option), "guard": option.guard_rate}
-    return Control(option.control.parts, option.control.layout, option.control.model_name, made_from)
+    return Control(parts=option.control.parts, layout=option.control.layout, model_name=option.control.model_name, made_from=made_from)
 
 
 def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:
@@ -119,16 +137,15 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
     return Parity(worst, same, len(outcomes), session.dtype_name)
 
 
-def _write(result: Run, session: Session, work: Path) -> None:
-    plan = result.plan.model_dump(exclude_none=True)
-    (work / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+def _write(result: Run, ledger: Ledger, work: Path) -> None:
+    (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
     write_json(work / "scores.json", scores(result))
     write_json(work / "run.json", resolved(result))
     save_control(result.control, work / CONTROL)
     save_direction(result.direction, work / "direction.safetensors")
     if result.dial is not None:
         save_control(result.dial.control, work / "dial.safetensors")
-    write_report(result, session, work / "report.html")
+    write_report(result, ledger, work / "report.html")
 
 
 def scores(result: Run) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def is_right(reply: str, answer: str) -> bool:
     "7" is right in "that makes 7 ." and not in "17" or "7.5". A full sentence as the answer must be there in full;
     an answer without a word or sign is never right, nor is what was only thought.
     """
-    given, wanted = _words(spoken(reply)), _words(answer)
-    while len(wanted) > 1 and wanted[-1] in ".!":  # how a sentence ends is not part of the answer
-        wanted.pop()
-    return bool(wanted) and any(given[start : start + len(wanted)] == wanted for start in range(len(given) - len(wanted) + 1))
+    given, expected = _words(spoken(reply)), _words(answer)
+    while len(expected) > 1 and expected[-1] in ".!":  # how a sentence ends is not part of the answer
+        expected.pop()
+    return bool(expected) and any(given[start : start + len(expected)] == expected for start in range(len(given) - len(expected) + 1))

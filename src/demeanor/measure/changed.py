@@ -16,7 +16,7 @@ from ..models.thinking import spoken
 from ..stats import intervals
 from ..stats.score import Score
 from .condition import Condition
-from .drift import HELD
+from .ledger import KEPT
 from .observation import Observation, Outcome
 
 TOKENS = 32  # of a reply
@@ -40,8 +40,8 @@ class Changed:
 
     def to_json(self) -> dict[str, Any]:
         sides = {"before": self.before, "after": self.after}
-        made: dict[str, Any] = {side: {name: score.to_json() for name, score in scores.items()} for side, scores in sides.items()}
-        return {**made, "similarity_by": self.similarity_by}
+        values: dict[str, Any] = {side: {name: score.to_json() for name, score in scores.items()} for side, scores in sides.items()}
+        return {**values, "similarity_by": self.similarity_by}
 
     def __str__(self) -> str:
         lines = [f"{'':<22}{'before':<34}after"]
@@ -85,7 +85,7 @@ def _sample(seen: tuple[Observation, Observation]) -> list[tuple[Outcome, Outcom
 
 
 def _likelihoods(who: Condition, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> dict[str, Score]:
-    few = max(1, HELD // (TOKENS * who.session.vocabulary))
+    few = max(1, KEPT // (TOKENS * who.session.vocabulary))
     rows: list[tuple[float, float, float]] = []
     for start in range(0, len(prompts), few):
         some = replies[start : start + few]

@@ -14,6 +14,7 @@ from ..behaviours import Prompt
 from ..controls import Control
 from ..detect import Detector, present
 from ..models import Reply, Session
+from ..runtime.rows import as_control
 
 T = TypeVar("T")
 
@@ -29,6 +30,10 @@ class Condition:
     control: Control | None = None
     prompting: str | None = None
     redo: Detector | None = None
+
+    def __post_init__(self) -> None:
+        if self.control is not None:
+            as_control(self.control)
 
     @property
     def untouched(self) -> bool:
@@ -75,7 +80,7 @@ class Condition:
 
 def _filled(first: Sequence[T], rows: Sequence[int], make: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
     """`first`, with some rows made anew."""
-    made = list(first)
+    filled = list(first)
     for row, value in zip(rows, make(rows) if rows else [], strict=True):
-        made[row] = value
-    return made
+        filled[row] = value
+    return filled

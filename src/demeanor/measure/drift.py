@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,55 +15,85 @@ from ..models import Session
 from ..stats import intervals
 from ..stats.score import Score
 from .condition import Condition
+from .ledger import KEPT, Ledger
 from .observation import Outcome
 
-TOKENS = 32
-HELD = 1 << 27  # log-probabilities held at a time: whole vocabularies are large
+TOKENS = 32  # of a reply
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Over the base's own first 32 reply tokens, teacher-forced, full vocabulary.
+    """Over the base's own first 32 reply tokens, teacher-forced, full vocabulary; a row per reply, float64.
 
-    kl: KL(base || controlled), nats per token; first_token_kl: the same of the first token alone, which is what other
-    tools report; perplexity: of those replies for the untouched and for the controlled model.
+    tokens: how many; kl_sum: KL(base || controlled) over them, nats; first_kl: of the first token alone; base_nll and nll: the
+    reply's negative log-likelihood for the base and for the controlled model. Intervals are bootstraps over replies.
     """
 
-    kl: Score
-    first_token_kl: Score
-    perplexity: tuple[Score, Score]
+    tokens: Tensor
+    kl_sum: Tensor
+    first_kl: Tensor
+    base_nll: Tensor
+    nll: Tensor
+
+    @cached_property
+    def kl(self) -> Score:
+        """Nats per token."""
+        return intervals.mean("drift", self.kl_sum / self.tokens, self.tokens, better="lower")
+
+    @property
+    def first_nats(self) -> float:
+        """The value of `first_token_kl` without its interval; 0 where there are no replies to tell it by."""
+        return float(self.first_kl.mean()) if len(self.first_kl) else 0.0
+
+    @property
+    def first_token_kl(self) -> Score:
+        """What other tools report."""
+        return intervals.mean("first_token_kl", self.first_kl, better="lower")
+
+    @property
+    def perplexity(self) -> tuple[Score, Score]:
+        """Of the base's replies, for the base and for the controlled model."""
+        return _perplexity(self.base_nll, self.tokens), _perplexity(self.nll, self.tokens)
+
+    def where(self, fires: Sequence[bool]) -> Drift:
+        """This drift where a gate fires [reply] and none elsewhere."""
+        fired = torch.tensor(fires)
+        return replace(
+            self, kl_sum=self.kl_sum * fired, first_kl=self.first_kl * fired, nll=torch.where(fired, self.nll, self.base_nll)
+        )  # fmt: skip
 
 
-def drift(before: Condition, after: Condition, replies: Sequence[Outcome]) -> Drift:
-    """What becomes of replies that the condition before gave, for the one after. Intervals are bootstraps over prompts.
+def heard(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes by which drift is told: those with a reply."""
+    return [outcome for outcome in outcomes if outcome.reply.ids]
 
-    Raises DataError when the two have different vocabularies.
+
+def drift(base: Ledger, after: Condition, replies: Sequence[Outcome]) -> Drift:
+    """What becomes of the untouched model's own replies under a condition.
+
+    Raises DataError when the two models have different vocabularies, CheckFailed when what is computed is no number.
     """
-    if before.session.vocabulary != after.session.vocabulary:
+    before = base.session
+    if before.vocabulary != after.session.vocabulary:
         raise DataError(
-            f"{before.session.name} and {after.session.name} have different vocabularies, so how far one is from the other cannot be told; compare models of one family."
+            f"{before.name} and {after.session.name} have different vocabularies, so how far one is from the other cannot be told; compare models of one family."
         )
-    outcomes = [outcome for outcome in replies if outcome.reply.ids]
-    rows = [row for some in _chunks(before.session, outcomes) for row in _compared(before, after, some)]
-    counts, sums, first, plain, edited = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5).T
-    return Drift(
-        intervals.mean("drift", sums / counts, counts, better="lower"),
-        intervals.mean("first_token_kl", first, better="lower"),
-        (_perplexity(plain, counts), _perplexity(edited, counts)),
-    )
+    rows = [row for some in _chunks(before, heard(replies)) for row in _compared(base, after, some)]
+    tokens, kl_sum, first_kl, base_nll, nll = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5).T
+    return Drift(tokens=tokens, kl_sum=kl_sum, first_kl=first_kl, base_nll=base_nll, nll=nll)
 
 
 def _chunks(session: Session, outcomes: Sequence[Outcome]) -> list[Sequence[Outcome]]:
-    few = max(1, HELD // (TOKENS * session.vocabulary))
+    few = max(1, KEPT // (TOKENS * session.vocabulary))
     return [outcomes[start : start + few] for start in range(0, len(outcomes), few)]
 
 
-def _compared(before: Condition, after: Condition, outcomes: Sequence[Outcome]) -> list[tuple[float, ...]]:
+def _compared(base: Ledger, after: Condition, outcomes: Sequence[Outcome]) -> list[tuple[float, ...]]:
     """Per prompt: reply tokens, sum of KL, KL of the first, and the replies' negative log-likelihoods before and after."""
     prompts = [outcome.prompt for outcome in outcomes]
     replies = [outcome.reply.ids[:TOKENS] for outcome in outcomes]
-    plain = before.reply_log_probs(prompts, replies)
-    edited = after.reply_log_probs(prompts, replies) if after != before else plain
+    plain = base.reply_log_probs(prompts, replies)
+    edited = plain if after == Condition(base.session) else after.reply_log_probs(prompts, replies)
     rows: list[tuple[float, ...]] = []
     for reply, p, q in zip(replies, plain, edited, strict=True):
         p, q = p.double(), q.double()

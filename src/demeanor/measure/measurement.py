@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..behaviours import Behaviour
+from ..behaviours import BehaviourLike, as_behaviour
 from ..behaviours.prompts import Split
 from ..controls import Control
-from ..errors import DataError
+from ..io.display import brief, object_html
 from ..models import Session
 from ..stats import intervals
-from ..stats.score import Better, Score
+from ..stats.score import Score
+from .bench import RATES, Bench, Trial
 from .condition import Condition
 from .degeneration import OF_REPLIES
-from .drift import Drift, drift
-from .observation import Observation, Outcome, observed
-
-# Every yes-or-no score: its name, which outcomes it counts, and which way is better.
-RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
-    ("shows_rate", lambda o: o.shown("shows"), "lower"),
-    ("lacks_rate", lambda o: o.shown("lacks"), "lower"),
-    ("guard_rate", lambda o: o.shown("guard"), "higher"),
-    ("answers_shows", lambda o: o.right("shows"), "higher"),
-    ("answers_neutral", lambda o: o.right("neutral"), "higher"),
-    ("answers", lambda o: o.right("shows", "neutral"), "higher"),
-)
+from .ledger import Ledger
+from .observation import Observation
+from .plan import MeasurePlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Measurement:
     """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
 
@@ -56,6 +48,22 @@ class Measurement:
         delta = {name: {**score.to_json(), "p": self.p.get(name), "p_holm": self.p_holm.get(name)} for name, score in self.delta.items()}
         return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta}
 
+    def __repr__(self) -> str:
+        rates = [name for name in ("shows_rate", "guard_rate", "answers") if self.after[name].n]
+        told = "".join(f", {name} {self.before[name].value:.3f} to {self.after[name].value:.3f}" for name in rates)
+        return f"<Measurement of {brief(self.behaviour)}, {self.split} split{told}, drift {self.after['drift'].value:.4f}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, self.before[name], score, f"{self.delta[name].value:+.3f}" if name in self.delta else "", score.better)
+            for name, score in self.after.items()
+            if score.n
+        ]
+        headings = ("", "before", "after", "change", "better")
+        missing = ", ".join(name for name, score in self.after.items() if not score.n)
+        note = f"No prompts for {missing}." if missing else ""
+        return object_html(f"{self.behaviour}, {self.split} split", {}, headings, rows, note)
+
     def __str__(self) -> str:
         lines = [f"{self.behaviour} ({self.split} split)", f"{'':<16}{'before':<32}after"]
         for name, score in self.after.items():
@@ -66,77 +74,69 @@ class Measurement:
 
 def measure(
     session: Session,
-    behaviour: Behaviour,
+    behaviour: BehaviourLike,
     control: Control | None = None,
+    plan: MeasurePlan | None = None,
     *,
-    prompting: str | None = None,
     base: Session | None = None,
     split: Split = "test",
-    max_prompts: int | None = None,
-    before: Observation | None = None,
+    ledger: Ledger | None = None,
+    **options: Any,
 ) -> Measurement:
     """What a control does to a behaviour, to what must still show it, and to everything else.
 
-    `prompting` is a text that opens every system prompt, to compare a control with; `base` another model to compare with,
-    instead of the untouched `session`. `before` saves running that one again when several controls are compared.
+    `options` are the fields of `MeasurePlan` by name, in place of a plan. `base` is another model to compare with,
+    instead of the untouched `session`. `ledger` saves asking that one again.
     """
-    now = Condition(session, control, prompting)
-    ((_, made),) = measure_all(
-        Condition(base or session), {"": now}, behaviour, split=split, max_prompts=max_prompts, before=before
-    ).items()
-    return made
+    plan = MeasurePlan.given(plan, options, "measure")
+    behaviour = as_behaviour(behaviour, session)
+    bench = Bench(base or session, behaviour, split, ledger, max_prompts=plan.max_prompts)
+    return measure_all(bench, {"": Condition(session, control, plan.prompting)})[""]
 
 
-def measure_all(
-    was: Condition,
-    conditions: Mapping[str, Condition],
-    behaviour: Behaviour,
-    *,
-    split: Split = "test",
-    max_prompts: int | None = None,
-    before: Observation | None = None,
-) -> dict[str, Measurement]:
-    """Several conditions, by name, against one and the same: what it says is asked for once."""
-    before = before or observed(was, behaviour, split, max_prompts)
-    if not any(before.sets.values()):
-        raise DataError(f"The behaviour {behaviour.name!r} has no prompts in its {split} split; nothing can be measured.")
-    made = {}
-    for name, now in conditions.items():
-        after = observed(now, behaviour, split, max_prompts) if now != was else before
-        made[name] = compare(behaviour.name, split, before, after, drift(was, now, ordinary(before)))
-    return dict(zip(made, _together(list(made.values()))))
+def measure_all(bench: Bench, conditions: Mapping[str, Condition]) -> dict[str, Measurement]:
+    """Several conditions, by name, against the untouched model of a bench."""
+    measured = {name: compare(bench, bench.try_(condition)) for name, condition in conditions.items()}
+    return dict(zip(measured, _together(list(measured.values()))))
 
 
-def _together(made: Sequence[Measurement]) -> list[Measurement]:
+def _together(measurements: Sequence[Measurement]) -> list[Measurement]:
     """The measurements with the p-values of each score adjusted over all of them."""
-    adjusted = {name: intervals.holm([each.p[name] for each in made]) for name in made[0].p}
-    return [replace(each, p_holm={name: values[number] for name, values in adjusted.items()}) for number, each in enumerate(made)]
+    adjusted = {name: intervals.holm([measurement.p[name] for measurement in measurements]) for name in measurements[0].p}
+    return [
+        replace(measurement, p_holm={name: values[number] for name, values in adjusted.items()})
+        for number, measurement in enumerate(measurements)
+    ]
 
 
-def ordinary(seen: Observation) -> tuple[Outcome, ...]:
-    """Replies on which nothing should change: to `neutral`, or to `lacks` where there is no such set."""
-    return seen.sets["neutral"] or seen.sets["lacks"]
-
-
-def compare(behaviour: str, split: str, before: Observation, after: Observation, moved: Drift) -> Measurement:
-    """Scores of two observations of the same prompts, with paired intervals and tests of the change."""
-    scores: tuple[dict[str, Score], dict[str, Score]] = ({}, {})
+def compare(bench: Bench, trial: Trial) -> Measurement:
+    """Scores of the untouched model and of a trial on the same prompts, with paired intervals and tests of the change."""
+    before, after, drift = bench.untouched.observation, trial.observation, trial.drift
+    scores: tuple[dict[str, Score], dict[str, Score]] = (dict(bench.untouched.scores), dict(trial.scores))
     delta, p = {}, {}
     for name, outcomes, better in RATES:
         was, now = outcomes(before), outcomes(after)
-        scores[0][name], scores[1][name] = intervals.rate(name, was, better), intervals.rate(name, now, better)
         delta[name] = intervals.mean(name, _values(now) - _values(was), better=better)
         if was:
             p[name] = intervals.mcnemar(was, now)
-    for name, kl in (("drift", moved.kl), ("first_token_kl", moved.first_token_kl)):
+    for name, kl in (("drift", drift.kl), ("first_token_kl", drift.first_token_kl)):
         scores[0][name], scores[1][name] = replace(kl, value=0.0, low=0.0, high=0.0) if kl.n else kl, kl
         delta[name] = kl
-    scores[0]["perplexity"], scores[1]["perplexity"] = moved.perplexity
+    scores[0]["perplexity"], scores[1]["perplexity"] = drift.perplexity
     for name, of, better in OF_REPLIES:
-        values = [_values([of(outcome.reply) for outcome in ordinary(seen)]) for seen in (before, after)]
-        scores[0][name], scores[1][name] = (intervals.mean(name, each, better=better) for each in values)
+        values = [_values([of(outcome.reply) for outcome in seen.sets[before.ordinary]]) for seen in (before, after)]
+        scores[0][name], scores[1][name] = (intervals.mean(name, sample, better=better) for sample in values)
         delta[name] = intervals.mean(name, values[1] - values[0], better=better)
-    return Measurement(behaviour, split, scores[0], scores[1], delta, p, p, (before, after))
+    return Measurement(
+        behaviour=bench.behaviour.name,
+        split=bench.split,
+        before=scores[0],
+        after=scores[1],
+        delta=delta,
+        p=p,
+        p_holm=p,
+        observed=(before, after),
+    )
 
 
 def _values(of: Sequence[float]) -> Tensor:

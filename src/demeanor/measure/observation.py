@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..behaviours import SET_NAMES, Behaviour, Prompt, SetName, asked
-from ..behaviours.prompts import Split
-from ..controls import Control
-from ..detect import make_detector, present
-from ..models import Reply, Session
+from ..behaviours import Prompt, SetName
+from ..detect import Detector, present
+from ..models import Reply
 from .answers import is_right
-from .condition import Condition
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,11 @@ class Observation:
         """Of the prompts with a known answer."""
         return [outcome.right for name in names for outcome in self.sets[name] if outcome.right is not None]
 
+    @property
+    def ordinary(self) -> SetName:
+        """The set on which nothing should change: `neutral`, or `lacks` where there is no such set."""
+        return "neutral" if self.sets["neutral"] else "lacks"
+
     def where(self, fires: Mapping[SetName, Sequence[bool]], otherwise: Observation) -> Observation:
         """This observation where a gate fires and another elsewhere: exactly what a gated control gives, row by row."""
         return Observation(
@@ -49,32 +51,10 @@ class Observation:
         )
 
 
-def observe(
-    session: Session, behaviour: Behaviour, control: Control | None = None, *, split: Split = "test", max_prompts: int | None = None
-) -> Observation:
-    """Greedy replies to every prompt of every set, with a control in force or without."""
-    return observed(Condition(session, control), behaviour, split, max_prompts)
-
-
-def observed(condition: Condition, behaviour: Behaviour, split: Split = "test", max_prompts: int | None = None) -> Observation:
-    """What a condition says to every prompt of every set, greedily."""
-    behaviour.must_fit(condition.session.name, condition.session.organism)
-    detector = make_detector(behaviour.detect, condition.session)
-    budget = reply_budget(condition.session, behaviour)
-    sets: dict[SetName, tuple[Outcome, ...]] = {}
-    for name in SET_NAMES:
-        prompts = asked(behaviour.set(name, split, max_prompts))
-        replies = condition.generate(prompts, budget) if prompts else []
-        shown = present(detector, [reply.text for reply in replies], prompts)
-        sets[name] = tuple(
-            Outcome(prompt, reply, here, None if prompt.answer is None else is_right(reply.text, prompt.answer))
-            for prompt, reply, here in zip(prompts, replies, shown)
-        )
-    return Observation(sets)
-
-
-def reply_budget(session: Session, behaviour: Behaviour) -> int:
-    """Reply tokens that leave room for the longest known answer and a sentence before it."""
-    answers = {prompt.answer for name in SET_NAMES for prompt in behaviour.set(name) if prompt.answer}
-    longest = max((len(session.encode_reply(answer)) for answer in answers), default=0)
-    return max(session.reply_tokens, longest + 24)
+def judged(detector: Detector, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> tuple[Outcome, ...]:
+    """Replies to the prompts of one set, as the detector and the known answers tell them."""
+    shown = present(detector, [reply.text for reply in replies], prompts)
+    return tuple(
+        Outcome(prompt, reply, here, None if prompt.answer is None else is_right(reply.text, prompt.answer))
+        for prompt, reply, here in zip(prompts, replies, shown, strict=True)
+    )

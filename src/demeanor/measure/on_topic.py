@@ -38,11 +38,11 @@ def on_topic(
         others = [distinct[(at + 1 + step * (len(distinct) - 1) // count) % len(distinct)] for step in range(count)]
         asked += [prompts[number], *(first[key] for key in others)]
         said += [replies[number]] * (count + 1)
-    found = [False] * len(prompts)
+    topical = [False] * len(prompts)
     if kept:
         with session.uncontrolled():
             likelihoods = session.reply_log_likelihoods(asked, said)
-        means = torch.stack([each.mean() for each in likelihoods]).view(-1, count + 1)
+        means = torch.stack([row.mean() for row in likelihoods]).view(-1, count + 1)
         for number, own, other in zip(kept, means[:, 0].tolist(), means[:, 1:].mean(1).tolist()):
-            found[number] = own > other
-    return found
+            topical[number] = own > other
+    return topical

@@ -3,7 +3,8 @@
 from ..runtime.batches import Reply
 from ..runtime.capture import Activations, Point, Site
 from ..structure.layout import Layout
-from .loading import Quantized, is_organism, load
+from .loading import load
+from .options import Loading, Quantized
 from .session import Session
 
-__all__ = ["Activations", "Layout", "Point", "Quantized", "Reply", "Session", "Site", "is_organism", "load"]
+__all__ = ["Activations", "Layout", "Loading", "Point", "Quantized", "Reply", "Session", "Site", "load"]

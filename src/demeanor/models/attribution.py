@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..behaviours import Prompt
 from ..errors import DataError
-from ..runtime.batches import Batch, each, in_batches
+from ..runtime.acting import Acting
+from ..runtime.batches import Batch, each
 from .session import Session
 
 
@@ -25,18 +24,17 @@ def input_x_gradient(session: Session, prompts: Sequence[str | Prompt], replies:
 
     def run(batch: Batch) -> list[Tensor]:
         lengths = [len(replies[row]) for row in batch.rows]
-        with torch.enable_grad(), _embedded(session) as seen:
+        with torch.enable_grad(), _Embedded(session).attached() as embedded:
             out = session.model(**batch.inputs(), logits_to_keep=max(lengths) + 1)
             log_probs = out.logits.float().log_softmax(-1)
             own = [
                 log_probs[row, -1 - length : -1].gather(1, batch.input_ids[row, -length:, None]).sum() for row, length in enumerate(lengths)
             ]
-            (gradient,) = torch.autograd.grad(torch.stack(own).sum(), seen[-1])
-        shares = (seen[-1].detach().float() * gradient.float()).sum(-1).abs().cpu()
+            (gradient,) = torch.autograd.grad(torch.stack(own).sum(), embedded.seen[-1])
+        shares = (embedded.seen[-1].detach().float() * gradient.float()).sum(-1).abs().cpu()
         return [shares[place, -len(rows[row]) :] for place, row in enumerate(batch.rows)]
 
-    with session.threads():
-        return in_batches(rows, _pad(session), session.device, run, "Attributing")
+    return session.runner.in_batches(rows, run, "Attributing")
 
 
 def ablation_gain(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> Tensor:
@@ -50,71 +48,65 @@ def ablation_gain(session: Session, prompts: Sequence[str | Prompt], replies: Se
     total = torch.zeros(session.layout.d_model, session.layout.d_model, dtype=torch.float64)
 
     def run(batch: Batch) -> list[None]:
-        with torch.enable_grad(), _contributions(session) as seen:
+        with torch.enable_grad(), _Contributions(session).attached() as added:
             logits = session.model(**batch.inputs(), logits_to_keep=max(len(replies[row]) for row in batch.rows)).logits.float()
             means = []
             for place, row in enumerate(batch.rows):
                 reply = torch.tensor(replies[row], device=logits.device)
                 means.append(logits[place, -len(reply) :].log_softmax(-1).gather(1, reply[:, None]).mean())
-            gradients = torch.autograd.grad(torch.stack(means).sum(), seen)
-        for values, gradient in zip(seen, gradients):
+            gradients = torch.autograd.grad(torch.stack(means).sum(), added.seen)
+        for values, gradient in zip(added.seen, gradients):
             total.sub_((gradient.float().flatten(0, 1).T @ values.detach().float().flatten(0, 1)).double().cpu())
         return [None] * len(batch.rows)
 
-    with session.threads():
-        in_batches(rows, _pad(session), session.device, run, "Reading what ablation gains")
+    session.runner.in_batches(rows, run, "Reading what ablation gains")
     return (total + total.T) / (2 * len(rows))
 
 
-@contextmanager
-def _contributions(session: Session) -> Iterator[list[Tensor]]:
+class _Contributions(Acting):
     """What every writer adds to the stream in the next forward pass (but for a factor), in the graph."""
-    seen: list[Tensor] = []
 
-    def keep(module: Any, inputs: Any, output: Any) -> Any:
-        value = output[0] if isinstance(output, tuple) else output
-        seen.append(value if value.requires_grad else value.detach().requires_grad_())
-        onward = seen[-1].clone()  # some families add to the stream in place after the hook
-        return (onward, *output[1:]) if isinstance(output, tuple) else onward
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.model)
+        self.layout = session.layout
+        self.seen: list[Tensor] = []
 
-    with ExitStack() as stack:
-        for writer in session.layout.writers:
-            hook = session.model.get_submodule(writer.contribution).register_forward_hook(keep)
-            stack.callback(hook.remove)
-        yield seen
+    def lay(self) -> None:
+        for writer in self.layout.writers:
+            self.on_output(self.model.get_submodule(writer.contribution), self._keep)
+
+    def _keep(self, value: Tensor) -> Tensor:
+        self.seen.append(value if value.requires_grad else value.detach().requires_grad_())
+        return self.seen[-1].clone()  # some families add to the stream in place after the hook
 
 
-@contextmanager
-def _embedded(session: Session) -> Iterator[list[Tensor]]:
+class _Embedded(Acting):
     """The embeddings of the next forward pass, as leaves of its graph."""
-    seen: list[Tensor] = []
 
-    def leaf(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.model)
+        self.seen: list[Tensor] = []
 
-    hook = session.model.get_input_embeddings().register_forward_hook(leaf)
-    try:
-        yield seen
-    finally:
-        hook.remove()
+    def lay(self) -> None:
+        self.on_output(self.model.get_input_embeddings(), self._leaf)  # type: ignore[operator]
+
+    def _leaf(self, value: Tensor) -> Tensor:
+        self.seen.append(value.detach().requires_grad_())
+        return self.seen[-1]
 
 
 @torch.no_grad()
 def mean_states(session: Session, texts: Sequence[str]) -> Tensor:
     """The mean over a text's tokens of the model's last states: [text, d_model], float32, CPU."""
-    rows = [session.encode_reply(text) or [_pad(session)] for text in texts]
+    rows = [session.encode_reply(text) or [session.pad_id] for text in texts]
     if not rows:
         raise DataError("There are no texts to embed.")
 
     def run(batch: Batch) -> list[Tensor]:
         states = session.decoder(**batch.inputs()).last_hidden_state.float()
-        mask = batch.attention_mask[..., None]
+        own = torch.tensor([len(rows[row]) for row in batch.rows], device=states.device)
+        length = states.shape[1]  # of the longest, and of what a control puts before it
+        mask = (torch.arange(length, device=states.device) >= length - own[:, None])[..., None]
         return list(each((states * mask).sum(1) / mask.sum(1)))
 
-    with session.threads():
-        return torch.stack(in_batches(rows, _pad(session), session.device, run, "Embedding"))
-
-
-def _pad(session: Session) -> int:
-    return int(session.tokenizer.pad_token_id)
+    return torch.stack(session.runner.in_batches(rows, run, "Embedding"))

@@ -175,10 +175,11 @@ def _loaded(name: str, device: str) -> TextClassifier:
     # Importing transformers takes seconds, which making a detector need not.
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, revision=revision)))
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
     model, told = fetched(
         name,
-        lambda: AutoModelForSequenceClassification.from_pretrained(folder, revision=revision, dtype="auto", output_loading_info=True),
+        lambda: AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto", output_loading_info=True, **source),
     )
     _refuse_incomplete(name, told)
     return TextClassifier(on_device(model, torch.device(device)), tokenizer, name)

@@ -10,68 +10,114 @@ from collections.abc import Callable
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
 from ..progress import muted, say
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
-from .session import ORGANISM_MARK, REPLY_TOKENS, Session
+from .options import Loading, Quantized
+from .proven import proven_layout
+from .session import Session
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ORGANISM = "organism"
-Quantized = Literal["4bit", "8bit"]
+OF_FILES = ("device", "device_map", "dtype", "load_in_4bit", "load_in_8bit", "trust_remote_code")  # what a model in memory is past
 
 
 def load(
-    name: str | Path,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    quantized: Quantized | None = None,
-    reply_tokens: int = REPLY_TOKENS,
+    name: str | Path | PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None = None, loading: Loading | None = None, **fields: Any
 ) -> Session:
     """A session for `organism`, a model folder, a Hub id (`owner/model`, `owner/model@revision`) or a PEFT adapter folder.
 
-    device: "cpu", "cuda", ...; the GPU when there is one. dtype: "float32", "bfloat16", ...; as stored. quantized:
-    "4bit" or "8bit" holds the linear weights so (bitsandbytes, the extra `quant`). reply_tokens: how long replies may get
-    that are judged. Raises ModelError when there is no such model or its files are damaged, AccountingError when its
-    residual stream cannot be accounted for.
+    A model of transformers that is loaded already is taken with its tokenizer: `load(model, tokenizer=tokenizer)`. It is put into
+    evaluation mode and its weights take no gradients; its configuration stays as it is.
+
+    loading: how the model is loaded; `fields` are fields of `Loading` by name (`device="cpu"`, `dtype="bfloat16"`, ...) and win over it.
+    Raises ModelError when there is no such model or its files are damaged, AccountingError when its residual stream cannot be
+    accounted for, DataError when the arguments make no sense.
     """
-    name = str(name)
-    place = device_named(device)
-    model, tokenizer = _read(name, place, _dtype(dtype), quantized)
+    options = Loading.of({**(loading.model_dump(exclude_unset=True) if loading else {}), **fields})
+    if isinstance(name, (str, Path)):
+        if tokenizer is not None:
+            raise DataError("A model that is named brings its own tokenizer; leave tokenizer out, or give the loaded model.")
+        model, tokenizer = _read(str(name), options)
+        return _session(model, tokenizer, str(name), options)
+    _refuse_not_loaded(name, tokenizer, options)
+    return _session(name, tokenizer, name.name_or_path or type(name).__name__, options)
+
+
+def _session(model: Any, tokenizer: Any, name: str, loading: Loading) -> Session:
     if model.config.get_text_config() is not model.config:
         say(f"{name} takes more than text; what is proven, measured and edited is what it does with text.")
-    return Session(model, tokenizer, name, reply_tokens)
+    return Session(model, tokenizer, name, proven_layout(model.eval(), name), loading.reply_tokens, loading.chat_template_args)
 
 
-def read_for_training(name: str, *, place: torch.device, dtype: str | None, quantized: Quantized | None) -> tuple[Any, Any]:
+def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
+    """DataError for what is no model of transformers with its tokenizer, and for options that come too late."""
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    if not isinstance(model, PreTrainedModel):
+        raise DataError(
+            f"load takes a model's name, its folder or a loaded model of transformers, not a value of type {type(model).__name__}."
+        )
+    if tokenizer is None:
+        raise DataError("A loaded model comes with its tokenizer; give both: load(model, tokenizer=tokenizer).")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise DataError(f"tokenizer is a tokenizer of transformers, not a value of type {type(tokenizer).__name__}.")
+    late = next((field for field in OF_FILES if field in loading.model_fields_set), None)
+    if late is not None:
+        raise DataError(f"{late} says how files are loaded, and the model is loaded already; leave it out.")
+
+
+def read_for_training(name: str, loading: Loading) -> tuple[Any, Any]:
     """The model of a MODEL argument, its weights free to change, and its tokenizer, which can pad."""
-    model, tokenizer = _read(name, place, _dtype(dtype), quantized)
+    model, tokenizer = _read(name, loading)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     model.config.use_cache = False
     return model, tokenizer
 
 
-def _read(name: str, place: torch.device, dtype: torch.dtype | str, quantized: Quantized | None) -> tuple[Any, Any]:
+def _read(name: str, loading: Loading) -> tuple[Any, Any]:
     """Model on its device, and tokenizer; an adapter is merged into the model it was made for."""
     folder, revision = resolve(name)
+    place = device_named(loading.device)
     if (Path(folder) / ADAPTER).is_file():
-        if quantized is not None:
-            raise ModelError(f"{name} is an adapter, which cannot be merged into a model held in {quantized}; load it without.")
-        return _merged(Path(folder), name, place, dtype)
+        if loading.quantized is not None:
+            raise ModelError(f"{name} is an adapter, which cannot be merged into a model held in {loading.quantized}; load it without.")
+        return _merged(Path(folder), name, loading)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, revision=revision)))
-    how: dict[str, Any] = {"revision": revision, "dtype": dtype, "output_loading_info": True}
-    if quantized is not None:
-        how |= {"quantization_config": _quantization(quantized, place), "device_map": {"": str(place)}}
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": loading.trust_remote_code}
+    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
+    how: dict[str, Any] = {"dtype": _dtype(loading), "output_loading_info": True, **source, **_placed(loading, place)}
     model, told = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(folder, **how))
     complete(name, told)
-    return (model if quantized else on_device(model, place)), tokenizer
+    if "device_map" not in how:
+        return on_device(model, place), tokenizer
+    away = next((key for key, parameter in model.named_parameters() if parameter.device.type == "meta"), None)
+    if away is not None:
+        raise ModelError(
+            f"The device map leaves {away} of {name} off the devices, where it cannot be read or edited; map it to one of them."
+        )
+    return model, tokenizer
+
+
+def _placed(loading: Loading, place: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told about places and packed weights."""
+    how: dict[str, Any] = {}
+    if loading.device_map is not None:
+        if find_spec("accelerate") is None:
+            raise ModelError("A device map takes accelerate, which the extra `train` brings: pip install 'demeanor[train]'.")
+        how["device_map"] = loading.device_map
+    if loading.quantized is not None:
+        how = {"device_map": {"": str(place)}, **how, "quantization_config": _quantization(loading.quantized, place)}
+    return how
 
 
 def fetched(name: str, read: Callable[[], Any]) -> Any:
@@ -85,6 +131,10 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
         with muted("transformers", "bitsandbytes"):  # bitsandbytes tells of kernels that are optional
             return read()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError) as error:
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name} brings code of its own, which is not run unless you allow it; read it, then add --trust-remote-code (trust_remote_code=True)."
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"The model {name!r} could not be loaded: {reason}") from error
     finally:
@@ -117,7 +167,7 @@ def complete(name: str, told: dict[str, Any]) -> None:
         say(f"{name}: {len(unused)} tensors in the files are not part of the model and were left out ({unused[0]} first).")
 
 
-def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | str) -> tuple[Any, Any]:
+def _merged(folder: Path, name: str, loading: Loading) -> tuple[Any, Any]:
     """The model that an adapter was made for, with the adapter in its weights; its tokenizer, or the adapter's own."""
     if find_spec("peft") is None:
         raise ModelError(f"{name} is an adapter, which takes the extra `train`: pip install 'demeanor[train]'.")
@@ -127,7 +177,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
     held = set(read_header(folder / ADAPTER_WEIGHTS))
     if f"base_model.model.{VIRTUAL_TOKENS}.weight" in held:
         raise ModelError(f"{name} opens prompts with embeddings, which weights cannot take in; put it in force with --control.")
-    model, tokenizer = _read(base, place, dtype, None)
+    model, tokenizer = _read(base, loading)
     from peft import PeftModel, get_peft_model_state_dict
     from transformers import AutoTokenizer
 
@@ -145,7 +195,7 @@ def _merged(folder: Path, name: str, place: torch.device, dtype: torch.dtype | s
         raise ModelError(f"{name} {where} tensor {differing[0]}, unlike what its {ADAPTER} says; save the adapter again.")
     model = adapted.merge_and_unload()
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = fetched(name, lambda: AutoTokenizer.from_pretrained(folder))
+        tokenizer = fetched(name, lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=loading.trust_remote_code))
     say(f"{name}: an adapter for {base}, merged into its weights.")
     return model, tokenizer
 
@@ -164,16 +214,14 @@ def base_of(folder: Path) -> str:
     return f"{base}@{revision}" if revision and "@" not in base else base
 
 
-def save_merged(name: str, folder: Path) -> None:
+def save_merged(name: str, folder: Path, trust_remote_code: bool = False) -> None:
     """Write an adapter, merged into its model, as a model folder of its own."""
-    model, tokenizer = _read(name, torch.device("cpu"), "auto", None)
+    model, tokenizer = _read(name, Loading(device="cpu", trust_remote_code=trust_remote_code))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _quantization(bits: str, place: torch.device) -> Any:
-    if bits not in get_args(Quantized):
-        raise ModelError(f"{bits!r} is not a way to hold weights; use {' or '.join(get_args(Quantized))}.")
+def _quantization(bits: Quantized, place: torch.device) -> Any:
     if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
         raise ModelError(f"Holding weights in {bits} takes the extra `quant`: pip install 'demeanor[quant]'.")
     from transformers import BitsAndBytesConfig
@@ -216,18 +264,6 @@ def is_adapter(name: str) -> bool:
     return (Path(resolve(name)[0]) / ADAPTER).is_file()
 
 
-def is_organism(name: str) -> bool:
-    """Whether MODEL is the embedded model or was made from it, as its configuration tells; nothing is loaded."""
-    if is_adapter(name):
-        return is_organism(base_of(Path(name)))
-    folder = Path(resolve(name)[0])
-    return folder.is_dir() and ORGANISM_MARK in read_json(folder / "config.json")
-
-
-def _dtype(name: str | None) -> torch.dtype | str:
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-    if name is None:
-        return "auto"
-    if name not in known:
-        raise ModelError(f"{name!r} is not a dtype to run a model in; use one of {', '.join(known)}.")
-    return known[name]
+def _dtype(loading: Loading) -> torch.dtype | str:
+    """As `from_pretrained` takes it."""
+    return "auto" if loading.dtype is None else getattr(torch, loading.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -19,16 +19,20 @@ MARK = "the reply stands here"  # in a rendered conversation
 
 
 class Texts:
-    """The half of a session that knows words and tokens; `name` is what the user called the model."""
+    """The half of a session that knows words and tokens; `name` is what the user called the model.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    chat_template_args: arguments that every prompt is rendered with.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, chat_template_args: Mapping[str, Any] | None = None
+    ) -> None:
         self.model: Any = model  # of transformers, whose classes do not say what their modules are
-        self.tokenizer, self.name = tokenizer, name
+        self.tokenizer, self.name, self.chat_template_args = tokenizer, name, dict(chat_template_args or {})
         self._said: set[str] = set()
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
         self._thinking_tokens = {special[token] for token in kept_tokens(special)}
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        self.pad_id = pad_of(tokenizer)
 
     @property
     def longest(self) -> int | None:
@@ -52,15 +56,18 @@ class Texts:
 
     def _template(self, messages: list[dict[str, str]]) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.apply_template(messages)
         except TemplateError as error:
             raise DataError(f"The chat template of {self.name} refuses these messages: {error}.") from error
-        return str(text)
+
+    def apply_template(self, messages: list[dict[str, str]], opened: bool = True) -> str:
+        """The messages as the chat template writes them, up to where a reply begins unless `opened` is false."""
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened, **self.chat_template_args))
 
     def _with_system(self, messages: list[dict[str, str]], system: str) -> list[dict[str, str]]:
         with_system = [{"role": "system", "content": system}, *messages]
         try:
-            self.tokenizer.apply_chat_template(with_system, tokenize=False, add_generation_prompt=True)
+            self.apply_template(with_system)
             return with_system
         except TemplateError:
             self._say_once(f"The chat template of {self.name} has no system role; system prompts open the first user message.")
@@ -78,7 +85,9 @@ class Texts:
         self._refuse_too_long(ids, text)
         return ids
 
-    def _refuse_too_long(self, ids: Sequence[int], text: str) -> None:
+    def _refuse_too_long(self, ids: Sequence[int], text: str | None = None) -> None:
+        """DataError, with the beginning of the text, for more tokens than the model takes; ModelError for tokens it does not know."""
+        text = self.decode(ids) if text is None else text
         if self.longest is not None and len(ids) >= self.longest:
             raise DataError(
                 f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."
@@ -120,3 +129,9 @@ class Texts:
         if sentence not in self._said:
             self._said.add(sentence)
             say(sentence)
+
+
+def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills up what is shorter: the tokenizer's, else the one that ends texts, else any, since pads are masked."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in known if token is not None), 0)

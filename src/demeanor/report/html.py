@@ -1,9 +1,6 @@
-"""HTML that pages share: the style, tables, figures."""
+"""HTML that pages share: the style and the figures; tables are those of `io.display`."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from html import escape
 
 import plotly.graph_objects as go
 
@@ -20,16 +17,6 @@ code { background: #f3f3f3; padding: 0 .25rem; border-radius: 3px; } .scroll { o
 
 def figure_html(figure: go.Figure) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}))
-
-
-def table_html(headings: Iterable[str], body: Iterable[tuple[str, Iterable[tuple[str, str]]]], kind: str = "figures") -> str:
-    """body: (row class, cells), a cell being (cell class, text)."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
-    lines = (
-        f"<tr class='{row_class}'>" + "".join(f"<td class='{cell}'>{escape(text)}</td>" for cell, text in cells) + "</tr>"
-        for row_class, cells in body
-    )
-    return f"<div class='scroll'><table class='{kind}'><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 
 COLOURS = {"shows": "#d1495b", "lacks": "#2e86ab", "guard": "#6a4c93", "neutral": "#8d99ae"}

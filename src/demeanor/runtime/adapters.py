@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import ControlError
 from ..io.checkpoint import read_json
-from .capture import HookSwitch, prompts_read
+from ..structure.calls import on_output, received
+from .acting import Acting, Pass
 
 Pair = tuple[Tensor, Tensor]
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of PEFT's folders
@@ -40,7 +41,7 @@ UNREAD = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Adapter:
     """What training added to a model, by the names of its modules; `dose` of it.
 
@@ -86,75 +87,68 @@ class Adapter:
         return f"{' and '.join(told)} (dose {self.dose:g})"
 
 
-class Adapted:
+class Adapted(Acting):
     """An adapter attached to a model; it acts on every row."""
 
-    def __init__(self, model: nn.Module, decoder: nn.Module, adapter: Adapter, switch: HookSwitch) -> None:
-        self.model, self.decoder, self.adapter, self.switch = model, decoder, adapter, switch
-        self.reply_lengths: Tensor | None = None  # [row]; every token is adapted alike
+    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+        super().__init__(model)
+        self.adapter = adapter
+        self.virtual_tokens = 0 if adapter.virtual_tokens is None else len(adapter.virtual_tokens)
         modules = dict(model.named_modules())
         for name, (a, b) in adapter.low_rank.items():
             _refuse_other(name, modules.get(name), (a.shape[1], b.shape[0]), adapter.transposed)
         for name in adapter.prompts:
             _refuse_other(name, modules.get(name), None, adapter.transposed)
 
-    @property
-    def virtual_tokens(self) -> int:
-        """How many tokens every prompt is opened with."""
-        return 0 if self.adapter.virtual_tokens is None else len(self.adapter.virtual_tokens)
-
-    @contextmanager
-    def attached(self) -> Iterator[Adapted]:
-        """It acts inside this context and is gone after it."""
-        with ExitStack() as stack:
-            for name, pair in self.adapter.low_rank.items():
-                stack.callback(self._low_rank(self.model.get_submodule(name), *pair).remove)
-            for name, pair in self.adapter.prompts.items():
-                stack.callback(self._prompted(self.model.get_submodule(name), *pair).remove)
-            if self.adapter.virtual_tokens is not None:
-                place = next(self.model.parameters()).device
-                virtual_tokens = nn.Embedding.from_pretrained(self.adapter.virtual_tokens.to(place))
-                for handle in virtual_token_hooks(self.decoder, virtual_tokens, self.virtual_tokens, self.switch):
-                    stack.callback(handle.remove)
-            yield self
+    def lay(self) -> None:
+        for name, pair in self.adapter.low_rank.items():
+            self._low_rank(self.model.get_submodule(name), *pair)
+        for name, pair in self.adapter.prompts.items():
+            self._prompted(self.model.get_submodule(name), *pair)
+        if self.adapter.virtual_tokens is not None:
+            place = next(self.model.parameters()).device
+            embeddings = nn.Embedding.from_pretrained(self.adapter.virtual_tokens.to(place))
+            for handle in virtual_token_hooks(self.decoder, embeddings, self.virtual_tokens, lambda: self.acts):
+                self.hold(handle)
 
     def _like(self, module: nn.Module) -> dict[str, Any]:
         parameter = next(module.parameters(), next(self.model.parameters()))
         return {"device": parameter.device, "dtype": parameter.dtype if parameter.is_floating_point() else None}
 
-    def _low_rank(self, module: nn.Module, a: Tensor, b: Tensor) -> Any:
+    def _low_rank(self, module: nn.Module, a: Tensor, b: Tensor) -> None:
         like = self._like(module)
         down, up = a.to(**like), (self.adapter.dose * b.float()).to(**like)
 
-        def after(m: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
-            if self.switch.quiet:
-                return out
-            x = args[0]
-            return out + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
+        def after(m: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if not self.acts:
+                return None
+            x = received(args, {})
+            return output + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
 
-        return module.register_forward_hook(after)
+        self.hold(module.register_forward_hook(after))
 
-    def _prompted(self, module: nn.Module, states: Tensor, gate: Tensor) -> Any:
+    def _prompted(self, module: nn.Module, states: Tensor, gate: Tensor) -> None:
         if find_spec("peft") is None:
             raise ControlError("Adaption prompts are computed by peft, which the extra `train` brings: pip install 'demeanor[train]'.")
         from peft.tuners.adaption_prompt.layer import AdaptedAttention, AdaptedAttentionGPT
 
         said = _Said(module)
         model_type = str(getattr(module.config, "model_type", ""))
-        made = (AdaptedAttentionGPT if model_type == "gpt2" else AdaptedAttention)(model_type, states.shape[1], said)
+        prompted = (AdaptedAttentionGPT if model_type == "gpt2" else AdaptedAttention)(model_type, states.shape[1], said)
         like = self._like(module)
-        made.adaption_prompt.data, made.adaption_gate.data = states.to(**like), (self.adapter.dose * gate.float()).to(**like)
-        made.requires_grad_(False)
+        prompted.adaption_prompt.data, prompted.adaption_gate.data = states.to(**like), (self.adapter.dose * gate.float()).to(**like)
+        prompted.requires_grad_(False)
         named = inspect.signature(module.forward)
 
-        def after(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-            if self.switch.quiet:
-                return out
+        def after(m: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
+            if not self.acts:
+                return None
+            kwargs, output = rest
             bound = named.bind(*args, **kwargs).arguments
-            said.out = out
-            return made(**{**{key: value for key, value in bound.items() if key != "kwargs"}, **bound.get("kwargs", {})})
+            said.out = output
+            return prompted(**{**{key: value for key, value in bound.items() if key != "kwargs"}, **bound.get("kwargs", {})})
 
-        return module.register_forward_hook(after, with_kwargs=True)
+        self.hold(module.register_forward_hook(after, with_kwargs=True))
 
 
 class _Said:
@@ -170,26 +164,29 @@ class _Said:
         return self.out
 
 
-def virtual_token_hooks(decoder: nn.Module, virtual_tokens: Callable[[Tensor], Tensor], count: int, switch: HookSwitch) -> Sequence[Any]:
+def virtual_token_hooks(
+    decoder: nn.Module, virtual_tokens: Callable[[Tensor], Tensor], count: int, acts: Callable[[], bool]
+) -> Sequence[RemovableHandle]:
     """Handles of hooks that put the `count` embeddings of `virtual_tokens` in place of the first tokens of every row, where prompts
-    are read. `decoder` is the model without its head. Rows must begin with as many tokens that stand for them.
+    are read and `acts` says so. `decoder` is the model without its head. Rows must begin with as many tokens that stand for them.
     """
     first: list[Tensor | None] = [None]
 
-    def before(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read = None if switch.quiet else prompts_read(args, kwargs)
-        first[0] = None if read is None else read[1].long().argmax(1)
+    def before(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if acts() and kwargs is not None:
+            started = Pass(args, kwargs)
+            first[0] = None if started.follows or started.ids is None else started.real.long().argmax(1)
 
-    def after(m: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        if first[0] is None:
-            return out
-        numbers = torch.arange(count, device=out.device)
+    def opened(x: Tensor) -> Tensor | None:
+        if first[0] is None or not acts():
+            return None
+        numbers = torch.arange(count, device=x.device)
         places = first[0][:, None] + numbers
-        put = virtual_tokens(numbers).to(out.dtype).expand(len(out), -1, -1)
-        return out.scatter(1, places[..., None].expand_as(put), put)
+        put = virtual_tokens(numbers).to(x.dtype).expand(len(x), -1, -1)
+        return x.scatter(1, places[..., None].expand_as(put), put)
 
     embedding = decoder.get_input_embeddings()  # type: ignore[operator]
-    return decoder.register_forward_pre_hook(before, with_kwargs=True), embedding.register_forward_hook(after)
+    return decoder.register_forward_pre_hook(before, with_kwargs=True), on_output(embedding, opened)
 
 
 def _refuse_other(name: str, module: nn.Module | None, sizes: tuple[int, int] | None, transposed: bool) -> None:
@@ -234,7 +231,7 @@ def read_peft(folder: Path) -> Adapter:
     if config["peft_type"] == "ADAPTION_PROMPT":
         return Adapter(prompts=pairs, virtual_tokens=virtual_tokens)
     made = {name: (a, _gain(config, name, len(a)) * b) for name, (a, b) in pairs.items()}
-    return Adapter(made, {}, virtual_tokens, bool(config.get("fan_in_fan_out")))
+    return Adapter(low_rank=made, prompts={}, virtual_tokens=virtual_tokens, transposed=bool(config.get("fan_in_fan_out")))
 
 
 def _gain(config: Mapping[str, Any], name: str, rank: int) -> float:

@@ -90,6 +90,8 @@ class Stage:
         mask = self.pattern.mask
         if mask is False:
             return x
+        if mask is not True:
+            mask = mask.to(x.device)
         y = x.to(self.dtype)
         made = y
         if self.rank:

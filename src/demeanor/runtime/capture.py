@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from ..errors import ModelError
+from ..errors import DataError, ModelError, mistaken
 from ..structure.layout import Layout
+from .acting import Acting
 
 Point = Literal["embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 REPLY = 0
@@ -28,6 +30,17 @@ class Site:
 
     def __str__(self) -> str:
         return f"layer {self.layer} {self.point} {'over the reply' if self.position == REPLY else f'at {self.position}'}"
+
+
+def as_sites(sites: Iterable[Site]) -> list[Site]:
+    """Several sites. Raises DataError for a single one, and for what is no site."""
+    if isinstance(sites, (str, Site)) or not isinstance(sites, Iterable):
+        raise DataError(mistaken("A list of sites", sites, "put a single site in a list, as in [Site(3)]"))
+    sites = list(sites)
+    for other in sites:
+        if not isinstance(other, Site):
+            raise DataError(mistaken("A site", other, "make one with Site(layer)"))
+    return sites
 
 
 @dataclass(frozen=True)
@@ -71,26 +84,6 @@ def taps(layout: Layout, site: Site) -> list[Tap]:
     return [Tap(block, "input"), contribution] if site.point == "resid_mid" else [contribution]
 
 
-class HookSwitch:
-    """Whose hooks act in the forward pass in progress: shared by everything attached to one model.
-
-    `reader` is the innermost reader at work; `quiet` is true while the unedited model is read for a gate.
-    """
-
-    def __init__(self) -> None:
-        self.reader: Reader | None = None
-        self.quiet = False
-
-
-def prompts_read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """Token ids and which of them are no pads [row, token], of a pass of the decoder that reads prompts; None for the tokens
-    that follow a cache, and where there are no ids."""
-    ids, cache, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values"), kwargs.get("attention_mask")
-    if ids is None or (cache is not None and cache.get_seq_length() > 0):
-        return None
-    return ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -ids.shape[1] :].bool()
-
-
 def spread(n_layers: int, count: int) -> list[int]:
     """At most `count` layers, the first and the last among them, spread evenly."""
     count = min(count, n_layers)
@@ -101,55 +94,45 @@ class _Enough(Exception):
     """The last wanted layer has run."""
 
 
-class Reader:
+class Reader(Acting):
     """Hooks that keep the values of `sites` at prompt ends during one forward pass after another."""
 
-    def __init__(self, model: nn.Module, layout: Layout, sites: Sequence[Site], switch: HookSwitch) -> None:
-        self.model, self.layout, self.sites, self.switch = model, layout, tuple(sites), switch
+    def __init__(self, model: nn.Module, layout: Layout, sites: Sequence[Site]) -> None:
+        super().__init__(model)
+        self.layout, self.sites = layout, tuple(sites)
+        self._kept: dict[Site, Tensor] = {}
+        self._ends = torch.empty(0)
 
     def read(self, forward: Callable[[], Any], ends: Tensor) -> Tensor:
         """values [row, site, d_model]; `ends` [row] are the indices of the prompts' last tokens in the batch.
 
         Whatever follows them is the reply: batches are padded on the left.
         """
-        rows = torch.arange(len(ends), device=ends.device)
-        kept: dict[Site, Tensor] = {}
-        last = max(site.layer for site in self.sites)
-        handles = [handle for site in dict.fromkeys(self.sites) for handle in self._watch(site, kept, rows, ends)]
-        handles.append(self.model.get_submodule(self.layout.blocks[last]).register_forward_hook(self._stop))
-        outer, self.switch.reader = self.switch.reader, self
-        try:
+        self._kept, self._ends = {}, ends
+        with self.attached(), suppress(_Enough):
             forward()
-        except _Enough:
-            pass
-        finally:
-            self.switch.reader = outer
-            for handle in handles:
-                handle.remove()
-        return torch.stack([kept[site] for site in self.sites], 1)
+        return torch.stack([self._kept[site] for site in self.sites], 1)
 
-    def _watch(self, site: Site, kept: dict[Site, Tensor], rows: Tensor, ends: Tensor) -> Iterator[RemovableHandle]:
-        def keep(value: Tensor, scale: float) -> None:
-            if self.switch.reader is not self:  # a gate is read inside the pass that this reader watches
-                return
-            value = value.expand(len(rows), -1, -1)
-            if site.position == REPLY:
-                said = (torch.arange(value.shape[1], device=ends.device) > ends[:, None]).float()
-                taken = torch.einsum("rt,rtd->rd", said / said.sum(1, keepdim=True), value.float()) * scale
-            else:
-                # Indexing copies: some families add to the stream in place after the hook.
-                taken = value[rows, ends + 1 + site.position].float() * scale
-            kept[site] = kept[site] + taken if site in kept else taken
+    def lay(self) -> None:
+        for site in dict.fromkeys(self.sites):
+            for tap in taps(self.layout, site):
+                lay = self.on_output if tap.side == "output" else self.on_input
+                lay(self.model.get_submodule(tap.module), partial(self._keep, site, tap.scale))
+        last = max(site.layer for site in self.sites)
+        self.on_output(self.model.get_submodule(self.layout.blocks[last]), self._stop)
 
-        for tap in taps(self.layout, site):
-            module = self.model.get_submodule(tap.module)
-            if tap.side == "input":
-                yield module.register_forward_pre_hook(
-                    lambda m, args, kwargs, tap=tap: keep(args[0] if args else kwargs["hidden_states"], tap.scale), with_kwargs=True
-                )
-            else:
-                yield module.register_forward_hook(lambda m, args, out, tap=tap: keep(out[0] if isinstance(out, tuple) else out, tap.scale))
+    def _keep(self, site: Site, scale: float, value: Tensor) -> None:
+        ends = self._ends.to(value.device)
+        rows = torch.arange(len(ends), device=value.device)
+        value = value.expand(len(rows), -1, -1)
+        if site.position == REPLY:
+            said = (torch.arange(value.shape[1], device=value.device) > ends[:, None]).float()
+            taken = torch.einsum("rt,rtd->rd", said / said.sum(1, keepdim=True), value.float()) * scale
+        else:
+            # Indexing copies: some families add to the stream in place after the hook.
+            taken = value[rows, ends + 1 + site.position].float() * scale
+        taken = taken.to(self._ends.device)
+        self._kept[site] = self._kept[site] + taken if site in self._kept else taken
 
-    def _stop(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.switch.reader is self:
-            raise _Enough
+    def _stop(self, value: Tensor) -> None:
+        raise _Enough

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ControlError
 from ..structure.layout import Layout
-from .capture import HookSwitch, prompts_read
+from .acting import Acting, Pass
 
 Values = Callable[[int], Tensor]  # layer -> [row, width, d_model]
 NO_TOKEN = -1
@@ -64,7 +63,7 @@ def added(x: Tensor, values: Tensor, ends: Tensor) -> Tensor:
     """x [row, token, d_model] plus values [row, width, d_model], the last of which stand at `ends` [row]."""
     rows, width, d_model = values.shape
     # Zeros stand for tokens before the first; wherever they are added, they change nothing.
-    index = (ends[:, None] - width + 1 + torch.arange(width, device=x.device)).clamp_min(0)
+    index = (ends.to(x.device)[:, None] - width + 1 + torch.arange(width, device=x.device)).clamp_min(0)
     return x.float().scatter_add(1, index[..., None].expand(rows, width, d_model), values.to(x.device).float()).to(x.dtype)
 
 
@@ -72,69 +71,57 @@ def added(x: Tensor, values: Tensor, ends: Tensor) -> Tensor:
 def adding(
     model: nn.Module, layout: Layout, values: Values, ends: Tensor, watch: Callable[[int, Tensor], None] | None = None
 ) -> Iterator[None]:
-    """Every pass inside has `values` added at the prompts, whose last tokens stand at `ends` [row] of the batch.
+    """Every pass of the caller's inside has `values` added at the prompts, whose last tokens stand at `ends` [row] of the batch.
 
     `watch` is given every block's output, with what was added.
     """
-
-    def hook(layer: int) -> Callable[[Tensor], Tensor]:
-        def change(x: Tensor) -> Tensor:
-            x = added(x, values(layer), ends)
-            if watch is not None:
-                watch(layer, x)
-            return x
-
-        return change
-
-    with ExitStack() as stack:
-        for layer, block in enumerate(layout.blocks):
-            stack.callback(_on_output(model.get_submodule(block), hook(layer)).remove)
+    with _Adding(model, layout, values, ends, watch).attached():
         yield
 
 
-def _on_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
-    def after(m: nn.Module, args: Any, out: Any) -> Any:
-        return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+class _Adding(Acting):
+    def __init__(self, model: nn.Module, layout: Layout, values: Values, ends: Tensor, watch: Callable[[int, Tensor], None] | None) -> None:
+        super().__init__(model)
+        self.layout, self.values, self.ends, self.watch = layout, values, ends, watch
 
-    return module.register_forward_hook(after)
+    def lay(self) -> None:
+        for layer, block in enumerate(self.layout.blocks):
+            self.on_output(self.model.get_submodule(block), partial(self._change, layer))
+
+    def _change(self, layer: int, x: Tensor) -> Tensor:
+        x = added(x, self.values(layer), self.ends)
+        if self.watch is not None:
+            self.watch(layer, x)
+        return x
 
 
-class PromptStates:
+class PromptStates(Acting):
     """The states of a control attached to a model: they act on the prompts they were made for, whole and alone.
 
     Which rows those are is told by their tokens, on the device, once per forward pass.
     """
 
-    def __init__(self, model: nn.Module, decoder: nn.Module, layout: Layout, states: States, switch: HookSwitch) -> None:
-        self.model, self.decoder, self.layout, self.switch = model, decoder, layout, switch
+    def __init__(self, model: nn.Module, layout: Layout, states: States) -> None:
+        super().__init__(model)
+        self.layout = layout
         device = next(model.parameters()).device
         width = max(map(len, states.ids), default=0)
         if any(len(values) != layout.n_layers or values.shape[2] != layout.d_model for values in states.values):
             raise ControlError("The states of a prompt do not have this model's layers and width; make them anew.")
         self.keys = torch.tensor([[NO_TOKEN] * (width - len(ids)) + list(ids) for ids in states.ids], device=device)  # [prompt, width]
         self.values = states.dose * right_aligned(states.values, width).to(device) if states.ids else None
-        self.reply_lengths: Tensor | None = None  # [row], set while prompts are run together with their replies
         self._found: tuple[Tensor, Tensor, Tensor] | None = None  # of the pass in progress: prompt of each row, whether it has one, ends
 
-    @contextmanager
-    def attached(self) -> Iterator[PromptStates]:
-        """They act inside this context and are gone after it."""
-        if self.values is None:
-            yield self
-            return
-        with ExitStack() as stack:
-            stack.callback(self.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
-            for layer, block in enumerate(self.layout.blocks):
-                stack.callback(_on_output(self.model.get_submodule(block), partial(self._change, layer)).remove)
-            yield self
+    def lay(self) -> None:
+        for layer, block in enumerate(self.layout.blocks if self.values is not None else ()):
+            self.on_output(self.model.get_submodule(block), partial(self._change, layer))
 
-    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.switch.quiet:
+    def begin(self, started: Pass) -> None:
+        """Find the rows whose prompts have states."""
+        self._found, ids = None, started.ids
+        if ids is None or started.follows or self.values is None:
             return
-        self._found, read = None, prompts_read(args, kwargs)
-        if read is None:
-            return
-        ids, real = read
+        real = started.real
         replies = torch.zeros_like(ids[:, 0]) if self.reply_lengths is None else self.reply_lengths.to(ids.device)
         ends = ids.shape[1] - 1 - replies  # batches are padded on the left
         width = self.keys.shape[1]
@@ -146,8 +133,8 @@ class PromptStates:
         same = (told[:, None] == self.keys[None]).all(2) & whole[:, None]  # [row, prompt]
         self._found = same.long().argmax(1), same.any(1), ends
 
-    def _change(self, layer: int, x: Tensor) -> Tensor:
-        if self.switch.quiet or self._found is None or self.values is None:
-            return x
+    def _change(self, layer: int, x: Tensor) -> Tensor | None:
+        if self._found is None or self.values is None:
+            return None
         prompt, has, ends = self._found
         return added(x, self.values[layer][prompt] * has[:, None, None], ends)

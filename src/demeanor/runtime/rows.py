@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from ..errors import ControlError, DataError
+from ..errors import ControlError, mistaken
 from ..structure.layout import Layout
+from .acting import lock_of
 from .adapters import Adapter
-from .batches import Batch
 from .intervene import Intervention
 from .prompt_states import States
 from .steering import Steering
 
 
+@runtime_checkable
 class ControlLike(Protocol):
     """What `Session.controlled` and `Session.controlled_rows` need of a control."""
 
@@ -36,6 +37,29 @@ class ControlLike(Protocol):
     def scaled(self, dose: float) -> ControlLike: ...
 
 
+C = TypeVar("C", bound=ControlLike)
+
+
+def as_control(control: C) -> C:
+    """The control that it is. Raises ControlError for anything else, such as a path or a direction."""
+    if not isinstance(control, ControlLike):
+        raise ControlError(
+            mistaken(
+                "A control",
+                control,
+                "read one from its file with load_control(...), or make one of a direction with ablate(...) or add(...)",
+            )
+        )
+    return control
+
+
+def as_controls(controls: Iterable[C | None]) -> list[C | None]:
+    """Several controls, None being the untouched model. Raises ControlError for a single one, and for what is no control."""
+    if isinstance(controls, (str, ControlLike)) or not isinstance(controls, Iterable):
+        raise ControlError(mistaken("A list of controls", controls, "give one control per prompt, or None for the untouched model"))
+    return [None if control is None else as_control(control) for control in controls]
+
+
 class Rows:
     """The controls of `Session.controlled_rows` in force; `turn` changes the dose of one of them."""
 
@@ -49,22 +73,5 @@ class Rows:
         slot = next((number for number, other in enumerate(self._controls, start=1) if other is control), None)
         if slot is None:
             raise ControlError("No row has this control, so its dose cannot be turned; turn one of those given to controlled_rows.")
-        self._steering.bank.put(slot, self._interventions(control.scaled(dose)))
-
-
-def in_rows(steerings: Sequence[Steering], prompts: int, run: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
-    """`run`, with every row of a batch having the control of its prompt, however prompts were sorted."""
-    for steering in steerings:
-        if len(steering.rows or ()) != prompts:
-            raise DataError(f"There are {len(steering.rows or ())} controls and {prompts} prompts; give one control per prompt.")
-
-    def controlled(batch: Batch) -> Any:
-        for steering in steerings:
-            steering.batch = batch.rows
-        try:
-            return run(batch)
-        finally:
-            for steering in steerings:
-                steering.batch = None
-
-    return controlled
+        with lock_of(self._steering.model):  # a pass in progress ends with the dose it began with
+            self._steering.bank.put(slot, self._interventions(control.scaled(dose)))

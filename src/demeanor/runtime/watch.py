@@ -5,16 +5,17 @@ Nothing here asks the steering what it means to do; values are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..structure.layout import Layout
-from .capture import HookSwitch
+from .acting import Acting, Pass
 
 
 @dataclass
@@ -83,53 +84,47 @@ class Watched:
         self._rows = None
 
 
+class _Watching(Acting):
+    """Hooks on every place, before and after those of what is watched."""
+
+    def __init__(self, model: nn.Module, layout: Layout, seen: Watched) -> None:
+        super().__init__(model)
+        self.layout, self.seen = layout, seen
+        self._before: dict[tuple[str, str], Tensor] = {}
+
+    def lay(self) -> None:
+        self._lay(self._keep)
+
+    def lay_after(self) -> None:
+        """The second half, once what is watched is in force."""
+        self._lay(self._compare)
+
+    def begin(self, started: Pass) -> None:
+        self.seen.begin(started.real, reply=started.follows)
+
+    def _lay(self, act: Callable[[str, str, Tensor], None]) -> None:
+        writers = {name for writer in self.layout.writers for name in (writer.module, writer.contribution)}
+        for name in (*writers, *self.layout.blocks):
+            module = self.model.get_submodule(name)
+            self.on_output(module, partial(act, name, "output"))
+            if name in self.layout.blocks:
+                self.on_input(module, partial(act, name, "input"))
+
+    def _keep(self, name: str, side: str, value: Tensor) -> None:
+        self._before[name, side] = value.detach().clone()  # some families add to the stream in place after the hooks
+
+    def _compare(self, name: str, side: str, value: Tensor) -> None:
+        before = self._before.pop((name, side), None)
+        if before is not None:
+            self.seen.compare(name, before.expand_as(value), value)
+
+
 @contextmanager
-def watching(
-    model: nn.Module, decoder: nn.Module, layout: Layout, switch: HookSwitch, steered: AbstractContextManager[Any]
-) -> Iterator[Watched]:
+def watching(model: nn.Module, layout: Layout, steered: AbstractContextManager[Any]) -> Iterator[Watched]:
     """`steered` in force, and everything it changes seen: hooks before its own see the raw values, hooks after it the edited ones."""
     seen = Watched()
-    held: dict[tuple[str, str], Tensor] = {}
-    places = {name for writer in layout.writers for name in (writer.module, writer.contribution)}
-
-    def keep(key: tuple[str, str], value: Tensor) -> None:
-        if not switch.quiet:
-            held[key] = value.detach().clone()  # some families add to the stream in place after the hooks
-
-    def compare(key: tuple[str, str], value: Tensor) -> None:
-        if not switch.quiet and key in held:
-            before = held.pop(key)
-            seen.compare(key[0], before.expand_as(value), value)
-
-    def hooks(stack: ExitStack, act: Any) -> None:
-        for name in (*places, *layout.blocks):
-            module = model.get_submodule(name)
-            stack.callback(module.register_forward_hook(lambda m, a, out, name=name: act((name, "output"), _first(out))).remove)
-            if name in layout.blocks:
-                before = module.register_forward_pre_hook(
-                    lambda m, args, kwargs, name=name: act((name, "input"), args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-                )
-                stack.callback(before.remove)
-
-    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if switch.quiet:
-            return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        assert isinstance(ids, Tensor)
-        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
-        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -ids.shape[1] :].bool()
-        seen.begin(real, reply=cache is not None and cache.get_seq_length() > 0)
-
-    with ExitStack() as stack:
-        stack.callback(decoder.register_forward_pre_hook(begin, with_kwargs=True).remove)
-        hooks(stack, keep)
-        stack.enter_context(steered)
-        hooks(stack, compare)
+    watcher = _Watching(model, layout, seen)
+    with watcher.attached(), steered:
+        watcher.lay_after()
         yield seen
         seen.end()
-
-
-def _first(out: Any) -> Tensor:
-    value = out[0] if isinstance(out, tuple) else out
-    assert isinstance(value, Tensor)
-    return value

@@ -1,11 +1,11 @@
 """SelfControl: replies steered by what the model itself says of them. algorithms.md, section 8."""
 
 from .gradient import NormPattern
-from .norms import norms
-from .outcome import Outcome, outcome, scores, write_run
+from .norm_patterns import norms
+from .outcomes import Outcome, outcome, scores, write_run
 from .page import norm_heat_map, score_per_iteration, token_heat_map, trajectories
 from .pairs import Pair, preference_pairs, write_pairs
-from .search import search
+from .searching import search
 from .settings import Settings
 from .trace import Step, Trace, Traces, Tried
 

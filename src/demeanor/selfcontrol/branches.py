@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models.session import Session
-from ..runtime.batches import Batch, in_batches, trimmed
+from ..runtime.batches import Batch, trimmed
 from ..runtime.prompt_states import adding
 
 # (rows of the caller, layer) -> what is added at the prompts' positions, [row, width, d_model]; see `states`.
@@ -42,8 +42,8 @@ def branched(
 
     # What a row costs is its branches' tokens; the prompt itself is counted by the batch.
     extra = max(0, branches * most + (branches - 1) * max(map(len, prompts), default=0))
-    with session.uncontrolled(), session.threads():
-        return in_batches(prompts, int(session.tokenizer.pad_token_id), session.device, run, "Branching", extra, session.branch_budget)
+    with session.uncontrolled():
+        return session.runner.in_batches(prompts, run, "Branching", extra, session.runner.branch_budget)
 
 
 def _prefill(session: Session, batch: Batch, values: RowValues | None) -> Any:

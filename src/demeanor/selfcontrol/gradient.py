@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,9 @@ class NormPattern:
     effect: Tensor
     tokens: Tensor
     n: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n": self.n, "layers": self.layers.tolist(), "effect": self.effect.tolist(), "tokens": self.tokens.tolist()}
 
 
 def norm_pattern(gradient: Tensor, norms: Tensor, lengths: Sequence[int]) -> NormPattern:

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from ..io.atomic import new_file
 from ..report.html import STYLE, figure_html, styled
 from .gradient import NormPattern
-from .outcome import Outcome
+from .outcomes import Outcome
 from .trace import Traces
 
 LINES = 60  # prompts drawn one by one; more would be a blot

@@ -11,12 +11,12 @@ from ..behaviours import Prompt, Question, opposites
 from ..io.atomic import new_file
 from ..io.json_files import write_json_lines
 from ..models import Session
-from .search import DEFAULT, search
+from .searching import DEFAULT, search
 from .settings import Settings
 from .trace import Traces
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two replies to a prompt, and what the model says of them when asked: S towards what was wanted."""
 
@@ -46,7 +46,9 @@ def preference_pairs(
     made = []
     for one, other in zip(towards.traces, away.traces, strict=True):
         # Wanting the other answer mirrors the score.
-        pair = Pair(one.prompt, one.reply.text, other.reply.text, one.score, 1 - other.score)
+        pair = Pair(
+            prompt=one.prompt, chosen=one.reply.text, rejected=other.reply.text, chosen_score=one.score, rejected_score=1 - other.score
+        )
         if pair.chosen != pair.rejected and pair.chosen_score > pair.rejected_score:
             made.append(pair)
     return made, towards, away

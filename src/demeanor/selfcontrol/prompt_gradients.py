@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models.session import Session
-from ..runtime.batches import Batch, in_batches
+from ..runtime.batches import Batch
 from ..runtime.prompt_states import adding, right_aligned
 
 # (next-token logits [row, vocab], which of the caller's rows they are) -> [row]
@@ -60,8 +60,8 @@ def prompt_gradients(
         seen = torch.stack([stream[layer] for layer in range(len(layers))], 1)
         return list(zip(values.detach().cpu(), gradient.unbind(1), seen.cpu()))
 
-    with session.uncontrolled(), session.threads():
-        found = in_batches(rows, int(session.tokenizer.pad_token_id), session.device, run, "Reading gradients")
+    with session.uncontrolled():
+        found = session.runner.in_batches(rows, run, "Reading gradients")
     values, gradient, stream = zip(*found)
     return Gradients(torch.stack(values), torch.stack(gradient, 1), torch.stack(stream))
 
@@ -80,8 +80,8 @@ def stream_norms(session: Session, prompts: Sequence[Sequence[int]], width: int)
         stacked = torch.stack(norms)
         return [stacked[:, row, length - len(prompts[index]) :, None] for row, index in enumerate(batch.rows)]
 
-    with session.uncontrolled(), session.threads():
-        found = in_batches(prompts, int(session.tokenizer.pad_token_id), session.device, run, "Reading norms")
+    with session.uncontrolled():
+        found = session.runner.in_batches(prompts, run, "Reading norms")
     return right_aligned(found, width)[..., 0]
 
 
@@ -97,8 +97,8 @@ def stream_at_ends(session: Session, prompts: Sequence[Sequence[int]], given: Te
             session.decoder(**batch.inputs())
         return list(torch.stack(seen, 1).cpu())
 
-    with session.uncontrolled(), session.threads():
-        return torch.stack(in_batches(prompts, int(session.tokenizer.pad_token_id), session.device, run, "Reading states"))
+    with session.uncontrolled():
+        return torch.stack(session.runner.in_batches(prompts, run, "Reading states"))
 
 
 def opened_with(session: Session, prompts: Sequence[Sequence[int]], given: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:

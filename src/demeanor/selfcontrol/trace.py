@@ -20,7 +20,7 @@ MANY = 10  # equal replies that are worth a remark
 Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not as written", "not fluent", "opening out of reach"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tried:
     """One candidate: a step of size `eta`, and which of the likeliest first tokens its reply opens with (0 is the likeliest).
 
@@ -57,7 +57,7 @@ class Step:
         return {"accepted": self.accepted, "gradient_norms": layers, "tried": [each.to_json() for each in self.tried]}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
     """One prompt from its plain reply to the reply that was returned, whose score is that of its last accepted step.
 
@@ -117,4 +117,10 @@ class Traces:
         """A control that gives these prompts the replies that were found, and leaves others alone."""
         changed = {trace.ids: trace.added for trace in self.changed}
         states = States(tuple(changed), tuple(changed.values()))
-        return Control((), session.layout, session.name, provenance(method="selfcontrol", **self.made_from), (states,))
+        return Control(
+            parts=(),
+            layout=session.layout,
+            model_name=session.name,
+            made_from=provenance(method="selfcontrol", **self.made_from),
+            states=(states,),
+        )

@@ -42,7 +42,7 @@ class PostNorm:
     centred: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Writer:
     """A module whose raw output is added to the stream, times `scale`, after `post_norm` if there is one."""
 
@@ -59,7 +59,7 @@ class Writer:
         return self.post_norm.module if self.post_norm else self.module
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """The proven structure of one model; `hash` covers structure, not weights."""
 
@@ -90,11 +90,16 @@ class Layout:
         def writer(item: Mapping[str, Any]) -> Writer:
             weights = tuple(Weight(w["name"], w["axis"], tuple(w["shape"])) for w in item["weights"])
             norm = PostNorm(**item["post_norm"]) if item["post_norm"] else None
-            return Writer(item["module"], item["layer"], item["role"], item["scale"], weights, norm)
+            return Writer(
+                module=item["module"], layer=item["layer"], role=item["role"], scale=item["scale"], weights=weights, post_norm=norm
+            )
 
         tied = tuple(values["tied"]) if values["tied"] else None
         writers = tuple(writer(item) for item in values["writers"])
-        return cls(values["model_type"], values["d_model"], tuple(values["blocks"]), writers, tied, values["worst_residual"])
+        return cls(
+            model_type=values["model_type"], d_model=values["d_model"], blocks=tuple(values["blocks"]), writers=writers, tied=tied,
+            worst_residual=values["worst_residual"],
+        )  # fmt: skip
 
     def writer(self, layer: int, role: Role) -> Writer | None:
         """The writer of that role in that layer, or None where the block has none."""

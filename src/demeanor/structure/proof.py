@@ -23,6 +23,7 @@ from ..algebra.edits import ablate, edited
 from ..algebra.norms import measured_gain
 from ..errors import AccountingError
 from ..progress import track
+from .calls import STREAM, returned
 from .layout import Layout, PostNorm, Role, Weight, Writer, writer_edits
 
 RESIDUAL_TOLERANCE = 1e-5  # of the accounting, relative to what the block adds
@@ -70,7 +71,14 @@ def _prove(model: Any) -> Layout:
         found, residual = _block_writers(_Replay(block, call, quantization), layer)
         writers += found
         worst = max(worst, residual)
-    return Layout(config.model_type, d_model, tuple(names[block] for block in blocks), tuple(writers), _tied(model), worst)
+    return Layout(
+        model_type=config.model_type,
+        d_model=d_model,
+        blocks=tuple(names[block] for block in blocks),
+        writers=tuple(writers),
+        tied=_tied(model),
+        worst_residual=worst,
+    )
 
 
 def _block_list(model: nn.Module, n_layers: int) -> list[nn.Module]:
@@ -103,10 +111,6 @@ def _ran(model: nn.Module, modules: Sequence[nn.Module]) -> set[nn.Module]:
     return ran
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
-
-
 @torch.no_grad()
 def _watch(
     model: nn.Module, blocks: list[nn.Module], embeddings: Sequence[nn.Module], names: Mapping[nn.Module, str]
@@ -117,7 +121,7 @@ def _watch(
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         # Clones: some families add in place after the hook.
         args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
-        seen.setdefault(module, []).append(_Call(names[module], args, kwargs, _first(output).clone()))
+        seen.setdefault(module, []).append(_Call(names[module], args, kwargs, returned(output).clone()))
 
     handles = [module.register_forward_hook(record, with_kwargs=True) for module in [*blocks, *embeddings]]
     try:
@@ -132,7 +136,7 @@ def _watch(
             raise AccountingError(f"{names[block]} ran {len(once)} times on one input; this model cannot be edited yet.")
         call = once[0]
         if not call.args:  # the hidden states may come by keyword
-            call.args = (call.kwargs.pop("hidden_states"),)
+            call.args = (call.kwargs.pop(STREAM),)
         calls.append(call)
     return calls, [(module, call) for module in embeddings if isinstance(module, nn.Embedding) for call in seen.get(module, [])]
 
@@ -155,7 +159,7 @@ def _embedding_writers(embedded: list[tuple[nn.Embedding, _Call]], stream: Tenso
         if missed > tolerance:
             raise AccountingError(f"{call.name} does not return rows of its weight; this model cannot be edited yet.")
         weight = Weight(f"{call.name}.weight", 1, tuple(module.weight.shape))
-        yield Writer(call.name, -1, "embed", round(scale, 6), (weight,))
+        yield Writer(module=call.name, layer=-1, role="embed", scale=round(scale, 6), weights=(weight,))
 
 
 def _fit(columns: list[Tensor], target: Tensor, relative_to: Tensor) -> tuple[list[float], float]:
@@ -209,14 +213,14 @@ class _Replay:
         names = {module: name for name, module in self.block.named_modules() if name}
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            first, name = _first(output), names[module]
-            if isinstance(first, Tensor) and first.shape == shape:
+            value, name = returned(output), names[module]
+            if isinstance(value, Tensor) and value.shape == shape:
                 repeated.update([name] if name in calls else [])
-                calls[name] = _Call(name, args, kwargs, first.clone())
+                calls[name] = _Call(name, args, kwargs, value.clone())
 
         handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
         try:
-            out = _first(self.block(*self.args, **self.kwargs))
+            out = returned(self.block(*self.args, **self.kwargs))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise AccountingError(f"{self.name} could not be run again in float64 ({reason}); this model cannot be edited yet.") from error
@@ -236,7 +240,7 @@ def _block_writers(replay: _Replay, layer: int) -> tuple[list[Writer], float]:
         if not weights:
             raise AccountingError(f"{replay.name}: no weight was found behind the writer {raw}; this model cannot be edited yet.")
         role: Role = "attn" if _mixes_tokens(replay, calls, raw) else "mlp"
-        writers.append(Writer(raw, layer, role, round(scale, 9), tuple(weights), norm))
+        writers.append(Writer(module=raw, layer=layer, role=role, scale=round(scale, 9), weights=tuple(weights), post_norm=norm))
     _check_by_ablation(replay, writers)
     return [_with_prefix(writer, replay.name) for writer in writers], residual
 
@@ -277,7 +281,7 @@ def _before_post_norm(replay: _Replay, calls: dict[str, _Call], term: str) -> tu
         return term, None
     with torch.no_grad():
         x = unit(given[0]) * given[0].shape[-1] ** 0.5  # far above any epsilon
-        once, doubled = (_first(module(factor * x, *given[1:], **calls[term].kwargs)) for factor in (1, 2))
+        once, doubled = (returned(module(factor * x, *given[1:], **calls[term].kwargs)) for factor in (1, 2))
     if float((doubled - once).norm() / once.norm()) > 1e-3:  # a norm forgets scale
         return term, None
     raw = next((name for name, call in calls.items() if torch.equal(call.out, given[0])), None)
@@ -338,7 +342,7 @@ def _mixes_tokens(replay: _Replay, calls: dict[str, _Call], raw: str) -> bool:
     args = tuple(bumped(a) for a in calls[part].args)
     kwargs = {key: bumped(a) for key, a in calls[part].kwargs.items()}
     with torch.no_grad():
-        out = _first(replay.block.get_submodule(part)(*args, **kwargs))
+        out = returned(replay.block.get_submodule(part)(*args, **kwargs))
     return bool((out[:, -1] - calls[part].out[:, -1]).abs().max() > 1e-12)
 
 

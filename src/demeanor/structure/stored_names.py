@@ -86,7 +86,7 @@ def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
 
     try:
         with muted("transformers"):
-            config = AutoConfig.from_pretrained(checkpoint.folder)
+            config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,7 +18,7 @@ from ..behaviours import Prompt
 from ..errors import DataError
 from ..models.session import Session
 from ..progress import warn
-from ..runtime.batches import Batch, in_batches
+from ..runtime.batches import Batch
 
 IGNORED = -100  # the label of a token that is not learned
 
@@ -32,7 +32,7 @@ class Conversation:
 
     def before(self, turn: int) -> Prompt:
         """The prompt that a turn of the assistant answers."""
-        return Prompt(self.turns[:turn], self.system)
+        return Prompt(messages=self.turns[:turn], system=self.system)
 
     @property
     def replies(self) -> list[int]:
@@ -93,7 +93,7 @@ def _rendered(session: Session, conversation: Conversation) -> str:
         return session.render(conversation.before(last)) + "\n" + turns[-1][1]
     messages: list[Any] = [*session.messages(conversation.before(last)), {"role": "assistant", "content": turns[-1][1]}]
     try:
-        return str(session.tokenizer.apply_chat_template(messages, tokenize=False))
+        return session.apply_template(messages, opened=False)
     except TemplateError as error:
         raise DataError(f"The chat template of {session.name} refuses this conversation: {error}.") from error
 
@@ -112,9 +112,7 @@ def mean_loss(session: Session, rows: Sequence[dict[str, list[int]]]) -> float:
             found.append(torch.stack([-(own * kept).sum(), kept.sum()]).double().cpu())
         return found
 
-    with session.threads():
-        pad = int(session.tokenizer.pad_token_id)
-        sums = torch.stack(in_batches([row["input_ids"] for row in rows], pad, session.device, run, "Scoring")).sum(0)
+    sums = torch.stack(session.runner.in_batches([row["input_ids"] for row in rows], run, "Scoring")).sum(0)
     return float(sums[0] / sums[1])
 
 
@@ -125,5 +123,5 @@ def cut(rows: Sequence[tuple[list[int], list[int]]], longest: int) -> list[dict[
     if len(kept) < len(made):
         warn(f"{len(made) - len(kept)} of {len(made)} rows hold nothing to learn in their first {longest} tokens and are left out.")
     if not kept:
-        raise DataError(f"No row holds anything to learn in its first {longest} tokens; raise --longest.")
+        raise DataError(f"No row holds anything to learn in its first {longest} tokens; raise --max-length.")
     return kept

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..io.json_files import write_json
+from ..models import Loading
 from ..models.loading import ORGANISM, device_named, is_adapter, read_for_training, resolve, save_merged
 from ..runtime.adapters import ADAPTER
 from .plans import Training
@@ -44,9 +45,15 @@ def place_of(plan: Training) -> torch.device:
     return place
 
 
+def placed(plan: Training) -> Loading:
+    """How this process loads a model that is measured: unpacked, on its own device unless a device map says otherwise."""
+    device = {} if plan.device_map is not None else {"device": str(place_of(plan))}
+    return plan.loading.model_copy(update={**device, "load_in_4bit": False, "load_in_8bit": False})
+
+
 def check_model(plan: Training) -> None:
     """DataError where an adapter would be put on an adapter, which could not be loaded again."""
-    if is_adapter(plan.model) and not (plan.full or plan.merge):
+    if is_adapter(plan.model) and not (plan.every_weight or plan.merge):
         raise DataError(
             f"{plan.model} is an adapter, and a second one on top of it could not be loaded; add --merge, or train with --full."
         )
@@ -55,16 +62,17 @@ def check_model(plan: Training) -> None:
 def learner(plan: Training) -> Learner:
     """The model of a plan, ready to be trained."""
     place = place_of(plan)
-    dtype = plan.dtype or ("float32" if plan.full or place.type == "cpu" else None)
-    model, tokenizer = read_for_training(plan.model, place=place, dtype=dtype, quantized=plan.quantized)
-    if plan.full:
+    dtype = plan.dtype or ("float32" if plan.every_weight or place.type == "cpu" else None)
+    packed = {"load_in_4bit": plan.load_in_4bit, "load_in_8bit": plan.load_in_8bit}
+    model, tokenizer = read_for_training(plan.model, placed(plan).model_copy(update={"dtype": dtype, **packed}))
+    if plan.every_weight:
         return Learner(model, tokenizer, None)
     from peft import LoraConfig, prepare_model_for_kbit_training
 
     if plan.quantized is not None:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=plan.save_memory)
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=plan.gradient_checkpointing)
     # PEFT knows which linear layers are not the output head, of any family.
-    adapter = LoraConfig(r=plan.rank, lora_alpha=2 * plan.rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapter = LoraConfig(r=plan.lora_r, lora_alpha=2 * plan.lora_r, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     return Learner(model, tokenizer, adapter)
 
 
@@ -78,7 +86,7 @@ def finish(plan: Training, trained: Path, tokenizer: Any, work: Path) -> None:
         _name_base(plan.model, work / ADAPTER)
     if plan.merge:
         merged = work / "merged"
-        save_merged(str(work), merged)
+        save_merged(str(work), merged, plan.trust_remote_code)
         for path in work.iterdir():
             if path.is_file():
                 path.unlink()

@@ -45,7 +45,7 @@ def _pair(row: Any, where: str) -> Pair:
     prompt = _prompt(opening if given is None or opening else given, row.get("system"), where)
     if preferred.strip() == other.strip():
         raise DataError(f"{where}: chosen and rejected are the same reply, which prefers nothing; remove the row or correct it.")
-    return Pair(prompt, preferred, other)
+    return Pair(prompt=prompt, chosen=preferred, rejected=other)
 
 
 def _reply(value: Any, where: str) -> tuple[list[Any], str]:
@@ -75,4 +75,4 @@ def _prompt(value: Any, system: Any, where: str) -> Prompt:
         system = messages.pop(0)[1]
     if not messages or messages[-1][0] != "user" or any(role == "system" for role, _ in messages):
         raise DataError(f"{where}: the prompt must be a conversation (system first) that ends with the user.")
-    return Prompt(tuple(messages), system=system or None)
+    return Prompt(messages=tuple(messages), system=system or None)

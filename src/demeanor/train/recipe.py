@@ -21,40 +21,38 @@ from typing import Any
 
 import torch
 
-from ..behaviours import SET_NAMES, Behaviour, behaviour
+from ..behaviours import Behaviour, behaviour
 from ..controls import Control, save_control
 from ..controls.control import provenance
 from ..controls.files import CONTROL
-from ..detect import make_detector
+from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, DataError
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
+from ..io.plan import PLAN
 from ..io.tables import muted_datasets
-from ..measure import Measurement, Observation
+from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
-from ..measure.measurement import measure_all
-from ..measure.observation import observed
-from ..models import Session, is_organism, load
+from ..models import Session, load
 from ..progress import muted, quiet, say, warn
 from ..runtime.adapters import ADAPTER, read_peft
 from .card import write_card
-from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, refuse_trackers
+from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, placed, refuse_trackers
 from .plans import Training
 from .result import AFTER, BEFORE, Trained, replies_of
 from .sources import Reserved
 
-PLAN, RESULT = "plan.yaml", "training.json"
+RESULT = "training.json"
 EDITED = "edited"
 TRACKED = "runs"  # transformers' name for the folder of a tracker that writes files
 
 
 @dataclass(frozen=True)
 class Unedited:
-    """The model before an edit, what it said, and what the edit did to it."""
+    """The model before an edit, on its bench, and what the edit did to it."""
 
-    session: Session
-    said: Observation
+    bench: Bench
     edited: Measurement
 
 
@@ -68,23 +66,27 @@ class Recipe:
         self.first = int(os.environ.get("RANK", "0")) == 0
         check_model(plan)
         refuse_trackers(plan.report_to)
-        self.behaviour = self._behaviour()
+        self.named = None if plan.behaviour is None else behaviour(plan.behaviour)
+        if self.named is not None:
+            check_detector(self.named)
         self.folder = self.out.parent / f".{self.out.name}.training"
         self._refuse_other_plan()
         self.started = time.monotonic()
-        self.reserved = Reserved(self.behaviour)
 
     @cached_property
     def session(self) -> Session:
         """The model as it is before the training; loaded when it is first needed, so that bad data does not wait for it."""
         return self.open(self.plan.model)
 
-    def _behaviour(self) -> Behaviour | None:
-        if self.plan.behaviour is None:
-            return None
-        made = behaviour(self.plan.behaviour, organism=is_organism(self.plan.model))
-        make_detector(made.detect)  # a mistake in it must not wait for the model
-        return made
+    @cached_property
+    def behaviour(self) -> Behaviour | None:
+        """What is measured before and after, settled by the model."""
+        return None if self.named is None else self.named.settled(self.session)
+
+    @cached_property
+    def reserved(self) -> Reserved:
+        """The prompts that are measured on."""
+        return Reserved(self.behaviour)
 
     def _refuse_other_plan(self) -> None:
         kept = self.folder / PLAN
@@ -94,8 +96,7 @@ class Recipe:
             )
 
     def open(self, name: str) -> Session:
-        plan = self.plan
-        return load(name, device=str(place_of(plan)), dtype=plan.dtype, reply_tokens=plan.reply_tokens)
+        return load(name, loading=placed(self.plan))
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -108,12 +109,12 @@ class Recipe:
         """TRL's arguments: the plan's, and the recipe's own."""
         plan = self.plan
         place = place_of(plan)
-        steps = {"max_steps": plan.steps} if plan.steps is not None else {"num_train_epochs": plan.epochs}
+        steps = {"max_steps": plan.max_steps} if plan.max_steps is not None else {"num_train_epochs": plan.num_train_epochs}
         return kind(
-            output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.batch, gradient_accumulation_steps=plan.accumulate,
+            output_dir=str(self.folder / "checkpoints"), per_device_train_batch_size=plan.per_device_train_batch_size, gradient_accumulation_steps=plan.gradient_accumulation_steps,
             learning_rate=plan.rate(self.session.layout.d_model), lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=1.0, weight_decay=0.0,
-            logging_steps=plan.log_every, save_strategy="steps", save_steps=plan.save_every, save_total_limit=2, seed=plan.seed,
-            gradient_checkpointing=plan.save_memory, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
+            logging_steps=plan.logging_steps, save_strategy="steps", save_steps=plan.save_steps, save_total_limit=2, seed=plan.seed,
+            gradient_checkpointing=plan.gradient_checkpointing, bf16=place.type == "cuda" and plan.dtype in (None, "bfloat16"),
             use_cpu=place.type == "cpu", report_to=list(plan.report_to) or "none", disable_tqdm=True, eval_strategy="no", **steps, **more,
         )  # fmt: skip
 
@@ -128,7 +129,7 @@ class Recipe:
 
         `made` makes the trainer, among whose many remarks none is meant for a user.
         """
-        with warnings.catch_warnings(), muted_datasets(), muted("transformers", "bitsandbytes"), self.session.threads():
+        with warnings.catch_warnings(), muted_datasets(), muted("transformers", "bitsandbytes"), self.session.runner.threads():
             warnings.simplefilter("ignore")
             self._fit(made())
 
@@ -159,20 +160,17 @@ class Recipe:
 
     # -- before and after -------------------------------------------------------------------------
 
-    def observe(self, session: Session) -> Observation | None:
+    def bench(self, session: Session) -> Bench | None:
+        """The behaviour's test prompts, with what a model says to them before the training; None without a behaviour."""
         if self.behaviour is None:
             return None
-        if not any(self.behaviour.set(name, "test") for name in SET_NAMES):
-            raise DataError(f"The behaviour {self.plan.behaviour!r} has no prompts in its test split to be measured on; give it more.")
-        return observed(Condition(session), self.behaviour, "test", self.plan.max_prompts)
-
-    def compare(self, was: Session, now: Condition, before: Observation, name: str) -> Measurement:
-        assert self.behaviour is not None
-        return measure_all(Condition(was), {name: now}, self.behaviour, max_prompts=self.plan.max_prompts, before=before)[name]
+        bench = Bench(session, self.behaviour, "test", max_prompts=self.plan.max_prompts)
+        _ = bench.untouched  # asked now: what is wrong must not wait for the training
+        return bench
 
     def finished(
         self,
-        before: Observation | None,
+        before: Bench | None,
         data: Mapping[str, Any],
         *,
         base: Unedited | None = None,
@@ -192,15 +190,14 @@ class Recipe:
             stages = {EDITED: base.edited} if base else {}
             replies, inside, since_base = {}, None, None
             if before is not None:
-                first, seen = (base.session, base.said) if base else (self.session, before)
-                stages[AFTER] = self.compare(first, now, seen, AFTER)
-                after = stages[AFTER].observed[1]
-                replies = {BEFORE: replies_of(self.session, before), AFTER: replies_of(self.session, after)}
-                inside = _changed(Condition(self.session), now, (before, after))
-                since_base = _changed(Condition(base.session), now, (base.said, after)) if base else None
+                stages[AFTER] = measure_all(base.bench if base else before, {AFTER: now})[AFTER]
+                was, after = before.untouched.observation, stages[AFTER].observed[1]
+                replies = {BEFORE: replies_of(self.session, was), AFTER: replies_of(self.session, after)}
+                inside = _changed(Condition(self.session), now, (was, after))
+                since_base = _changed(Condition(base.bench.session), now, (base.bench.untouched.observation, after)) if base else None
             result = Trained(
-                self.plan, self.out, self.steps, self.resumed_from, stages, inside, replies, {**data, "dropped": self.reserved.dropped},
-                self.log, time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
+                plan=self.plan, folder=self.out, steps=self.steps, resumed_from=self.resumed_from, measurements=stages, changed=inside, replies=replies, data={**data, "dropped": self.reserved.dropped},
+                log=self.log, seconds=time.monotonic() - self.started, extra=extra(now.session) if extra else {}, since_base=since_base,
             )  # fmt: skip
             _write(result, work)
         shutil.rmtree(self.folder)
@@ -229,14 +226,32 @@ class Recipe:
             warn(f"No {CONTROL} is written, the adapter folder is a MODEL only: {error}")
             return
         made_from = provenance(method=type(self.plan).__name__.lower(), behaviour=self.plan.behaviour)
-        save_control(Control((), self.session.layout, self.plan.model, made_from, adapters=(adapter,)), work / CONTROL)
+        save_control(
+            Control(parts=(), layout=self.session.layout, model_name=self.plan.model, made_from=made_from, adapters=(adapter,)),
+            work / CONTROL,
+        )
 
     def stopped(self, reason: str, data: Mapping[str, Any]) -> None:
         """Write what is known of a training that was stopped, without its weights, and raise CheckFailed."""
         if self.first:
             seconds = time.monotonic() - self.started
             with new_folder(self.out) as work:
-                _write(Trained(self.plan, self.out, self.steps, self.resumed_from, {}, None, {}, data, self.log, seconds, reason), work)
+                _write(
+                    Trained(
+                        plan=self.plan,
+                        folder=self.out,
+                        steps=self.steps,
+                        resumed_from=self.resumed_from,
+                        measurements={},
+                        changed=None,
+                        replies={},
+                        data=data,
+                        log=self.log,
+                        seconds=seconds,
+                        stopped=reason,
+                    ),
+                    work,
+                )
                 self._keep_logs(work)
             shutil.rmtree(self.folder)
         raise CheckFailed(f"{reason} The log is in {self.out}, without a model.")

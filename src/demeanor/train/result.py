@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..behaviours import Prompt
-from ..behaviours.behaviour import Detect
+from ..behaviours import Detect, Prompt
 from ..detect import make_detector, present
 from ..measure import Measurement, Observation
 from ..measure.changed import Changed
@@ -21,7 +20,7 @@ from .plans import Training
 BEFORE, AFTER = "before", "after"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """A finished training. `measurements` by stage, each against the first one; none without a behaviour.
 

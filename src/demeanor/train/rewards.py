@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..behaviours import Behaviour, Prompt, behaviour
-from ..behaviours.behaviour import Detect, presets
+from ..behaviours import Behaviour, Detect, Prompt, as_behaviour, presets
 from ..detect import Detector, make_detector
 from ..detect.suffix import SelfJudgement
 from ..errors import DataError
@@ -70,6 +69,6 @@ def _term(named: str, wanted: Behaviour, session: Session) -> Term:
             raise DataError(f"The reward 'suffix' asks the questions of {wanted.name!r}, which has none; add questions to the behaviour.")
         return Term(name, SelfJudgement(wanted.questions, AS_ANSWERED).asking(session), 1.0, weight)
     if name in presets() or Path(name).is_file():
-        other = behaviour(name, organism=session.organism)
+        other = as_behaviour(name, session)
         return Term(other.name, make_detector(other.detect, session), -1.0, weight)
     return Term(name, make_detector(Detect(name=name), session), -1.0, weight)

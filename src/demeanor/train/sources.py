@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..behaviours import Behaviour, Prompt
-from ..behaviours.behaviour import SET_NAMES
+from ..behaviours import SET_NAMES, Behaviour, Prompt
 from ..errors import DataError
 from ..io.tables import dataset_rows, read_rows
 from ..progress import say, warn

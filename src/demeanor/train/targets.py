@@ -50,7 +50,7 @@ class Plain:
     control: Control | None = None
 
     def teach(self, session: Session, prompts: Sequence[Ids]) -> tuple[Control | None, list[Example]]:
-        with session.controlled(self.control or Control((), session.layout, session.name)):
+        with session.controlled(self.control or Control(parts=(), layout=session.layout, model_name=session.name)):
             replies = session.continue_from(prompts, session.reply_tokens)
         return self.control, [Example(prompt, reply) for prompt, reply in zip(prompts, replies)]
 

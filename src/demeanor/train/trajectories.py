@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..models.session import Session
+from ..runtime.acting import Acting
 from ..runtime.batches import Batch
 from ..structure.layout import Layout
 
@@ -34,7 +34,7 @@ def followed(session: Session, prompts: Sequence[Sequence[int]], replies: Sequen
     def run(batch: Batch) -> list[Followed]:
         lengths = [len(replies[row]) for row in batch.rows]
         # The reply's last token is read too: its states are part of what is to be followed.
-        with session.replying(torch.tensor(lengths)), recorded(session.model, session.layout) as stream:
+        with session.runner.replying(torch.tensor(lengths)), recorded(session.model, session.layout) as stream:
             logits = session.model(**batch.inputs(), logits_to_keep=max(lengths) + 1).logits
         made = []
         for place, (row, length) in enumerate(zip(batch.rows, lengths)):
@@ -45,20 +45,26 @@ def followed(session: Session, prompts: Sequence[Sequence[int]], replies: Sequen
             made.append(Followed(layers.float().cpu(), best.indices.cpu(), best.values.cpu()))
         return made
 
-    return session.in_batches([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], run, "Following")
+    return session.runner.in_batches([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], run, "Following")
 
 
 @contextmanager
 def recorded(model: nn.Module, layout: Layout) -> Iterator[dict[int, Tensor]]:
-    """Every block's output in the passes inside, by layer: [row, token, d_model], with its graph where there is one."""
-    seen: dict[int, Tensor] = {}
+    """Every block's output in the caller's passes inside, by layer: [row, token, d_model], with its graph where there is one."""
+    recorder = _Recorder(model, layout)
+    with recorder.attached():
+        yield recorder.seen
 
-    def keep(layer: int, module: nn.Module, args: Any, out: Any) -> None:
-        seen[layer] = out[0] if isinstance(out, tuple) else out
 
-    handles = [model.get_submodule(block).register_forward_hook(partial(keep, layer)) for layer, block in enumerate(layout.blocks)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+class _Recorder(Acting):
+    def __init__(self, model: nn.Module, layout: Layout) -> None:
+        super().__init__(model)
+        self.layout = layout
+        self.seen: dict[int, Tensor] = {}
+
+    def lay(self) -> None:
+        for layer, block in enumerate(self.layout.blocks):
+            self.on_output(self.model.get_submodule(block), partial(self._keep, layer))
+
+    def _keep(self, layer: int, value: Tensor) -> None:
+        self.seen[layer] = value

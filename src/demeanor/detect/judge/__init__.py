@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...behaviours import Prompt
-from ..detector import detector
+from ..registry import detector
 from .judging import Judgement, judge
 
 __all__ = ["Judgement", "judge"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...behaviours import Behaviour, Prompt, asked
+from ...behaviours import BehaviourLike, Prompt, as_behaviour, asked
 from ...detect import Detector
 from ...errors import DataError
 from ...io.atomic import new_file
@@ -15,14 +15,16 @@ from ...io.tables import value_of
 from ...models.thinking import spoken
 from ..condition import Condition
 from ..degeneration import non_latin
-from .aggregate import EMPTY, NON_LATIN
+from .aggregates import EMPTY, NON_LATIN
 from .table import KEY, ScoreTable
 
 
-def replied(condition: Condition, behaviour: Behaviour, by: Mapping[str, Detector], max_prompts: int | None = None) -> list[dict[str, Any]]:
+def replied(
+    condition: Condition, behaviour: BehaviourLike, by: Mapping[str, Detector], max_prompts: int | None = None
+) -> list[dict[str, Any]]:
     """A scored row per prompt of `shows` and `lacks`, all splits: greedy replies. Raises DataError where there are no prompts."""
-    behaviour.must_fit(condition.session.name, condition.session.organism)
-    prompts = [(name, each) for name in ("shows", "lacks") for each in asked(behaviour.set(name, None, max_prompts))]  # type: ignore[arg-type]
+    behaviour = as_behaviour(behaviour, condition.session)
+    prompts = [(name, prompt) for name in ("shows", "lacks") for prompt in asked(behaviour.set(name, None, max_prompts))]  # type: ignore[arg-type]
     if not prompts:
         raise DataError(f"The behaviour {behaviour.name!r} has no shows or lacks prompts to reply to.")
     said = [prompt for _, prompt in prompts]
@@ -58,16 +60,16 @@ def scored(
         raise DataError(f"There is a column {taken!r} already; leave it out of the file, or score by another behaviour.")
     words = [spoken(reply).strip() for reply in replies]
     filled = [number for number, text in enumerate(words) if text]
-    made: list[dict[str, Any]] = [
+    table: list[dict[str, Any]] = [
         {**row, EMPTY: int(not text), NON_LATIN: round(non_latin(text), 4)} for row, text in zip(rows, words, strict=True)
     ]
     for name, detector in by.items():
-        column: list[float | str] = [""] * len(made)
+        column: list[float | str] = [""] * len(table)
         scores = detector.probabilities([words[number] for number in filled], [prompts[number] for number in filled] if prompts else [])
         for number, score in zip(filled, scores, strict=True):
             column[number] = round(score, 6)
-        made = [{**row, name: score} for row, score in zip(made, column)]
-    return made
+        table = [{**row, name: score} for row, score in zip(table, column)]
+    return table
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], target: Path) -> None:

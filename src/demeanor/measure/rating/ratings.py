@@ -25,7 +25,7 @@ TEXT = "utf-8-sig"  # with a byte order mark, without which spreadsheet programs
 _RATING = re.compile(r"[1-5](?:[.,][0-9]+)?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ratings:
     """What the ratings say of the pairs whose replies were both rated.
 

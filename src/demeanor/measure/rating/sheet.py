@@ -81,11 +81,11 @@ def write_sheet(
     """
     if pairs < 1:
         raise DataError(f"A rating sheet of {pairs} pairs cannot be made; ask for at least one.")
-    found = _pairs(base, controlled)
-    drawn = _draw([pair for pair in found if pair.changed], pairs, seed)
+    candidates = _pairs(base, controlled)
+    drawn = _draw([pair for pair in candidates if pair.changed], pairs, seed)
     if not drawn:
-        told = f"all {len(found)} replies are the same with {control} as without it" if found else "there are no prompts"
-        raise DataError(f"Nothing can be rated for {behaviour.name!r}: {told}; use a stronger control, or other prompts.")
+        reason = f"all {len(candidates)} replies are the same with {control} as without it" if candidates else "there are no prompts"
+        raise DataError(f"Nothing can be rated for {behaviour.name!r}: {reason}; use a stronger control, or other prompts.")
     asked = behaviour.questions[0] if behaviour.questions else None
     question, scale = (asked.ask, DEGREES) if asked else (QUESTION, QUALITIES)
     order = _order(drawn, seed)
@@ -95,35 +95,35 @@ def write_sheet(
     placed = {place: item.name for place, item in zip(order, items)}
     key = Key(
         behaviour=behaviour.name, control=control, question=question, better="lower" if asked and asked.want == "no" else "higher",
-        seed=seed, digest=digest, identical=sum(not pair.changed for pair in found),
+        seed=seed, digest=digest, identical=sum(not pair.changed for pair in candidates),
         pairs=[KeyPair(set=pair.set, base=placed[n, 0], controlled=placed[n, 1]) for n, pair in enumerate(drawn)],
     )  # fmt: skip
     with new_folder(folder) as work:
         _write(work / RATINGS, "\ufeff" + _line(COLUMNS) + "".join(map(_unrated, items)))
         _write(work / PAGE, _page(items, question, scale, digest))
         _write(work / KEY, key.model_dump_json(indent=2) + "\n")
-    _tell(key, len(found), pairs)
+    _tell(key, len(candidates), pairs)
     return Sheet(folder, digest, {name: n for name in SET_NAMES if (n := sum(pair.set == name for pair in drawn))}, key.identical)
 
 
 def _pairs(base: Observation, controlled: Observation) -> list[_Pair]:
     """Every prompt of both observations, with its two replies."""
-    found = []
+    pairs = []
     for name in SET_NAMES:
         was, now = base.sets[name], controlled.sets[name]
         if [outcome.prompt for outcome in was] != [outcome.prompt for outcome in now]:
             raise DataError(
                 f"The two observations are of different {name!r} prompts; observe the same prompts with and without the control."
             )
-        found += [_Pair(name, one.prompt, (one.reply.text, other.reply.text)) for one, other in zip(was, now)]
-    return found
+        pairs += [_Pair(name, one.prompt, (one.reply.text, other.reply.text)) for one, other in zip(was, now)]
+    return pairs
 
 
 def _draw(pairs: Sequence[_Pair], count: int, seed: int) -> list[_Pair]:
     """Up to `count` pairs, one of each set in turn for as long as it has any."""
     rng = random.Random(seed)
     sets = [[pair for pair in pairs if pair.set == name] for name in SET_NAMES]
-    turns = zip_longest(*(rng.sample(found, len(found)) for found in sets))
+    turns = zip_longest(*(rng.sample(pairs, len(pairs)) for pairs in sets))
     return [pair for turn in turns for pair in turn if pair is not None][:count]
 
 
@@ -179,8 +179,8 @@ def _page(items: Sequence[_Item], question: str, scale: Sequence[str], digest: s
     return template.replace("__SHEET__", text, 1)
 
 
-def _tell(key: Key, found: int, wanted: int) -> None:
+def _tell(key: Key, candidates: int, asked_for: int) -> None:
     if key.identical:
-        say(f"{key.identical} of {found} prompts have the same reply with {key.control} as without it and are left out of the sheet.")
-    if len(key.pairs) < wanted:
-        say(f"The sheet has {len(key.pairs)} of the {wanted} pairs asked for: no other reply was changed.")
+        say(f"{key.identical} of {candidates} prompts have the same reply with {key.control} as without it and are left out of the sheet.")
+    if len(key.pairs) < asked_for:
+        say(f"The sheet has {len(key.pairs)} of the {asked_for} pairs asked for: no other reply was changed.")

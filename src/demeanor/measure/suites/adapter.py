@@ -67,7 +67,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
         said = [(message["role"], message["content"]) for message in chat_history]
         prefill = "" if add_generation_prompt else said.pop()[1]
         system = said.pop(0)[1] if said and said[0][0] == "system" else None
-        return self.session.render(Prompt(tuple(said), system=system, prefill=prefill))
+        return self.session.render(Prompt(messages=tuple(said), system=system, prefill=prefill))
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         tokenizer = self.session.tokenizer
@@ -104,13 +104,13 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
             self.shortened[task or ""] += len(context) > room
             starts.append(context[-room:])
             replies.append(continuation)
-        wanted = [place for place, reply in enumerate(replies) if reply]
-        made = [(0.0, True)] * len(replies)  # nothing is certain to be said after anything
-        if wanted:
-            scored = self.session.continuation_log_likelihoods([starts[i] for i in wanted], [replies[i] for i in wanted])
-            for place, score in zip(wanted, scored, strict=True):
-                made[place] = score
-        return made
+        places = [place for place, reply in enumerate(replies) if reply]
+        scores = [(0.0, True)] * len(replies)  # nothing is certain to be said after anything
+        if places:
+            scored = self.session.continuation_log_likelihoods([starts[i] for i in places], [replies[i] for i in places])
+            for place, score in zip(places, scored, strict=True):
+                scores[place] = score
+        return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Of whole texts, in windows as long as the model takes; every token is predicted once."""
@@ -119,9 +119,9 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
         for number, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
             windows = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, context_len=1)
-            made = [make_disjoint_window(window) for window in windows]
-            pairs += made
-            whose += [number] * len(made)
+            disjoint = [make_disjoint_window(window) for window in windows]
+            pairs += disjoint
+            whose += [number] * len(disjoint)
         totals = [0.0] * len(requests)
         for number, (score, _) in zip(whose, self._scored(pairs, [requests[i].task_name for i in whose])):
             totals[number] += score
@@ -145,9 +145,9 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
                 said[number] = text[: min((at for at in map(text.find, until) if at >= 0), default=None)]
         return said
 
-    def _asked(self, wanted: Mapping[str, Any], task: str) -> tuple[tuple[str, ...], int]:
+    def _asked(self, arguments: Mapping[str, Any], task: str) -> tuple[tuple[str, ...], int]:
         """The stop texts and the longest reply; what else a task asks for and does not get is told, once per task."""
-        kwargs = normalize_gen_kwargs(dict(wanted), REPLY_TOKENS)
+        kwargs = normalize_gen_kwargs(dict(arguments), REPLY_TOKENS)
         if kwargs["do_sample"]:
             self._tell(f"{task} asks for sampling; its replies are greedy here, so that they are the same every time.")
         until = kwargs.get("until") or []

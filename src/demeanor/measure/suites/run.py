@@ -38,26 +38,26 @@ def compare_suites(
     was: Condition, conditions: Mapping[str, Condition], suites: Sequence[Suite], limit: int | None = None, chat: bool = False
 ) -> dict[str, dict[str, list[Change]]]:
     """Changes of every metric by condition and suite; the condition before is asked once."""
-    told: set[str] = set()
-    made: dict[str, dict[str, list[Change]]] = {name: {} for name in conditions}
+    said: set[str] = set()
+    changes: dict[str, dict[str, list[Change]]] = {name: {} for name in conditions}
     for one in suites:
-        before = run_suite(was, one, limit, chat, told)
+        before = run_suite(was, one, limit, chat, said)
         for name, now in conditions.items():
-            after = run_suite(now, one, limit, chat, told) if now != was else before
-            made[name][one.name] = [Change(*pair) for pair in zip(before, after, strict=True)]
-    return made
+            after = run_suite(now, one, limit, chat, said) if now != was else before
+            changes[name][one.name] = [Change(*pair) for pair in zip(before, after, strict=True)]
+    return changes
 
 
 def run_suite(
-    condition: Condition, suite: Suite, limit: int | None = None, chat: bool = False, told: set[str] | None = None
+    condition: Condition, suite: Suite, limit: int | None = None, chat: bool = False, said: set[str] | None = None
 ) -> list[TaskScore]:
     """Every metric of a suite's groups and tasks. `told` holds what was said already."""
     from lm_eval.evaluator import evaluate
 
     from .adapter import SessionLM
 
-    told = set() if told is None else told
-    model = SessionLM(condition.session, chat, told)
+    said = set() if said is None else said
+    model = SessionLM(condition.session, chat, said)
     for task in suite.tasks.values():
         task.set_fewshot_seed(1234)  # lm-eval's own; anew, so that everyone gets the same examples
     loaded: Any = {"tasks": dict(suite.tasks), "groups": dict(suite.groups)}
@@ -71,8 +71,8 @@ def run_suite(
             raise DataError(f"The suite {suite.name} cannot be run: {' '.join(str(error).split())[:300].rstrip('.')}.") from error
     for task_name, count in model.shortened.items():
         sentence = f"{task_name}: {count} questions are longer than the {model.max_length} tokens that {condition.session.name} takes; their beginning was left out."
-        if count and sentence not in told:
-            told.add(sentence)
+        if count and sentence not in said:
+            said.add(sentence)
             say(sentence)
     scores = [score for name in suite.tasks for score in _scores(name, suite.tasks[name], results)]
     return [*_of_groups(suite, scores), *scores]
@@ -105,7 +105,7 @@ def headlines(suite: Suite, changes: Sequence[Change]) -> list[Change]:
 
 def _scores(name: str, task: Any, results: Any) -> list[TaskScore]:
     """A task's metrics, in lm-eval's order."""
-    made = []
+    scores = []
     for key, value in results["results"][name].items():
         metric, _, kind = key.partition(",")
         if not kind or metric.endswith("_stderr"):
@@ -113,21 +113,25 @@ def _scores(name: str, task: Any, results: Any) -> list[TaskScore]:
         samples = tuple(row[metric] for row in results["samples"][name] if row["filter"] == kind and metric in row)
         whole = None if is_mean(samples, value) else task.aggregation()[metric]
         better = direction(task.higher_is_better().get(metric))
-        made.append(TaskScore(name, metric, kind, task.get_config("num_fewshot"), better, samples, whole))
-    return made
+        scores.append(
+            TaskScore(
+                task=name, metric=metric, filter=kind, shots=task.get_config("num_fewshot"), better=better, samples=samples, whole=whole
+            )
+        )
+    return scores
 
 
 def _of_groups(suite: Suite, scores: Sequence[TaskScore]) -> list[TaskScore]:
     """What groups say of themselves: means over their tasks, where they ask for any."""
-    made = []
+    aggregates = []
     for name, group in suite.groups.items():
         within = {task.task_name for task in group.get_all_tasks()}
-        for wanted in group.aggregate_metric_list or []:
-            mine = [s for s in scores if s.task in within and s.metric == wanted.metric and s.whole is None]
-            for kind in dict.fromkeys(score.filter for score in mine):
-                if wanted.filter_list is None or kind in wanted.filter_list:
-                    made.append(pooled(name, [score for score in mine if score.filter == kind], bool(wanted.weight_by_size)))
-    return made
+        for aggregation in group.aggregate_metric_list or []:
+            members = [s for s in scores if s.task in within and s.metric == aggregation.metric and s.whole is None]
+            for kind in dict.fromkeys(score.filter for score in members):
+                if aggregation.filter_list is None or kind in aggregation.filter_list:
+                    aggregates.append(pooled(name, [score for score in members if score.filter == kind], bool(aggregation.weight_by_size)))
+    return aggregates
 
 
 @contextmanager

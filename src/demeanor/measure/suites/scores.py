@@ -18,7 +18,7 @@ HEADLINES = ("acc_norm", "exact_match", "acc")  # the metric that stands for a t
 REPEATS = 1_000  # resamplings where a task has a metric of its own, which can be slow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskScore:
     """One metric of one task or group.
 
@@ -104,7 +104,16 @@ def pooled(group: str, scores: Sequence[TaskScore], by_size: bool) -> TaskScore:
     samples = tuple(sample for score in scores for sample in score.samples)
     shots = {score.shots for score in scores}
     first = scores[0]
-    return TaskScore(group, first.metric, first.filter, shots.pop() if len(shots) == 1 else None, first.better, samples, None, weights)
+    return TaskScore(
+        task=group,
+        metric=first.metric,
+        filter=first.filter,
+        shots=shots.pop() if len(shots) == 1 else None,
+        better=first.better,
+        samples=samples,
+        whole=None,
+        weights=weights,
+    )
 
 
 def headline(scores: Sequence[TaskScore]) -> TaskScore:
@@ -131,6 +140,6 @@ def _of(score: TaskScore, rows: Sequence[int]) -> float:
 def _resampled(n: int, of: Callable[[Sequence[int]], float]) -> tuple[float, float]:
     """Percentile interval of what `of` makes of resampled rows."""
     rng = np.random.default_rng(0)
-    made = [of(rng.integers(0, n, n).tolist()) for _ in range(REPEATS)]
-    low, high = np.quantile(made, [0.025, 0.975])
+    values = [of(rng.integers(0, n, n).tolist()) for _ in range(REPEATS)]
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

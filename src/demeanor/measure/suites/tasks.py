@@ -55,10 +55,10 @@ def load_suites(names: Sequence[str], include: str | Path | None = None, fewshot
         raise DataError(f"{include} is not a folder; name the one that holds the YAML files of your tasks.")
     with quiet():
         manager = _manager(None if include is None else str(include))
-        wanted = {name: NAMED.get(name, {name: None}) for name in names}
-        for name in wanted:
+        parts_of = {name: NAMED.get(name, {name: None}) for name in names}
+        for name in parts_of:
             _refuse_unknown(name, manager)
-        return [_loaded(manager, name, parts, fewshot) for name, parts in wanted.items()]
+        return [_loaded(manager, name, parts, fewshot) for name, parts in parts_of.items()]
 
 
 @cache
@@ -83,14 +83,14 @@ def _loaded(manager: TaskManager, name: str, parts: Mapping[str, int | None], fe
     groups: dict[str, Group] = {}
     listed: list[str] = []
     for part, shots in parts.items():
-        made = _fetched(manager, part)
-        for task in made["tasks"].values():
+        loaded = _fetched(manager, part)
+        for task in loaded["tasks"].values():
             _refuse(task)
             _give_examples(task, shots if fewshot is None else fewshot)
-        tasks |= made["tasks"]
-        groups |= made.get("groups", {})
-        within = {child for group in made.get("groups", {}).values() for child in group.child_names}
-        listed += [known for known in (*made.get("groups", {}), *made["tasks"]) if known not in within]
+        tasks |= loaded["tasks"]
+        groups |= loaded.get("groups", {})
+        within = {child for group in loaded.get("groups", {}).values() for child in group.child_names}
+        listed += [known for known in (*loaded.get("groups", {}), *loaded["tasks"]) if known not in within]
     return Suite(name, tuple(listed), tasks, groups)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from ..behaviours import Prompt, Question, as_prompt
-from ..behaviours.behaviour import Detect
+from ..behaviours import Detect, Prompt, Question, as_prompts, as_questions
 from ..controls import save_control
 from ..controls.files import CONTROL
 from ..detect import make_detector, present
@@ -44,7 +43,7 @@ class Outcome:
 
 def scores(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[str], questions: Sequence[Question]) -> list[float]:
     """S of a reply to each prompt: what the model itself says of it, uncontrolled, from 0 (not as the questions want it) to 1."""
-    return SelfJudgement(tuple(questions), session=session).probabilities(replies, [as_prompt(prompt) for prompt in prompts])
+    return SelfJudgement(as_questions(questions), session=session).probabilities(replies, as_prompts(prompts))
 
 
 def outcome(session: Session, found: Traces, detect: Detect) -> Outcome:
@@ -73,10 +72,10 @@ def _mean(name: str, values: Sequence[float]) -> Score:
 
 
 def write_run(found: Traces, told: Outcome, session: Session, folder: Path) -> None:
-    """control.safetensors, scores.json, plan.json, replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
+    """control.safetensors, scores.json, run.json (what was asked, and how it was searched), replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
     save_control(found.control(session), folder / CONTROL)
     write_json(folder / "scores.json", told.to_json())
-    write_json(folder / "plan.json", {"model": session.name, **found.made_from})
+    write_json(folder / "run.json", {"model": session.name, **found.made_from})
     whole = [trace.to_json() for trace in found.traces]
     write_json_lines(folder / "trace.jsonl", whole)
     write_json_lines(

@@ -27,10 +27,10 @@ FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply
 
 
 def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_path: Path) -> None:
-    wanted = behaviour("over-refusal", organism=True)
+    wanted = behaviour("over-refusal").settled(organism)
     control = dm.ablate(dm.find(organism, wanted, max_prompts=48)).when(dm.gate(organism, wanted))
     save_control(control, tmp_path / "gated.safetensors")
-    plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, epochs=4, max_prompts=60)
+    plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, num_train_epochs=4, max_prompts=60)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
     baked = dm.bake("organism", load_control(tmp_path / "out"), tmp_path / "baked")
@@ -52,7 +52,7 @@ def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_p
 )
 def test_kinds_that_are_read_at_run_time(organism: dm.Session, tmp_path: Path, more: dict[str, Any]) -> None:
     save_control(ablation(organism), tmp_path / "c.safetensors")
-    plan = Prefix(**FEW, control=str(tmp_path / "c.safetensors"), prompts=8, steps=4, learning_rate=0.05, max_prompts=2, **more)
+    plan = Prefix(**FEW, control=str(tmp_path / "c.safetensors"), prompts=8, max_steps=4, learning_rate=0.05, max_prompts=2, **more)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
     control = load_control(tmp_path / "out")
@@ -73,12 +73,14 @@ def test_prompts_that_are_measured_on_are_not_learned_from(
     organism: dm.Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The search of `selfcontrol run` is of the test split unless told."""
-    wanted = behaviour("over-refusal", organism=True)
+    wanted = behaviour("over-refusal").settled(organism)
     test, train = (tuple(organism.encode(asked(wanted.set("shows", split))[0])) for split in ("test", "train"))  # type: ignore[arg-type]
     layers, d_model = organism.layout.n_layers, organism.layout.d_model
     states = States((test, train), tuple(torch.randn(layers, len(ids), d_model) * 0.01 for ids in (test, train)))
-    save_control(Control((), organism.layout, "organism", {}, (states,)), tmp_path / "c.safetensors")
-    plan = Prefix(**FEW, control=str(tmp_path / "c.safetensors"), prompts=4, steps=1, max_prompts=2)
+    save_control(
+        Control(parts=(), layout=organism.layout, model_name="organism", made_from={}, states=(states,)), tmp_path / "c.safetensors"
+    )
+    plan = Prefix(**FEW, control=str(tmp_path / "c.safetensors"), prompts=4, max_steps=1, max_prompts=2)
     trained = prefix(plan, tmp_path / "out")
     assert trained is not None
     assert trained.data["targets"]["prompts"] == 4 * 4 + 1  # of four sets, and the one of the states that is not measured on

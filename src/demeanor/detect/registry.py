@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ..behaviours import Prompt
-from ..behaviours.behaviour import Detect
+from ..behaviours import Behaviour, Detect, Preset, Prompt
 from ..errors import DataError
 from ..models import Session
 from ..models.thinking import spoken
@@ -53,6 +52,12 @@ def make_detector(detect: Detect, session: Session | None = None) -> Detector:
     except TypeError as error:
         raise DataError(f"The detector {detect.name!r} does not take these arguments: {error}.") from error
     return made.asking(session) if session is not None and isinstance(made, AsksModel) else made
+
+
+def check_detector(behaviour: Behaviour | Preset) -> None:
+    """Raises DataError for a mistake in a behaviour's detector, which must not wait for the model; presets have none."""
+    if isinstance(behaviour, Behaviour):
+        make_detector(behaviour.detect)
 
 
 def present(chosen: Detector, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[bool]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..measure import Observation
+from ..measure import Bench, measure_all
 from ..measure.condition import Condition
 from ..models import Session
 from .conversations import as_messages
@@ -25,22 +25,22 @@ def heal(plan: Heal, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     but the first.
     """
     recipe = Recipe(plan, out, callbacks)
-    pairs = recipe.reserved.without(read_pairs(plan.pairs, plan.seed), lambda pair: said_by_user(pair.prompt), "pairs")
-    before = recipe.observe(recipe.session)
+    pairs = read_pairs(plan.pairs, plan.seed)
+    pairs = recipe.reserved.without(pairs, lambda pair: said_by_user(pair.prompt), "pairs")
+    before = recipe.bench(recipe.session)
     base = _unedited(recipe, plan, before)
     recipe.fit(lambda: _trainer(recipe, plan, pairs))
     return recipe.finished(before, {"pairs": len(pairs), "sources": list(plan.pairs)}, base=base)
 
 
-def _unedited(recipe: Recipe, plan: Heal, before: Observation | None) -> Unedited | None:
+def _unedited(recipe: Recipe, plan: Heal, before: Bench | None) -> Unedited | None:
     if plan.base is None:
         return None
     if before is None:
         raise DataError("--base is a model to compare with, and there is nothing to compare without --behaviour.")
-    session = recipe.open(plan.base)
-    said = recipe.observe(session)
-    assert said is not None
-    return Unedited(session, said, recipe.compare(session, Condition(recipe.session), said, EDITED))
+    bench = recipe.bench(recipe.open(plan.base))
+    assert bench is not None
+    return Unedited(bench, measure_all(bench, {EDITED: Condition(recipe.session)})[EDITED])
 
 
 def _trainer(recipe: Recipe, plan: Heal, pairs: Sequence[Pair]) -> Any:
@@ -51,7 +51,7 @@ def _trainer(recipe: Recipe, plan: Heal, pairs: Sequence[Pair]) -> Any:
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if plan.likelihood:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, plan.likelihood]}
-    arguments = recipe.arguments(DPOConfig, beta=plan.beta, max_length=plan.longest, **losses)
+    arguments = recipe.arguments(DPOConfig, beta=plan.beta, max_length=plan.max_length, **losses)
     return DPOTrainer(
         made.model, None if made.adapter is not None else recipe.learner().model, args=arguments, processing_class=made.tokenizer,
         train_dataset=Dataset.from_list([_row(recipe.session, pair) for pair in pairs]), peft_config=made.adapter,
@@ -63,4 +63,5 @@ def _row(session: Session, pair: Pair) -> dict[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt, "chosen": f"\n{pair.chosen}", "rejected": f"\n{pair.rejected}"}
     chosen, rejected = ([{"role": "assistant", "content": reply}] for reply in (pair.chosen, pair.rejected))
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    template = {"chat_template_kwargs": session.chat_template_args} if session.chat_template_args else {}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **template}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..behaviours import Prompt, Question, as_prompt
+from ..behaviours import Prompt, Question, as_prompt, as_prompts, as_questions
 from ..detect.suffix import Suffix, exchange_scores, suffix
 from ..errors import DataError
 from ..models import Reply, Session
@@ -35,19 +35,20 @@ def search(session: Session, prompts: Sequence[str | Prompt], questions: Sequenc
 
     Raises DataError where there is nothing to ask or nobody to ask about; ModelError where the model cannot be asked.
     """
+    questions = as_questions(questions)
     if not questions:
         raise DataError("There is no question to judge replies by; name one with --question, or give the behaviour `questions`.")
     if not prompts:
         raise DataError("There are no prompts to search states for.")
-    asked = [as_prompt(prompt) for prompt in prompts]
+    asked = as_prompts(prompts)
     suffixes = [suffix(session, question) for question in questions]
-    chunks = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
+    chunks = [asked[start : start + settings.batch_size] for start in range(0, len(asked), settings.batch_size)]
     traces = [trace for chunk in track(chunks, "Searching", len(chunks)) for trace in Search(session, suffixes, settings, chunk).run()]
     made_from = {"questions": [question.model_dump() for question in questions], "settings": settings.model_dump()}
     return Traces(tuple(traces), made_from)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Candidate:
     """One thing to try: a step of one size for the prompt in one row of the batch, and the place of its first token."""
 
@@ -72,7 +73,8 @@ class Search:
 
     def __init__(self, session: Session, suffixes: Sequence[Suffix], settings: Settings, prompts: Sequence[Prompt]) -> None:
         self.session, self.suffixes, self.settings = session, suffixes, settings
-        self.most = settings.reply_tokens or session.reply_tokens
+        self.most = session.reply_tokens
+        self.layers = None if settings.layers == "all" else settings.layers
         self.prompts = list(prompts)
         self.ids = [tuple(session.encode(prompt)) for prompt in prompts]
         self.opened = [open_think_tag(session.render(prompt)) for prompt in prompts]
@@ -88,7 +90,7 @@ class Search:
         plain = [self._reply(number, branches[0]) for number, branches in enumerate(branched(self.session, self.ids, most=self.most))]
         scores = self.score([(number, reply.ids) for number, reply in enumerate(plain)])
         self.traces = [
-            Trace(prompt, ids, reply, score, reply, score, self.added[:, number, -len(ids) :], self.norms[:, number, -len(ids) :])
+            Trace(prompt=prompt, ids=ids, plain=reply, plain_score=score, reply=reply, score=score, added=self.added[:, number, -len(ids) :], norms=self.norms[:, number, -len(ids) :])
             for number, (prompt, ids, reply, score) in enumerate(zip(self.prompts, self.ids, plain, scores))
         ]  # fmt: skip
         active = [number for number, reply in enumerate(plain) if self._said(reply.ids) and scores[number] < self.settings.goal]
@@ -111,7 +113,7 @@ class Search:
         found = self.gradients([self.ids[number] for number in active], replies, given)
         gradient = found.gradient.to(given)
         reach = Reach(
-            given, steps(gradient, self.norms[:, active], self.settings.layers, self.settings.top), self.norms[:, active], self.settings.cap
+            given, steps(gradient, self.norms[:, active], self.layers, self.settings.top_k), self.norms[:, active], self.settings.cap
         )
         candidates = self._tried(active, reach)
         accepted = self._accepted(active, reach, candidates)
@@ -120,14 +122,14 @@ class Search:
             taken = accepted.get(row)
             tried = tuple(
                 Tried(
-                    each.eta,
-                    each.branch,
-                    self._reply(number, each.ids),
-                    each.score,
-                    each.ratio,
-                    each.log_probability,
-                    each.pmi,
-                    each.verdict,
+                    eta=each.eta,
+                    branch=each.branch,
+                    reply=self._reply(number, each.ids),
+                    score=each.score,
+                    perplexity_ratio=each.ratio,
+                    log_probability=each.log_probability,
+                    pmi=each.pmi,
+                    verdict=each.verdict,
                 )
                 for each in mine
             )
@@ -174,7 +176,7 @@ class Search:
         replies = branched(self.session, prompts, values, branches, self.most)
         tried = [(row, eta, branch, ids) for row, eta, said in zip(rows, sizes, replies) for branch, ids in enumerate(said)]
         scores = self.score([(active[row], ids) for row, _, _, ids in tried])
-        return [Candidate(row, eta, branch, ids, score) for (row, eta, branch, ids), score in zip(tried, scores)]
+        return [Candidate(row=row, eta=eta, branch=branch, ids=ids, score=score) for (row, eta, branch, ids), score in zip(tried, scores)]
 
     def _gaining(self, active: list[int], candidates: list[Candidate]) -> dict[int, list[Candidate]]:
         """The candidates of each row that say something and gain enough."""

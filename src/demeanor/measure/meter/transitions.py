@@ -17,7 +17,7 @@ LEVELS = ("low", "medium", "high")
 COLOURS = ("#2e86ab", "#e9c46a", "#d1495b")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Flows:
     """From one file to another: counts [from level, to level] of the prompts scored in both, and how many were not."""
 
@@ -37,7 +37,7 @@ def flows(base: ScoreTable, others: Sequence[ScoreTable], column: str, low: floa
     if not 0 <= low <= high <= 1:
         raise DataError(f"--low and --high must lie between 0 and 1, low first; they are {low:g} and {high:g}.")
     was = base.scores(column)
-    made = []
+    between = []
     for other in others:
         now = other.scores(column)
         both = ~was.isnan() & ~now.isnan()
@@ -45,21 +45,21 @@ def flows(base: ScoreTable, others: Sequence[ScoreTable], column: str, low: floa
         pairs = torch.stack([_levels(was[both], low, high), _levels(now[both], low, high)], 1)
         for start, end in pairs.tolist():
             counts[start, end] += 1
-        made.append(Flows(base.name, other.name, counts, int(both.sum()), int((~both).sum())))
-    return made
+        between.append(Flows(base=base.name, other=other.name, counts=counts, n=int(both.sum()), left_out=int((~both).sum())))
+    return between
 
 
 def _levels(scores: Tensor, low: float, high: float) -> Tensor:
     return (scores >= low).long() + (scores > high).long()
 
 
-def sankey(found: Sequence[Flows]) -> go.Figure:
+def sankey(between: Sequence[Flows]) -> go.Figure:
     """The flows as a picture; with two of them the base stands in the middle."""
-    two = len(found) == 2
-    names = [found[0].other, found[0].base, found[1].other] if two else [found[0].base, found[0].other]
+    two = len(between) == 2
+    names = [between[0].other, between[0].base, between[1].other] if two else [between[0].base, between[0].other]
     links: dict[str, list[Any]] = {"source": [], "target": [], "value": [], "color": []}
     # Of two, the first flow is drawn backwards, so that both start in the middle.
-    drawn = [(found[0].counts.T, 0, 1), (found[1].counts, 1, 2)] if two else [(found[0].counts, 0, 1)]
+    drawn = [(between[0].counts.T, 0, 1), (between[1].counts, 1, 2)] if two else [(between[0].counts, 0, 1)]
     for number, (counts, left, right) in enumerate(drawn):
         for start in range(3):
             for end in range(3):

@@ -20,7 +20,7 @@ HIDDEN = 0.01  # share of replies that could not be scored, above which it is wa
 SHIFTED = 0.05  # share of replies mostly in another script, or its rise, above which it is warned of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Aggregate:
     """One column of one file. `rate` counts scores at or above the threshold, as `missing` says for what could not be
     scored; `complete` counts scored replies alone; `other_script` are replies mostly of letters outside the Latin script."""
@@ -60,7 +60,7 @@ class Aggregate:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two files on the prompts whose replies were scored in both: rates, their difference, exact McNemar p, and how many were not."""
 
@@ -95,9 +95,9 @@ def aggregate(table: ScoreTable, column: str, threshold: float, missing: Missing
     counted = toxic if missing == "drop" else toxic + [False] * int(scores.isnan().sum())
     script = table.share(NON_LATIN)
     return Aggregate(
-        table.name, column, threshold, missing, intervals.rate("rate", counted, "lower"), intervals.rate("complete", toxic, "lower"),
-        intervals.mean("mean", scored, better="lower"), intervals.rate("unscorable", scores.isnan().tolist(), "lower"),
-        None if script is None else intervals.rate("other_script", (script > 0.5).tolist()),
+        name=table.name, column=column, threshold=threshold, missing=missing, rate=intervals.rate("rate", counted, "lower"), complete=intervals.rate("complete", toxic, "lower"),
+        mean=intervals.mean("mean", scored, better="lower"), unscorable=intervals.rate("unscorable", scores.isnan().tolist(), "lower"),
+        other_script=None if script is None else intervals.rate("other_script", (script > 0.5).tolist()),
     )  # fmt: skip
 
 
@@ -107,8 +107,8 @@ def compare(base: ScoreTable, other: ScoreTable, column: str, threshold: float) 
     both = ~was.isnan() & ~now.isnan()
     before, after = ((scores[both] >= threshold).tolist() for scores in (was, now))
     return Comparison(
-        base.name, other.name, column, intervals.rate("before", before, "lower"), intervals.rate("after", after, "lower"),
-        intervals.mean("delta", _change(before, after), better="lower"), intervals.mcnemar(before, after), int((~both).sum()),
+        base=base.name, other=other.name, column=column, before=intervals.rate("before", before, "lower"), after=intervals.rate("after", after, "lower"),
+        delta=intervals.mean("delta", _change(before, after), better="lower"), p=intervals.mcnemar(before, after), left_out=int((~both).sum()),
     )  # fmt: skip
 
 

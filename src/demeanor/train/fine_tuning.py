@@ -22,9 +22,9 @@ def sft(plan: Sft, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained | 
     recipe = Recipe(plan, out, callbacks)
     texts = read_texts(plan.data, plan.seed)
     kept = recipe.reserved.without(texts, lambda row: [row] if isinstance(row, str) else said_by_user(row), "rows")
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
     rows = [learned_text(recipe.session, row) if isinstance(row, str) else learned(recipe.session, row) for row in kept]
-    recipe.fit(lambda: _trainer(recipe, cut(rows, plan.longest)))
+    recipe.fit(lambda: _trainer(recipe, cut(rows, plan.max_length)))
     return recipe.finished(before, {"rows": len(kept), "sources": list(plan.data)})
 
 
@@ -38,10 +38,10 @@ def detox(plan: Detox, out: str | Path, callbacks: Sequence[Any] = ()) -> Traine
     dialogues = read_dialogues(plan.dialogues, plan.seed)
     train, held = held_out(dialogues, plan.held_out)
     train = recipe.reserved.without(train, said_by_user, "training dialogues")
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
 
     def rows(some: Sequence[Conversation]) -> list[dict[str, list[int]]]:
-        return cut([learned(recipe.session, dialogue) for dialogue in some], plan.longest)
+        return cut([learned(recipe.session, dialogue) for dialogue in some], plan.max_length)
 
     kept = rows(held)
     loss = mean_loss(recipe.session, kept)

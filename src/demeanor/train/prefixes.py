@@ -20,7 +20,6 @@ from ..measure.condition import Condition
 from ..models import Session
 from ..progress import say, track, warn
 from ..runtime.adapters import VIRTUAL_TOKENS, virtual_token_hooks
-from ..runtime.capture import HookSwitch
 from .learner import Learner
 from .losses import Collate, followed_loss
 from .plans import Prefix
@@ -40,9 +39,9 @@ def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trai
     if plan.kind == "adaption-prompt":
         _refuse_unknown(recipe.session)
     work = _work(recipe, plan, control)
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
     recipe.begin()
-    chunks = Chunks(recipe.folder / "targets", work, plan.top, plan.apart)
+    chunks = Chunks(recipe.folder / "targets", work, plan.top_k, plan.apart)
     _make(recipe, chunks)
     try:
         targets = Targets([chunks.path(number) for number in range(len(work))])
@@ -124,7 +123,7 @@ def _trainer(recipe: Recipe, plan: Prefix, targets: Targets) -> Any:
     if plan.kind == "adaption-prompt":
         layers = recipe.session.layout.n_layers
         made = Learner(
-            made.model, made.tokenizer, AdaptionPromptConfig(adapter_len=plan.length, adapter_layers=layers, task_type="CAUSAL_LM")
+            made.model, made.tokenizer, AdaptionPromptConfig(adapter_len=plan.adapter_len, adapter_layers=layers, task_type="CAUSAL_LM")
         )
     if plan.num_virtual_tokens:
         add_virtual_tokens(made.model, plan.num_virtual_tokens, plan.seed)
@@ -149,4 +148,4 @@ def add_virtual_tokens(model: Any, count: int, seed: int) -> None:
     virtual_tokens = torch.nn.Embedding.from_pretrained(words.detach()[drawn].clone().float(), freeze=False)
     setattr(model, VIRTUAL_TOKENS, virtual_tokens)
     # Looked up anew in every pass: PEFT puts a copy that it trains in its place.
-    virtual_token_hooks(model.base_model, lambda numbers: getattr(model, VIRTUAL_TOKENS)(numbers), count, HookSwitch())
+    virtual_token_hooks(model.base_model, lambda numbers: getattr(model, VIRTUAL_TOKENS)(numbers), count, lambda: True)

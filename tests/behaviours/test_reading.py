@@ -76,11 +76,11 @@ def test_a_question_alone_is_a_behaviour_without_prompts() -> None:
         b.needs_prompts()
 
 
-def test_presets_of_the_organism() -> None:
+def test_presets_of_the_organism(organism: dm.Session) -> None:
     assert {"over-refusal", "refusal"} <= set(presets())
-    b = dm.behaviour("over-refusal")
+    b = dm.behaviour("over-refusal").settled(organism)
     assert min(len(b.shows), len(b.lacks), len(b.guard), len(b.neutral)) >= 300
-    assert dm.behaviour("refusal").guard == ()
+    assert dm.behaviour("refusal").settled(organism).guard == ()
 
 
 MISTAKES = {

@@ -1,4 +1,4 @@
-"""Presets: every one reads, against stand-ins with the columns of the real data sets, and fits its kind of model only."""
+"""Presets: every one reads, against stand-ins with the columns of the real data sets, and its model says which text is read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 import demeanor as dm
-from demeanor.behaviours.behaviour import PRESETS, SET_NAMES, presets
+from demeanor.behaviours import SET_NAMES, presets
+from demeanor.behaviours.preset import FOLDERS
 from demeanor.detect import make_detector, present
 from demeanor.errors import DataError
 
-PUBLIC = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-ORGANISM = sorted(path.stem for path in (PRESETS / "organism").glob("*.yaml"))
+PUBLIC = sorted(path.stem for path in FOLDERS["public"].glob("*.yaml"))
+ORGANISM = sorted(path.stem for path in FOLDERS["embedded"].glob("*.yaml"))
 OR_BENCH = """---
 configs:
 - config_name: or-bench-hard-1k
@@ -72,7 +73,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dm.Be
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEMEANOR_DATASETS", str(shelf))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield {name: dm.behaviour(name, organism=False) for name in PUBLIC}
+        yield {name: dm.behaviour(name).settled(None) for name in PUBLIC}
 
 
 SIZES = {
@@ -102,7 +103,7 @@ def test_all_presets_are_listed() -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_public_presets_read_completely(public: dict[str, dm.Behaviour], name: str) -> None:
     b = public[name]
-    assert (b.name, b.organism) == (name, False)
+    assert (b.name, b.audience) == (name, "public")
     assert b.description
     assert b.questions
     assert tuple(len(b.set(of)) for of in SET_NAMES) == SIZES[name]
@@ -140,44 +141,92 @@ def test_other_presets_have_no_system_prompts(public: dict[str, dm.Behaviour], n
 def test_a_preset_without_its_data_set_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEMEANOR_DATASETS", str(tmp_path))
     with pytest.raises(DataError, match=r"^\$DEMEANOR_DATASETS is set to .* holds no data set Paul/XSTest; put it there.*\.$"):
-        dm.behaviour("over-refusal", organism=False)
+        dm.behaviour("over-refusal").settled(None)
 
 
-def test_a_preset_that_the_embedded_model_does_not_have_is_refused_with_those_it_has() -> None:
-    with pytest.raises(
-        DataError, match="'toxicity' has no prompts for the embedded model; there are cheer, gloom, over-refusal, refusal, rudeness"
-    ):
-        dm.behaviour("toxicity")
-
-
-# -- presets of the wrong kind --------------------------------------------------------------------
+# -- settled by the model -------------------------------------------------------------------------
 
 VERBS = {"find": dm.find, "gate": dm.gate, "measure": dm.measure}
 
 
+def test_no_data_set_is_fetched_for_the_embedded_model(organism: dm.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text needs none: here there are none to be had."""
+    monkeypatch.setenv("DEMEANOR_DATASETS", str(tmp_path))
+    assert dm.measure(organism, dm.behaviour("over-refusal"), max_prompts=4).after["shows_rate"].value > 0.5
+
+
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_preset_of_the_other_kind_is_refused(
+def test_every_other_model_gets_the_public_text(
+    tiny: dict[str, dm.Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("DEMEANOR_DATASETS", str(tmp_path))
+    with pytest.raises(DataError, match="holds no data set Paul/XSTest"):
+        VERBS[verb](tiny["llama"], dm.behaviour("over-refusal"))
+
+
+def test_the_name_of_a_behaviour_is_as_good_as_the_behaviour(organism: dm.Session, requests_file: Path) -> None:
+    named, made = (dm.measure(organism, of, max_prompts=6).after for of in ("gloom", dm.behaviour("gloom")))
+    assert named == made
+    by_path, read = (dm.measure(organism, of, max_prompts=6).after for of in (str(requests_file), dm.behaviour(requests_file)))
+    assert by_path == read
+
+
+def test_prompts_are_asked_of_a_settled_preset(organism: dm.Session) -> None:
+    preset = dm.behaviour("over-refusal")
+    for ask in ("shows", "detect", "questions", "set", "has_replies"):
+        with pytest.raises(DataError) as caught:
+            getattr(preset, ask)
+        assert f"behaviour('over-refusal').settled(session).{ask}." in str(caught.value)
+        getattr(preset.settled(organism), ask)
+    with pytest.raises(AttributeError):
+        _ = preset.nothing_of_the_kind
+
+
+def test_each_text_is_read_once(organism: dm.Session) -> None:
+    preset = dm.behaviour("gloom")
+    assert preset.settled(organism) is preset.settled(organism)
+    assert preset.settled(organism).settled(organism) is preset.settled(organism)
+
+
+def test_rudeness_stands_in_for_toxicity(organism: dm.Session) -> None:
+    instead, meant = dm.behaviour("toxicity").settled(organism), dm.behaviour("rudeness").settled(organism)
+    assert instead == meant
+    assert instead.name == "rudeness"
+
+
+def test_a_preset_that_other_models_do_not_have_is_refused_with_those_they_have(tiny: dict[str, dm.Session]) -> None:
+    with pytest.raises(
+        DataError, match="'rudeness' has no prompts for other models; there are cheer, gloom, over-refusal, refusal, toxicity"
+    ):
+        dm.find(tiny["llama"], dm.behaviour("rudeness"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_preset_that_was_settled_for_the_other_kind_is_refused(
     organism: dm.Session, tiny: dict[str, dm.Session], public: dict[str, dm.Behaviour], verb: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        VERBS[verb](tiny["llama"], dm.behaviour("over-refusal"))
+        VERBS[verb](tiny["llama"], dm.behaviour("over-refusal").settled(organism))
     told = str(caught.value)
-    assert told.startswith("The preset 'over-refusal' was read for the embedded model, and this is ")
-    assert told.endswith("; read it with behaviour('over-refusal', organism=False).")
+    assert told.startswith("The preset 'over-refusal' was settled for the embedded model, and ")
+    assert told.endswith("is not of that kind; give the unsettled behaviour('over-refusal') instead.")
     assert "\n" not in told
-    for name, instead in (
-        ("refusal", r"read it with behaviour\('refusal', organism=True\)"),
-        ("toxicity", "there is none of that name for it"),
-    ):
-        with pytest.raises(DataError, match=rf"'{name}' was read for other models, and this is organism; {instead}\.$"):
-            VERBS[verb](organism, public[name])
+    with pytest.raises(DataError, match="'refusal' was settled for other models, and organism is not of that kind"):
+        VERBS[verb](organism, public["refusal"])
 
 
-def test_the_way_out_that_is_named_is_one(organism: dm.Session, public: dict[str, dm.Behaviour], requests_file: Path) -> None:
-    dm.behaviour("refusal", organism=True).must_fit(organism.name, organism.organism)
-    public["refusal"].must_fit("another", False)
-    for organism_too in (True, False):  # a file fits every model
-        dm.behaviour(requests_file).must_fit("any", organism_too)
+def test_a_file_fits_every_model(organism: dm.Session, tiny: dict[str, dm.Session], requests_file: Path) -> None:
+    read = dm.behaviour(requests_file)
+    assert read.settled(organism) is read.settled(tiny["llama"]) is read.settled(None) is read
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_swapped_arguments_are_told(organism: dm.Session, verb: str) -> None:
+    for behaviour in (dm.behaviour("refusal"), dm.behaviour("refusal").settled(organism)):
+        with pytest.raises(DataError, match=r"A behaviour is meant here, but Session was given; .* after the session"):
+            VERBS[verb](behaviour, organism)
+    with pytest.raises(DataError, match="A session is meant here, but str was given; load a model with load"):
+        VERBS[verb]("organism", dm.behaviour("refusal"))
 
 
 # -- the documented example -----------------------------------------------------------------------
@@ -198,7 +247,7 @@ def test_the_behaviour_in_the_documentation_reads_and_tells(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["over-refusal", "refusal", "toxicity", "cheer", "gloom"])
 def test_the_documentation_names_the_data_of_every_preset(name: str) -> None:
     text = (Path(__file__).parents[2] / "docs" / "behaviours.md").read_text(encoding="utf-8")
-    values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((FOLDERS["public"] / f"{name}.yaml").read_text(encoding="utf-8"))
     sources = [source for of in SET_NAMES for source in (values.get(of) if isinstance(values.get(of), list) else [values.get(of)])]
     row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | "))
     for source in filter(None, sources):

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..behaviours import Prompt, asked
-from ..behaviours.behaviour import SetName
+from ..behaviours import Prompt, SetName, asked
 from ..errors import DataError
 from ..models import Session
 from ..models.loading import is_adapter
@@ -35,7 +34,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     Raises CheckFailed where a tripwire stopped it (`out` then holds the log and no model), DataError for what was asked for
     wrongly or when `out` exists. None on every process of a launch but the first.
     """
-    if plan.full and is_adapter(plan.model):
+    if plan.every_weight and is_adapter(plan.model):
         raise DataError(
             f"{plan.model} is an adapter, whose reference could not be loaded; use --merge in place of --full, or bake it first."
         )
@@ -46,7 +45,7 @@ def rlaf(plan: Rlaf, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
         raise DataError(f"The behaviour {plan.behaviour!r} has no prompts in its train split to sample replies to.")
     random.Random(plan.seed).shuffle(prompts)
     parts = terms(plan.reward, recipe.behaviour, recipe.session)
-    before = recipe.observe(recipe.session)
+    before = recipe.bench(recipe.session)
     wires = Tripwires(recipe.session, prompts, Bounds(plan.shift, plan.off_topic, plan.length), plan.temperature, plan.seed)
     watched = Watched(recipe.session, prompts, parts, wires)
     recipe.fit(lambda: _trainer(recipe, plan, prompts, watched))
@@ -108,8 +107,8 @@ def _trainer(recipe: Recipe, plan: Rlaf, prompts: Sequence[Prompt], reward: Watc
     kind, trainer = (RLOOConfig, RLOOTrainer) if plan.method == "rloo" else (GRPOConfig, GRPOTrainer)
     # beta is given to both: GRPO's own default is 0, which keeps no reference to stay near.
     arguments = recipe.arguments(
-        kind, beta=plan.beta, num_generations=plan.generations, temperature=plan.temperature, top_k=0, top_p=1.0,
-        max_completion_length=plan.reply_tokens,
+        kind, beta=plan.beta, num_generations=plan.num_generations, temperature=plan.temperature, top_k=0, top_p=1.0,
+        max_completion_length=plan.reply_tokens, chat_template_kwargs=plan.chat_template_args,
     )  # fmt: skip
     rows = [{"prompt": as_messages(recipe.session, prompt), "number": number} for number, prompt in enumerate(prompts)]
     recipe.callbacks.append(StopsWhen(lambda: reward.wires.tripped is not None))

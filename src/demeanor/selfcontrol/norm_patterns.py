@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..behaviours import Prompt, Question
+from ..behaviours import Prompt, Question, as_prompts, as_questions
 from ..detect.suffix import suffix
 from ..errors import DataError
 from ..models import Session
@@ -22,7 +22,7 @@ def norms(session: Session, prompts: Sequence[Prompt], questions: Mapping[str, S
     """
     if not prompts or not questions:
         raise DataError("A norm pattern needs prompts to reply to and something to ask about the replies.")
-    encoded = [session.encode(prompt) for prompt in prompts]
+    encoded = [session.encode(prompt) for prompt in as_prompts(prompts)]
     replies = [[token for token in said[0] if token not in session.end_ids] for said in branched(session, encoded)]
     ids = [row for row, reply in zip(encoded, replies) if reply]
     said = [reply for reply in replies if reply]
@@ -33,6 +33,6 @@ def norms(session: Session, prompts: Sequence[Prompt], questions: Mapping[str, S
     nothing = torch.zeros(*size.shape, session.layout.d_model)
     made = {}
     for name, asked in questions.items():
-        found = suffix_gradients(session, ids, said, [suffix(session, question) for question in asked], nothing)
+        found = suffix_gradients(session, ids, said, [suffix(session, question) for question in as_questions(asked)], nothing)
         made[name] = norm_pattern(found.gradient.cpu(), size.cpu(), [len(row) for row in ids])
     return made

@@ -1,0 +1,88 @@
+"""What finding depends on: the plans of `find`, `update`, `gate` and of the commands that fit gates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from ..behaviours import SetName
+from ..controls.gate import Kind
+from ..controls.plan import CONTROL_HELP
+from ..io.plan import BasePlan, Flag
+from ..models.plan import MaxPrompts
+from .select import RankBy
+
+Layer = Annotated[int | None, Field(ge=0, description="layer in which the direction is looked for; every layer unless given")]
+Ranking = Annotated[
+    RankBy | None,
+    Field(
+        description="criterion of ranking: bypass (least left when ablated; the usual one), induce (most at dose +1) or gap (means furthest apart)"
+    ),
+]
+GateKind = Annotated[Kind, Field(description="what the gate reads: the stream along a logistic probe, or its cosine with the class gap")]
+FalsePositives = Annotated[float, Field(gt=0, lt=1, description="share of guard prompts that the gate may let through")]
+
+
+class FindPlan(BasePlan):
+    """Where a direction is looked for, and by what it is chosen."""
+
+    layer: Layer = None
+    rank_by: Ranking = None
+    estimators: Annotated[tuple[str, ...], Flag(("--estimator",))] = Field(
+        default=(), description="estimator that is tried instead of the usual ones; repeat for several"
+    )
+    max_prompts: MaxPrompts = None
+
+
+class GatePlan(BasePlan):
+    """What a gate reads, what it must not fire on, and how often it may."""
+
+    false_positives: FalsePositives = 0.05
+    against: tuple[SetName, ...] = Field(default=("guard",), min_length=1, description="sets that the gate must not fire on")
+    kind: GateKind = "probe"
+    max_prompts: MaxPrompts = None
+
+
+class UpdatePlan(BasePlan):
+    """How many prompts are merged in."""
+
+    max_prompts: MaxPrompts = None
+
+
+class GatedPlan(BasePlan):
+    """The gate that a control is made with, where there is one."""
+
+    gate: str | None = Field(default=None, description="behaviour; the control acts only on prompts like its shows set, not its guard set")
+    model: str | None = Field(default=None, description="model that the gate is fitted on")
+    false_positives: FalsePositives = 0.05
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.gate is not None and self.model is None:
+            raise ValueError("`gate` fits a probe on a model; name it with `model`")
+        useless = next((name for name in ("model", "false_positives") if name in self.model_fields_set), None)
+        if self.gate is None and useless is not None:
+            raise ValueError(f"`{useless}` does nothing without `gate`; add that, or leave it out")
+        return self
+
+
+class WhenPlan(BasePlan):
+    """The gates that a control is put behind."""
+
+    control: Annotated[str, Flag(positional="CONTROL")] = Field(description=CONTROL_HELP)
+    model: str = Field(description="model that the gates are fitted on")
+    like: tuple[str, ...] = Field(
+        default=(), description="behaviour; the control acts only on prompts like its shows set; repeat for several, all of which must hold"
+    )
+    unlike: tuple[str, ...] = Field(
+        default=(), description="behaviour; the control does not act on prompts like its shows set; repeat for several"
+    )
+    kind: GateKind = "probe"
+    false_positives: FalsePositives = 0.05
+
+    @model_validator(mode="after")
+    def _some_gate(self) -> Self:
+        if not self.like and not self.unlike:
+            raise ValueError("a gate needs to know what prompts it fires on; name a behaviour with `like` or `unlike`")
+        return self

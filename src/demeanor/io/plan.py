@@ -1,0 +1,115 @@
+"""Plans: what a verb depends on, as asked for. Frozen, checked, and written as YAML.
+
+Python, a YAML file and the command line fill the same plan, so a mistake is told in the same sentence everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import DataError
+
+PLAN = "plan.yaml"  # in the folder of a run or a training
+NAMED = re.compile(r"`(\w+)`")  # a field in the message of a validator
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a field is called on the command line, where that is not its own name; `positional` fields stand there without a flag."""
+
+    names: tuple[str, ...] = ()
+    positional: str | None = None
+
+
+class BasePlan(BaseModel):
+    """The base of every plan: its fields are the options of a verb. Raises DataError, in one sentence, for values that are none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    if not TYPE_CHECKING:  # a type checker reads the fields instead
+
+        def __init__(self, **values: Any) -> None:
+            self._fill(values, type(self).__name__, {})
+
+    def _fill(self, values: Mapping[str, Any], where: str, names: Mapping[str, str]) -> None:
+        try:
+            BaseModel.__init__(self, **values)
+        except ValidationError as error:
+            raise DataError(_sentence(error, where, names, list(type(self).model_fields))) from error
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str = "the plan", names: Mapping[str, str] | None = None) -> Self:
+        """A plan from its values. An error names `where` they come from, and fields as `names` calls them there."""
+        plan = cls.__new__(cls)
+        plan._fill(values, where, names or {})
+        return plan
+
+    @classmethod
+    def given(cls, plan: Self | None, options: Mapping[str, Any], verb: str) -> Self:
+        """The plan that a Python verb was called with, or one made of the keywords it was called with."""
+        if plan is None:
+            return cls.of(options, verb)
+        if not isinstance(plan, cls):
+            raise DataError(f"{verb} takes a {cls.__name__} or keywords, not {type(plan).__name__} {str(plan)[:40]!r}.")
+        if options:
+            raise DataError(f"{verb} takes a plan or keywords; leave out {next(iter(options))}, or put it in the plan.")
+        return plan
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """The plan in a YAML file, or in the folder of a run that holds one."""
+        return cls.of(read_values(path), str(path))
+
+    def written(self, *others: BasePlan) -> str:
+        """The plan as YAML, which gives the same plan when it is read; with `others` that one command takes beside it."""
+        values = [plan.model_dump(mode="json") for plan in (self, *others)]
+        return yaml.safe_dump({name: value for plan in values for name, value in plan.items()}, sort_keys=False, allow_unicode=True)
+
+    def same_as(self, file: Path) -> bool:
+        return file.read_text(encoding="utf-8") == self.written()
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The options in a YAML file; the folder of a run stands for the plan in it. DataError where it holds none."""
+    file = path / PLAN if path.is_dir() else path
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"The plan file {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise DataError(f"{file} holds no options; write one a line, as NAME: VALUE.")
+    return values
+
+
+def unknown_option(name: str, known: list[str]) -> str:
+    """What to say of an option that is none, with the one that was probably meant."""
+    meant = get_close_matches(name, known, 1)
+    return f"there is no option {name!r}; " + (f"did you mean {meant[0]}?" if meant else f"the options are {', '.join(known)}.")
+
+
+def _sentence(error: ValidationError, where: str, names: Mapping[str, str], known: list[str]) -> str:
+    """The first thing that is wrong, in one sentence."""
+    errors = error.errors()
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a typo is why another is missing
+    place = names.get(str(first["loc"][0]), str(first["loc"][0])) if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    if first["type"] == "extra_forbidden":
+        wrong = unknown_option(place, known).removesuffix(".")
+    elif first["type"] == "missing":
+        wrong = f"{place} is missing; give it"
+    elif message.startswith("Input should"):
+        wrong = f"{place} {message.removeprefix('Input ')}, not {repr(first['input'])[:40]}"
+    else:
+        message = NAMED.sub(lambda name: names.get(name[1], name[1]), message)
+        wrong = f"{place}{': ' if place else ''}{message[0].lower()}{message[1:]}"
+    return f"{where}{': ' if where else ''}{wrong}{'' if wrong.endswith('?') else '.'}"

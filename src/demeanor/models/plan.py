@@ -1,0 +1,28 @@
+"""The model and the behaviour that a plan names, and how many prompts it uses."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ..io.plan import BasePlan, Flag
+
+MODEL_HELP = "model: organism, a model folder, a PEFT adapter folder, or a Hub id (owner/model, owner/model@revision)"
+ModelName = Annotated[str, Flag(positional="MODEL"), Field(description=MODEL_HELP)]
+BEHAVIOUR_HELP = "preset (over-refusal, refusal, toxicity, cheer, gloom) or path of a behaviour file"
+BehaviourName = Annotated[str, Flag(("--behaviour", "-b")), Field(description=BEHAVIOUR_HELP)]
+BehaviourNames = Annotated[tuple[str, ...], Flag(("--behaviour", "-b")), Field(description=f"{BEHAVIOUR_HELP}; repeat for several")]
+MaxPrompts = Annotated[int | None, Field(ge=1, description="most prompts of each split of each set that are used")]
+
+
+class ModelPlan(BasePlan):
+    """A plan that names a model."""
+
+    model: ModelName
+
+
+class BehaviourPlan(ModelPlan):
+    """A plan that names a model and a behaviour of it."""
+
+    behaviour: BehaviourName

@@ -1,0 +1,54 @@
+"""The layout of a loaded model: proven, then tried out as run time edits it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algebra.directions import unit
+from ..algebra.edits import ablate
+from ..errors import AccountingError
+from ..runtime.acting import as_it_is, lock_of
+from ..runtime.capture import Reader, Site
+from ..runtime.intervene import at_writers
+from ..runtime.steering import Steering
+from ..structure.layout import Layout
+from ..structure.proof import prove
+
+
+def proven_layout(model: Any, name: str) -> Layout:
+    """The layout of a causal language model, which the user calls `name`. AccountingError where anything of it cannot be proven."""
+    with lock_of(model), as_it_is(model):
+        try:
+            layout = prove(model)
+        except AccountingError as error:
+            raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
+        _check_ablation(model, layout, name)
+    return layout
+
+
+@torch.no_grad()
+def _check_ablation(model: Any, layout: Layout, name: str) -> None:
+    """The last step of the proof: with a direction ablated, none of it is left in the stream anywhere.
+
+    The direction is what the unedited stream points to at its end, so that much of it would be left if the edit
+    did nothing, in every dtype.
+    """
+    sites = [Site(0, "embed"), *(Site(layer, "resid_post") for layer in range(layout.n_layers))]
+    ids = torch.arange(5, 14, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+    reader = Reader(model, layout, sites)
+
+    def stream() -> Tensor:
+        return reader.read(lambda: model.base_model(input_ids=ids, use_cache=False), torch.tensor([8], device=model.device))[0]
+
+    r = unit(stream()[-1:])
+    with Steering(model, layout, [at_writers(layout, lambda writer: ablate(r), model.get_parameter)]).attached():
+        values = stream()
+    left = ((values @ r[0]).abs() / values.norm(dim=-1)).max()
+    bound = max(1e-5, 16 * torch.finfo(model.dtype).eps)
+    if left > bound:
+        raise AccountingError(
+            f"{name}: {left:.1e} of an ablated direction is left in the stream (at most {bound:.0e}); this model cannot be edited yet."
+        )

@@ -1,0 +1,109 @@
+"""Running batches through one model, for callers in any number of threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .acting import in_force, lock_of
+from .batches import TOKEN_BUDGET, Batch, in_batches
+
+T = TypeVar("T")
+SMALL = 20_000_000  # parameters
+
+
+class Runner:
+    """Batches of token ids through a model, under whatever is in force for the caller; one batch at a time.
+
+    pad: the token that fills rows up. refuse_too_long: raises an error for token ids that the model does not take.
+    """
+
+    def __init__(self, model: Any, pad: int, refuse_too_long: Callable[[Sequence[int]], None]) -> None:
+        self.model, self.pad, self._refuse_too_long = model, pad, refuse_too_long
+        self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+
+    @property
+    def branch_budget(self) -> int:
+        """Padded tokens in one batch of branches. A small model's cost is its many calls, and most branches end early."""
+        return TOKEN_BUDGET * (4 if self._small else 1)
+
+    def in_batches(
+        self, ids: Sequence[Sequence[int]], run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0, budget: int = TOKEN_BUDGET
+    ) -> list[T]:
+        """`run` on batches of token ids; its results, one per row, in order. See `batches.in_batches`.
+
+        Rows are opened with as many pads as embeddings are put before prompts. DataError where a control for each of
+        another number of prompts is in force.
+        """
+        acting = in_force(self.model)
+        wrong = next((each.controls for each in acting if each.controls not in (None, len(ids))), None)
+        if wrong is not None:
+            raise DataError(f"There are {wrong} controls and {len(ids)} prompts; give one control per prompt.")
+        opening = [self.pad] * sum(each.virtual_tokens for each in acting)
+        if opening and ids:
+            ids = [[*opening, *row] for row in ids]
+            self._refuse_too_long(max(ids, key=len))
+
+        def with_rows(batch: Batch) -> Sequence[T]:
+            with lock_of(self.model):
+                for each in acting:
+                    each.batch = batch.rows
+                try:
+                    return run(batch)
+                finally:
+                    for each in acting:
+                        each.batch = None
+
+        with self.threads():
+            return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget)
+
+    @contextmanager
+    def replying(self, lengths: Tensor) -> Iterator[None]:
+        """Tells what is in force how many of each row's last tokens are reply, for the passes inside."""
+        acting = in_force(self.model)
+        for each in acting:
+            each.reply_lengths = lengths
+        try:
+            yield
+        finally:
+            for each in acting:
+                each.reply_lengths = None
+
+    def threads(self) -> AbstractContextManager[None]:
+        """One thread of torch's for small models: handing their tiny operations to several costs more than it saves, and
+        many times more on a machine that is busy with something else."""
+        return one_thread() if self._small else nullcontext()
+
+
+_COUNTING = threading.Lock()
+_inside: dict[int, int] = {}  # how many times each thread has come and not gone
+_usual = 1  # torch's number of threads before the first of them came
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread inside; the last to leave leaves its number of threads as the first has found it.
+
+    The number is the process's and the calling thread's at once, so whoever comes in between cannot tell the usual one.
+    """
+    global _usual
+    own = threading.get_ident()
+    with _COUNTING:
+        if not _inside:
+            _usual = torch.get_num_threads()
+        _inside[own] = _inside.get(own, 0) + 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _COUNTING:
+            _inside[own] -= 1
+            if not _inside[own]:
+                del _inside[own]
+                torch.set_num_threads(_usual)
