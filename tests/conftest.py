@@ -96,6 +96,13 @@ def organism() -> dm.Session:
     return loaded("organism")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that looks at a whole run is slow."""
+    for item in items:
+        if {"selective", "whole"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 class EachFamily(Mapping[str, T]):
     """Something for every family, made when it is first asked for."""
 
