@@ -18,6 +18,7 @@ from conftest import DATA
 from demeanor.algebra.schedule import triangular
 from demeanor.controls import Control, Part, check, convert, load_control, overlaps, read_layout, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError
+from demeanor.io.tensors import FORMAT
 from demeanor.models import Layout
 from demeanor.runtime.steering import Steering
 from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
@@ -97,6 +98,25 @@ def test_a_scope_names_its_tokens(organism: dm.Session, tokens: str) -> None:
         said = list(organism.generate([PROMPTS[0]], 6)[0].ids)
         for length in range(len(said)):
             assert int(organism.logits([PROMPTS[0]], said[:length])[0].argmax()) == said[length]
+
+
+@pytest.mark.parametrize(("after", "position"), [((), -3), ((), -1), ((7,), -1), ((7, 8, 9), -2)])
+def test_read_is_the_token_where_the_direction_was_read(organism: dm.Session, after: tuple[int, ...], position: int) -> None:
+    """One count for all: in the prompt, and in the reply that the prompts were forced through."""
+    direction = replace(a_direction(organism, replace(SITE, position=position), gap=30.0), after=after)
+    control, reply = dm.add(direction, 1.0, "read"), [7, 8, 9, 10]
+    before, then = streams(organism, 1, None, PROMPTS[0], reply), streams(organism, 1, control, PROMPTS[0], reply)
+    moved = ((then - before).norm(dim=-1) > 1).nonzero()[:, 0].tolist()
+    assert moved == [len(organism.encode(PROMPTS[0])) + direction.position]
+    read = organism.capture([PROMPTS[0]], [direction.site], after).values[0, 0]
+    assert torch.allclose(read, before[moved[0]], atol=1e-4)
+
+
+def test_a_direction_that_was_read_over_replies_acts_on_them(organism: dm.Session) -> None:
+    direction = a_direction(organism, replace(SITE, position="reply"))
+    assert direction.position == "reply"
+    assert direction.scope("read", at_site=False) == dm.Scope(tokens="last_and_reply")
+    assert dm.add(direction, 1.0, "read").parts[0].scope == dm.Scope(site=dm.Site(1), tokens="last_and_reply")
 
 
 def test_writers_take_token_scopes_too(organism: dm.Session) -> None:
@@ -180,6 +200,7 @@ MISTAKES: dict[str, tuple[Callable[[dm.Direction, dm.Direction], object], str]] 
     "no kind": (lambda d, o: Part(kind="mirror", vectors=d.basis, dose=1.0, scope=dm.Scope()), "'mirror' is no kind of edit"),  # type: ignore[arg-type]
     "no tokens": (lambda d, o: dm.Scope(tokens="some"), "'some' names no tokens"),  # type: ignore[arg-type]
     "no positions": (lambda d, o: dm.Scope(tokens="positions"), "Positions go with"),
+    "two that were read": (lambda d, o: dm.Scope(tokens="read", positions=(-1, 0)), "the one where a direction was read"),
     "reply positions": (lambda d, o: dm.Scope(tokens="positions", positions=(1,)), "count from the end of the prompt"),
     "layers at a site": (lambda d, o: dm.Scope(site=dm.Site(1), layers=(1.0,)), "say nothing at one site"),
     "not in this model": (lambda d, o: dm.rotate(d, replace(o, layout=replace(o.layout, d_model=7)), 9), "different structures"),
@@ -227,8 +248,8 @@ def header_of(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("format", "told"), [
-    (1, r"was written by an older version \(format 1, and this one reads 3\); make it anew\."),
-    (4, r"was written by a newer version \(format 4, and this one reads 3\); upgrade demeanor\."),
+    (1, rf"was written by an older version \(format 1, and this one reads {FORMAT}\); make it anew\."),
+    (FORMAT + 1, rf"was written by a newer version \(format {FORMAT + 1}, and this one reads {FORMAT}\); upgrade demeanor\."),
 ])  # fmt: skip
 def test_files_of_another_format_are_refused(organism: dm.Session, tmp_path: Path, format: int, told: str) -> None:
     save_control(ablation(organism), tmp_path / "c.safetensors")

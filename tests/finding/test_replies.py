@@ -16,7 +16,7 @@ from demeanor.errors import DataError
 from demeanor.finding.filter import filter_prompts
 from demeanor.finding.find import search_directions
 from demeanor.measure import Bench
-from demeanor.runtime.capture import REPLY
+from demeanor.runtime.positions import REPLY
 
 FAMILIES = ["llama", "gemma2", "gpt_neox", "gpt2", "falcon", "qwen3_moe", "granite", "phi3"]
 # Short prompts with long replies and long ones with short: the reply starts elsewhere in every row of a batch.

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import pytest
@@ -194,6 +194,18 @@ def test_a_thread_that_a_task_hands_its_work_to_has_the_tasks_control(organism: 
     with organism.controlled(controls["writers"]):
         wanted = [organism.chat(prompt, TOKENS) for prompt in PROMPTS]
     assert asyncio.run(said()) == wanted
+
+
+def test_what_another_thread_has_taken_off_is_gone(organism: dm.Session, controls: dict[str, Control]) -> None:
+    plain = asked(organism, nullcontext())
+    held = ExitStack()
+    held.enter_context(organism.controlled_rows([controls["writers"]]))
+    held.enter_context(organism.controlled(controls["embeddings"]))
+    thread = threading.Thread(target=held.close)
+    thread.start()
+    thread.join()
+    assert in_force(organism.model) == ()
+    assert same(asked(organism, nullcontext()), plain)
 
 
 def test_uncontrolled_is_of_one_model(organism: dm.Session, tiny: Mapping[str, dm.Session]) -> None:

@@ -59,7 +59,7 @@ def find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Lo
     if choice.compare:
         compared = compare_estimators(Bench(session, behaviour, "val", ledger, max_prompts=PROMPTS), findings)
         save_direction(compared[0].direction, target)
-        print_json([each.to_json() for each in compared]) if as_json else out.print(comparison_table(compared, title))
+        print_json([estimator.to_json() for estimator in compared]) if as_json else out.print(comparison_table(compared, title))
         return
     if choice.candidates > 1:
         _show_candidates(session, behaviour, findings, choice.candidates, target, as_json)

@@ -8,9 +8,7 @@ from typing import Literal
 import torch
 
 from ..algebra.directions import orthonormal
-from ..errors import ControlError, mistaken
-from ..models import Site
-from ..runtime.capture import REPLY
+from ..errors import ControlError
 from ..runtime.intervene import Tokens
 from .control import Control
 from .direction import Direction, as_direction
@@ -28,7 +26,7 @@ def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = No
     """
     direction = as_direction(direction)
     if direction.write is not None:
-        at = scope or _at_own_site(direction, "last_and_reply", ())
+        at = scope or direction.scope("last_and_reply")
         return _control(direction, Part(kind="ablate", vectors=direction.write, dose=strength, scope=at, read=direction.basis))
     scope = scope or EVERYWHERE
     return _control(direction, Part(kind="ablate", vectors=direction.basis, dose=strength, scope=scope))
@@ -68,7 +66,7 @@ def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", po
     direction = as_direction(direction)
     _refuse_rank(direction, "add")
     moved = direction.gap * direction.basis if direction.write is None else direction.write
-    return _control(direction, Part(kind="add", vectors=moved, dose=dose, scope=_at_own_site(direction, tokens, positions)))
+    return _control(direction, Part(kind="add", vectors=moved, dose=dose, scope=direction.scope(tokens, positions)))
 
 
 def clamp(
@@ -88,7 +86,7 @@ def clamp(
         _refuse_rank(direction, "clamp to a number")
         target = torch.tensor([to], dtype=torch.float64)
     part = Part(
-        kind="clamp", vectors=direction.basis, dose=1.0, scope=_at_own_site(direction, tokens, positions), target=target.to(direction.basis)
+        kind="clamp", vectors=direction.basis, dose=1.0, scope=direction.scope(tokens, positions), target=target.to(direction.basis)
     )
     return _control(direction, part)
 
@@ -104,13 +102,3 @@ def _refuse_rank(direction: Direction, what: str) -> None:
         )
     if len(direction.basis) != 1:
         raise ControlError(f"{what} needs a direction of rank 1; this one has rank {len(direction.basis)}.")
-
-
-def _at_own_site(direction: Direction, tokens: Tokens, positions: Sequence[int]) -> Scope:
-    """Where a direction was read; one that was read over replies has no single token there."""
-    if isinstance(positions, str) or not isinstance(positions, Sequence):
-        raise ControlError(mistaken("A list of positions", positions, "put a single one in a list, as in [-1]"))
-    site = Site(direction.site.layer, direction.site.point)
-    if tokens == "read" and direction.site.position == REPLY:
-        return Scope(site=site, tokens="last_and_reply")
-    return Scope(site=site, tokens=tokens, offset=direction.place if tokens == "read" else 0, positions=tuple(positions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,10 @@ from ..errors import ControlError, mistaken
 from ..io.display import brief, object_html
 from ..io.tensors import read_tensors, write_tensors
 from ..models import Layout, Site
+from ..runtime.intervene import Tokens
+from ..runtime.positions import REPLY, Position
 from .control import provenance
+from .scope import Scope
 
 SHOWN = 8  # candidates in a notebook
 
@@ -108,9 +112,24 @@ class Direction:
         return float((self.shows.mean - self.lacks.mean) @ self.basis[0].double())
 
     @property
-    def place(self) -> int:
-        """The place of the token it was read at: 0 is the prompt's last, 1 the first of the reply."""
-        return len(self.after) + self.site.position + 1
+    def position(self) -> Position:
+        """Where it was read, counted from the prompt's end: -1 is the prompt's last token, 0 the first of the reply."""
+        return REPLY if self.site.position == REPLY else len(self.after) + self.site.position
+
+    def scope(
+        self, tokens: Tokens, positions: Sequence[int] = (), *, at_site: bool = True, layers: tuple[float, ...] | None = None
+    ) -> Scope:
+        """Where an edit by this direction acts: at its own site, or at every writer.
+
+        tokens "read" is the one where it was read; of one that was read over replies, the last prompt token and the reply.
+        """
+        if isinstance(positions, str) or not isinstance(positions, Sequence):
+            raise ControlError(mistaken("A list of positions", positions, "put a single one in a list, as in [-1]"))
+        site = Site(self.site.layer, self.site.point) if at_site else None
+        if tokens == "read":
+            position = self.position
+            tokens, positions = ("last_and_reply", ()) if position == REPLY else ("read", (position,))
+        return Scope(site=site, tokens=tokens, positions=tuple(positions), layers=layers)
 
     def component(self, name: Literal["shows", "lacks"]) -> float:
         """The class mean along the first basis vector: plain ablation moves both to 0."""

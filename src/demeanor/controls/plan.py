@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..algebra.schedule import triangular
 from ..errors import DataError
 from ..io.plan import BasePlan, Flag
-from ..models import Site
 from ..models.plan import BehaviourNames, MaxPrompts
 from .direction import Direction
 from .scope import Scope
@@ -68,11 +67,8 @@ class ScopePlan(TokensPlan):
     def scope(self, direction: Direction) -> Scope:
         """DataError for a kernel that is none, ControlError for what cannot be combined."""
         name, positions = self.reach()
-        site = Site(direction.site.layer, direction.site.point) if self.at_site else None
         layers = None if self.kernel is None else _weights(self.kernel, direction.layout.n_layers)
-        return Scope(
-            site=site, tokens=name, offset=direction.place if name == "read" else 0, positions=positions, layers=layers
-        )  # fmt: skip
+        return direction.scope(name, positions, at_site=self.at_site, layers=layers)
 
 
 def _weights(kernel: str, n_layers: int) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from ..errors import ControlError, mistaken
 from ..models import Layout, Site
 from ..runtime.intervene import Reach, RowGate, Tokens
+from ..runtime.positions import LAST
 from ..structure.layout import Writer
 
 
@@ -16,15 +17,14 @@ from ..structure.layout import Writer
 class Scope:
     """At every residual writer (`site` None), or at one site; on which tokens.
 
-    tokens: "all"; "prompt"; "reply"; "last_and_reply", the prompt's last and the reply; "positions", those in `positions`
-    (-1 is the prompt's last); "read", the one where a direction was read: `offset` reply tokens after the prompt's last.
+    tokens: "all"; "prompt"; "reply"; "last_and_reply", the prompt's last and the reply; "positions", prompt tokens by their
+    `positions` (-1 is the prompt's last); "read", the one in `positions`, where a direction was read: in the prompt, or from 0 in the reply.
     layers: a weight per layer that multiplies the dose at its writers (see `algebra.schedule.triangular`); the
     embedding has that of the first. role: only the writers of attention, or of the MLPs.
     """
 
     site: Site | None = None
     tokens: Tokens = "all"
-    offset: int = 0
     positions: tuple[int, ...] = ()
     layers: tuple[float, ...] | None = None
     role: Literal["attn", "mlp"] | None = None
@@ -38,8 +38,10 @@ class Scope:
             raise ControlError(f"Positions are whole numbers, and {self.positions!r} are not.")
         if self.tokens not in get_args(Tokens):
             raise ControlError(f"{self.tokens!r} names no tokens; use one of {', '.join(get_args(Tokens))}.")
-        if (self.tokens == "positions") != bool(self.positions) or any(position >= 0 for position in self.positions):
-            raise ControlError('Positions go with tokens="positions" and count from the end of the prompt: -1 is its last token.')
+        if (self.tokens in ("positions", "read")) != bool(self.positions) or (self.tokens == "read" and len(self.positions) != 1):
+            raise ControlError('Positions go with tokens="positions", and the one where a direction was read with tokens="read".')
+        if self.tokens == "positions" and any(position >= 0 for position in self.positions):
+            raise ControlError("Positions count from the end of the prompt: -1 is its last token.")
         if self.site is not None and (self.layers is not None or self.role is not None):
             raise ControlError("A weight per layer and a role choose among writers; they say nothing at one site.")
 
@@ -59,30 +61,35 @@ class Scope:
         return self.layers[max(0, writer.layer)]
 
     def reach(self, gates: tuple[RowGate, ...]) -> Reach:
-        """The tokens by their places, of the rows that all gates let through."""
-        places = (self.offset,) if self.tokens == "read" else tuple(position + 1 for position in self.positions)
-        return Reach(self.tokens, places, gates)
+        """The tokens, of the rows that all gates let through."""
+        return Reach(self.tokens, self.positions, gates)
 
     def __str__(self) -> str:
         where = f"layer {self.site.layer} {self.site.point}" if self.site else f"every writer{f' ({self.role})' if self.role else ''}"
         if self.layers is not None:
             where += f" weighed by layer {min(self.layers):g} to {max(self.layers):g}"
-        read = "last prompt token" if self.offset == 0 else f"reply token {self.offset}"
         tokens = {
-            "all": "all tokens", "prompt": "prompt", "reply": "reply", "last_and_reply": "last prompt token and reply", "read": read,
-            "positions": f"prompt tokens {', '.join(map(str, self.positions))}",
+            "all": "all tokens", "prompt": "prompt", "reply": "reply", "last_and_reply": "last prompt token and reply",
+            "read": ", ".join(map(_in_words, self.positions)), "positions": f"prompt tokens {', '.join(map(str, self.positions))}",
         }  # fmt: skip
         return f"{where}, {tokens[self.tokens]}"
 
     def to_json(self) -> dict[str, Any]:
         site = self.site and {"layer": self.site.layer, "point": self.site.point}
         rest = {"positions": list(self.positions), "layers": self.layers and list(self.layers), "role": self.role}
-        return {"site": site, "tokens": self.tokens, "offset": self.offset, **{key: value for key, value in rest.items() if value}}
+        return {"site": site, "tokens": self.tokens, **{key: value for key, value in rest.items() if value}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Scope:
         layers = values.get("layers")
         return cls(
-            site=Site(**values["site"]) if values["site"] else None, tokens=values["tokens"], offset=values.get("offset", 0),
-            positions=tuple(values.get("positions", ())), layers=None if layers is None else tuple(layers), role=values.get("role"),
+            site=Site(**values["site"]) if values["site"] else None, tokens=values["tokens"], positions=tuple(values.get("positions", ())),
+            layers=None if layers is None else tuple(layers), role=values.get("role"),
         )  # fmt: skip
+
+
+def _in_words(position: int) -> str:
+    """A token by its position, as people count."""
+    if position == LAST:
+        return "last prompt token"
+    return f"prompt token {position}" if position < 0 else f"reply token {position + 1}"

@@ -13,6 +13,7 @@ from ..algebra.moments import Moments
 from ..errors import NoUsableDirection
 from ..measure.ledger import Ledger
 from ..models import Site
+from ..runtime.positions import Position
 from .estimators import Estimate, Estimator, estimate
 from .filter import Sets
 
@@ -33,14 +34,14 @@ class Classes:
 
     def __init__(self, ledger: Ledger, sets: Sets, sites: Sequence[Site], after: Sequence[int]) -> None:
         self.sites, self.after = tuple(sites), tuple(after)
-        self._layers: dict[int, tuple[Moments, Moments]] = {}
+        self._layers: dict[Position, tuple[Moments, Moments]] = {}
         self.train = {name: ledger.capture(prompts, sites, after).values.double() for name, prompts in sets.train.items() if prompts}
         self.val = {name: ledger.capture(sets.val[name], sites, after).values.double() for name in ("shows", "lacks")}
 
     def moments(self, name: str, number: int) -> Moments:
         return Moments.of(self.train[name][:, number])
 
-    def layers(self, position: int) -> tuple[Moments, Moments]:
+    def layers(self, position: Position) -> tuple[Moments, Moments]:
         """Moments of shows and lacks at all layers and one position: [layer, d_model]."""
         if position not in self._layers:
             numbers = [number for number, site in enumerate(self.sites) if site.position == position]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import DataError
 from .atomic import new_file
 
-FORMAT = 3  # of all artefacts; a file of another one is refused
+FORMAT = 4  # of all artefacts; a file of another one is refused
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ..calibrate.dial import Dial
 from ..controls import Candidate, Gate
 from ..measure.ledger import Ledger
 from ..report.html import COLOURS, styled
-from ..runtime.capture import REPLY
+from ..runtime.positions import REPLY
 from .result import Run
 
 SYMBOLS = ("circle", "diamond", "x", "square", "cross", "star")  # of the estimators, in the order in which they were tried
@@ -40,7 +40,7 @@ def selection(result: Run) -> go.Figure:
             some = [c for c in result.found.candidates if c.estimator == estimator and bool(c.discarded) == discarded]
             if some:
                 figure.add_scatter(
-                    x=[c.site.layer + 0.08 * (c.site.position + 1) for c in some], y=[c.bypass for c in some], mode="markers",
+                    x=[c.site.layer + 0.08 * (0 if c.site.position == REPLY else c.site.position + 1) for c in some], y=[c.bypass for c in some], mode="markers",
                     name=f"{estimator}{' (discarded)' if discarded else ''}", text=[_told(c) for c in some], hoverinfo="text",
                     marker={"symbol": f"{symbol}-open" if discarded else symbol, "size": 10, "opacity": 0.45 if discarded else 1.0},
                 )  # fmt: skip

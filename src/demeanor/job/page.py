@@ -126,11 +126,11 @@ def _options(result: Run) -> str:
         )
         for o in result.decision.options
     ]
-    told = "".join(
+    items = "".join(
         f"<li>rank {r.rank}: {escape(r.estimator)} at {escape(r.where)}, right answers {100 * (r.right or 0):.1f} %</li>"
         for r in result.decision.rounds
     )
-    rounds = f"<p>Further directions, found with the earlier ones ablated:</p><ul>{told}</ul>" if told else ""
+    rounds = f"<p>Further directions, found with the earlier ones ablated:</p><ul>{items}</ul>" if items else ""
     table = table_html(("tried on val", "merit", "shows", "guard", "shows right", "neutral right"), body)
     return f"{rounds}<details><summary>All {len(result.decision.options)} options that were tried</summary>{table}</details>"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..behaviours import Prompt, as_prompt
 from ..models import Activations, Reply, Session, Site
-from ..runtime.capture import REPLY
+from ..runtime.positions import REPLY
 
 KEPT = 1 << 27  # log-probabilities held in all: whole vocabularies are large
 

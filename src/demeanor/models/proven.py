@@ -41,7 +41,7 @@ def _check_ablation(model: Any, layout: Layout, name: str) -> None:
     reader = Reader(model, layout, sites)
 
     def stream() -> Tensor:
-        return reader.read(lambda: model.base_model(input_ids=ids, use_cache=False), torch.tensor([8], device=model.device))[0]
+        return reader.read(lambda: model.base_model(input_ids=ids, use_cache=False), torch.tensor([9], device=model.device))[0]
 
     r = unit(stream()[-1:])
     with Steering(model, layout, [at_writers(layout, lambda writer: ablate(r), model.get_parameter)]).attached():

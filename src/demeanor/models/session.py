@@ -15,8 +15,9 @@ from ..io.display import brief, object_html
 from ..runtime.acting import as_it_is
 from ..runtime.adapters import Adapted
 from ..runtime.batches import Batch, each
-from ..runtime.capture import REPLY, Activations, Reader, Site, as_sites
+from ..runtime.capture import Activations, Reader, Site, as_sites
 from ..runtime.intervene import Intervention
+from ..runtime.positions import REPLY
 from ..runtime.prompt_states import PromptStates
 from ..runtime.rows import ControlLike, Rows, as_control, as_controls
 from ..runtime.steering import Steering
@@ -64,9 +65,9 @@ class Session(LanguageModel):
 
         def run(batch: Batch) -> list[Tensor]:
             lengths = torch.tensor([len(replies[row]) for row in batch.rows], device=self.device)
-            ends = batch.input_ids.shape[1] - 1 - lengths
+            begins = batch.input_ids.shape[1] - lengths
             with self.runner.replying(lengths + len(after)):
-                return list(each(reader.read(lambda: self.decoder(**batch.inputs()), ends)))
+                return list(each(reader.read(lambda: self.decoder(**batch.inputs()), begins)))
 
         ids = [start + reply for start, reply in zip(starts, replies)]
         for prompt, row in zip(prompts, ids):
@@ -82,7 +83,7 @@ class Session(LanguageModel):
 
     def _refuse_outside(self, starts: Sequence[Sequence[int]], sites: Sequence[Site]) -> None:
         shortest = min(map(len, starts), default=0)
-        outside = next((site for site in sites if starts and not -shortest <= site.position <= REPLY), None)
+        outside = next((site for site in sites if site.position != REPLY and starts and not -shortest <= site.position < 0), None)
         if outside is not None:
             raise DataError(
                 f"There is no position {outside.position} in a prompt of {shortest} tokens; positions count from its end, -1 being the last."

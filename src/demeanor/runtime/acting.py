@@ -100,6 +100,11 @@ class Acting:
                     self._handles.pop().remove()
 
     @property
+    def laid(self) -> bool:
+        """Whether its hooks lie on the model."""
+        return bool(self._handles)
+
+    @property
     def acts(self) -> bool:
         """Whether it is in force for whoever runs the pass in progress."""
         if torch.compiler.is_compiling():  # compiled code cannot look up its context; it is told as a pass begins
@@ -134,7 +139,8 @@ _LOCKING = threading.Lock()
 
 def in_force(model: nn.Module) -> tuple[Acting, ...]:
     """What acts on a model in this context, in the order in which it was put in force."""
-    return tuple(acting for acting in _IN_FORCE.get() if acting.model is model)
+    # What another context has taken off is still listed in this one.
+    return tuple(acting for acting in _IN_FORCE.get() if acting.model is model and acting.laid)
 
 
 @contextmanager

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from ..errors import DataError, ModelError, mistaken
 from ..structure.layout import Layout
 from .acting import Acting
+from .positions import LAST, REPLY, Position
 
 Point = Literal["embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
-REPLY = 0
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """Where the stream is read or edited. `position` counts from the end of the prompt: -1 is its last token, and
-    REPLY (0) stands for the mean over the tokens of the reply that comes with it."""
+    """Where the stream is read or edited. `position` counts from the end of what is read, a prompt and what it is forced through:
+    -1 is the last token. "reply" (REPLY) is the mean over the tokens of the reply that comes with it."""
 
     layer: int
     point: Point = "resid_post"
-    position: int = -1
+    position: Position = LAST
 
     def __str__(self) -> str:
         return f"layer {self.layer} {self.point} {'over the reply' if self.position == REPLY else f'at {self.position}'}"
@@ -101,14 +101,14 @@ class Reader(Acting):
         super().__init__(model)
         self.layout, self.sites = layout, tuple(sites)
         self._kept: dict[Site, Tensor] = {}
-        self._ends = torch.empty(0)
+        self._begins = torch.empty(0)
 
-    def read(self, forward: Callable[[], Any], ends: Tensor) -> Tensor:
-        """values [row, site, d_model]; `ends` [row] are the indices of the prompts' last tokens in the batch.
+    def read(self, forward: Callable[[], Any], begins: Tensor) -> Tensor:
+        """values [row, site, d_model]; `begins` [row] are the indices in the batch at which replies begin, or would.
 
         Whatever follows them is the reply: batches are padded on the left.
         """
-        self._kept, self._ends = {}, ends
+        self._kept, self._begins = {}, begins
         with self.attached(), suppress(_Enough):
             forward()
         return torch.stack([self._kept[site] for site in self.sites], 1)
@@ -122,16 +122,16 @@ class Reader(Acting):
         self.on_output(self.model.get_submodule(self.layout.blocks[last]), self._stop)
 
     def _keep(self, site: Site, scale: float, value: Tensor) -> None:
-        ends = self._ends.to(value.device)
-        rows = torch.arange(len(ends), device=value.device)
+        begins = self._begins.to(value.device)
+        rows = torch.arange(len(begins), device=value.device)
         value = value.expand(len(rows), -1, -1)
         if site.position == REPLY:
-            said = (torch.arange(value.shape[1], device=value.device) > ends[:, None]).float()
+            said = (torch.arange(value.shape[1], device=value.device) >= begins[:, None]).float()
             taken = torch.einsum("rt,rtd->rd", said / said.sum(1, keepdim=True), value.float()) * scale
         else:
             # Indexing copies: some families add to the stream in place after the hook.
-            taken = value[rows, ends + 1 + site.position].float() * scale
-        taken = taken.to(self._ends.device)
+            taken = value[rows, begins + site.position].float() * scale
+        taken = taken.to(self._begins.device)
         self._kept[site] = self._kept[site] + taken if site in self._kept else taken
 
     def _stop(self, value: Tensor) -> None:

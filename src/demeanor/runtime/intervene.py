@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from ..algebra.edits import Edit, add
 from ..structure.layout import Layout, Writer, writer_edit
 from .capture import Site
+from .positions import LAST
 
-# "read" and "positions" name single tokens, by their places.
+# "read" and "positions" name single tokens, by their positions.
 Tokens = Literal["all", "prompt", "reply", "last_and_reply", "read", "positions"]
 Side = Literal["input", "output"]
 
@@ -32,29 +34,25 @@ class RowGate(Protocol):
 class Reach:
     """Which tokens an edit acts on, of the rows that all of its gates let through.
 
-    A token's place is 0 for the prompt's last, 1, 2, ... for the reply, negative before. `places` are those that
-    "read" and "positions" mean.
+    `positions` (see the module of that name) are those that "read" and "positions" mean.
     """
 
     tokens: Tokens = "all"
-    places: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
     gates: tuple[RowGate, ...] = ()
 
-    def holds(self, place: int) -> bool:
+    def holds(self, position: int) -> bool:
         """Whether a token there is one of them."""
         if self.tokens in ("read", "positions"):
-            return place in self.places
-        first = {"all": True, "prompt": place <= 0, "reply": place >= 1, "last_and_reply": place >= 0}
-        return first[self.tokens]
+            return position in self.positions
+        return {"all": True, "prompt": position < 0, "reply": position >= 0, "last_and_reply": position >= LAST}[self.tokens]
 
-    def among(self, place: Tensor) -> Tensor:
-        """The same of many tokens: place [row, token] -> bool."""
+    def among(self, position: Tensor) -> Tensor:
+        """The same of many tokens: position [row, token] -> bool."""
         if self.tokens in ("read", "positions"):
-            found = place != place
-            for wanted in self.places:
-                found = found | (place == wanted)
-            return found
-        return {"all": place == place, "prompt": place <= 0, "reply": place >= 1, "last_and_reply": place >= 0}[self.tokens]
+            return torch.isin(position, torch.tensor(self.positions, device=position.device))
+        ranges = {"all": position == position, "prompt": position < 0, "reply": position >= 0, "last_and_reply": position >= LAST}
+        return ranges[self.tokens]
 
 
 EVERYWHERE = Reach()
@@ -74,13 +72,13 @@ def at_writers(
     layout: Layout, edit_of: Callable[[Writer], Edit | None], tensor: Callable[[str], Tensor], reach: Reach = EVERYWHERE
 ) -> list[Intervention]:
     """A linear edit at every writer for which `edit_of` gives one, through post-norms: what `bake` writes, at run time."""
-    made = []
+    interventions = []
     for writer in layout.writers:
         edit = edit_of(writer)
         if edit is None:
             continue
-        made.append(Intervention(writer.module, "output", writer_edit(writer, edit, tensor), reach))
+        interventions.append(Intervention(writer.module, "output", writer_edit(writer, edit, tensor), reach))
         if writer.post_norm and writer.post_norm.bias:  # added after the writer: its part goes where it comes in
             bias = tensor(writer.post_norm.bias).to(edit.V)
-            made.append(Intervention(writer.post_norm.module, "output", add(edit.delta(bias)), reach))
-    return made
+            interventions.append(Intervention(writer.post_norm.module, "output", add(edit.delta(bias)), reach))
+    return interventions

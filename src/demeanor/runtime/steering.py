@@ -20,6 +20,7 @@ from .acting import Acting, Pass, as_it_is
 from .bank import Bank, Mask, Stage
 from .capture import Reader
 from .intervene import Intervention, Reach, RowGate
+from .positions import LAST, positions_of
 
 
 class Steering(Acting):
@@ -69,38 +70,37 @@ class Steering(Acting):
     def _prefill(self, started: Pass) -> dict[Reach, Mask]:
         """Masks of prompts, and of replies that are run together with them; gates are decided."""
         real, rows = started.real, len(started.tokens)
-        following = real.flip(1).cumsum(1).flip(1) - real.long()  # real tokens after each token
         lengths = torch.zeros(rows, dtype=torch.long) if self.reply_lengths is None else self.reply_lengths
-        place, self._said = lengths.to(real.device)[:, None] - following, 0
+        positions, self._said = positions_of(real, lengths.to(real.device)), 0
         gates = self.bank.gates()
         if gates:
-            ends = ((real & (place >= 0)).long().cumsum(1) == 0).sum(1)  # the first token not before it is the prompt's last
-            self._decide(gates, started, ends)
+            last = ((real & (positions >= LAST)).long().cumsum(1) == 0).sum(1)  # the first token that is not before it
+            self._decide(gates, started, last + 1)
         return {
-            reach: True if not started.padded and reach.tokens == "all" else (real & reach.among(place))[..., None].float()
+            reach: True if not started.padded and reach.tokens == "all" else (real & reach.among(positions))[..., None].float()
             for reach in self.bank.reaches()
         }
 
     def _decode(self, started: Pass) -> dict[Reach, Mask]:
-        """Masks of reply tokens that follow a cache. Their places are known; a token that comes alone is no pad."""
+        """Masks of reply tokens that follow a cache. Their positions are known; a token that comes alone is no pad."""
         length = started.tokens.shape[1]
-        places = range(self._said + 1, self._said + length + 1)
+        positions = range(self._said, self._said + length)
         self._said += length
         masks: dict[Reach, Mask] = {}
         for reach in self.bank.reaches():
-            holds = [reach.holds(place) for place in places]
+            holds = [reach.holds(position) for position in positions]
             same = len(set(holds)) == 1
             masks[reach] = holds[0] if same else torch.tensor(holds, device=started.tokens.device).float()[None, :, None]
             if length > 1 and started.padded:
                 masks[reach] = _both(masks[reach], started.real[..., None].float())
         return masks
 
-    def _decide(self, gates: list[RowGate], started: Pass, ends: Tensor) -> None:
+    def _decide(self, gates: list[RowGate], started: Pass, begins: Tensor) -> None:
         """Run the unedited model up to the last gate's layer and latch what every gate says."""
         alone = {**started.kwargs, "past_key_values": None, "use_cache": False}
         reader = Reader(self.model, self.layout, [gate.site for gate in gates])
         with as_it_is(self.model), torch.no_grad():
-            values = reader.read(lambda: self.decoder(*started.args, **alone), ends)
+            values = reader.read(lambda: self.decoder(*started.args, **alone), begins)
         self._fired = {gate: gate.fires(values[:, number])[:, None, None].float() for number, gate in enumerate(gates)}
 
     def _gates(self, gates: Sequence[RowGate], rows: int) -> Mask:
