@@ -37,7 +37,7 @@ import demeanor as dm
 from demeanor import cli, progress
 from demeanor.job.result import Run
 from demeanor.models.loading import resolve
-from kept import kept
+from kept import kept, loaded
 
 T = TypeVar("T")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -93,7 +93,14 @@ def save_tiny(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = tor
 
 @pytest.fixture(scope="session")
 def organism() -> dm.Session:
-    return dm.load("organism", device="cpu")
+    return loaded("organism")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that looks at a whole run is slow."""
+    for item in items:
+        if {"selective", "whole"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 class EachFamily(Mapping[str, T]):
@@ -125,12 +132,6 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]
 def tiny(tiny_folders: Mapping[str, Path]) -> Mapping[str, dm.Session]:
     """A session with a tiny model, by family."""
     return EachFamily(lambda family: dm.load(tiny_folders[family], device="cpu"))
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> dm.Session:
-    """One of the tiny models, where the others are not needed."""
-    return dm.load(save_tiny(tmp_path_factory.mktemp("tiny_llama"), "llama"), device="cpu")
 
 
 @pytest.fixture(params=list(FAMILIES))

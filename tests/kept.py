@@ -17,11 +17,15 @@ from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
-import demeanor
+import demeanor as dm
+from demeanor.measure.bench import Trial
+from demeanor.measure.condition import Condition
+from demeanor.measure.drift import Drift
+from demeanor.measure.observation import Observation
 
 T = TypeVar("T")
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
@@ -42,10 +46,35 @@ def kept(name: str, make: Callable[[Path], T], *arguments: object) -> T:
             folder.mkdir()
             value = make(folder)
             with (folder / "value.part").open("wb") as file:
-                pickle.dump(value, file)
+                _Writer(file).dump(value)
             os.replace(folder / "value.part", folder / "value")
         with (folder / "value").open("rb") as file:
-            return pickle.load(file)  # type: ignore[no-any-return]
+            return _Reader(file).load()  # type: ignore[no-any-return]
+
+
+@cache
+def loaded(name: str) -> dm.Session:
+    """The one session with a model that all tests of a process share."""
+    return dm.load(name, device="cpu")
+
+
+class _Writer(pickle.Pickler):
+    """Sessions are written as the names of their models, trials with what they would compute when asked."""
+
+    def persistent_id(self, value: Any) -> str | None:
+        return value.name if isinstance(value, dm.Session) else None
+
+    def reducer_override(self, value: Any) -> Any:
+        return (_trial, (value.condition, value.observation, value.drift)) if isinstance(value, Trial) else NotImplemented
+
+
+class _Reader(pickle.Unpickler):
+    def persistent_load(self, name: str) -> dm.Session:
+        return loaded(name)
+
+
+def _trial(condition: Condition, observation: Observation, drift: Drift) -> Trial:
+    return Trial(condition=condition, observation=observation, moved=lambda: drift)
 
 
 @cache
@@ -58,7 +87,7 @@ def _root() -> Path:
     for other in shared.iterdir():
         if other.is_dir() and time.time() - other.stat().st_mtime > UNUSED:
             shutil.rmtree(other, ignore_errors=True)
-    root = shared / fingerprint(Path(demeanor.__file__).parent)
+    root = shared / fingerprint(Path(dm.__file__).parent)
     root.mkdir(exist_ok=True)
     os.utime(root)
     return root

@@ -8,6 +8,8 @@ import demeanor as dm
 from demeanor.detect import make_detector, present
 from demeanor.measure import Bench, Observation
 
+pytestmark = pytest.mark.slow
+
 # Gloom is brought about late, where what is refused is settled, at the token where it was read, at the smallest dose that
 # makes 95 % of ordinary replies gloomy (`find_dose`): more of it brings refusals back.
 LAYER, DOSE = 4, 1.125

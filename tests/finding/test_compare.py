@@ -15,6 +15,8 @@ from demeanor.finding.compare import compare_estimators, estimators_for
 from demeanor.finding.estimators import ESTIMATORS
 from demeanor.finding.find import Findings, search_directions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def b(organism: dm.Session) -> dm.Behaviour:

@@ -23,6 +23,8 @@ from demeanor.train.targets import Chunks, Plain, Targets
 from demeanor.train.trajectories import followed
 from making import ablation
 
+pytestmark = pytest.mark.slow
+
 FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply_tokens": 20}
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ..errors import DataError
 from ..io.display import brief, object_html
 from ..io.registry import file_and_name
-from ..progress import say
+from ..progress import warn
 from .audience import CALLED, Audience, LoadedModel, audience_of
 from .prompts import SPLITS, Prompt, Split, distinct
 from .questions import Question
@@ -181,7 +181,7 @@ def _paired(shows: Sequence[Prompt], lacks: Sequence[Prompt], where: str) -> dic
         raise DataError(f"{where}: pairs needs as many rows in lacks as in shows; there are {len(lacks)} and {len(shows)}.")
     both = dict.fromkeys((one, replace(other, pair=one.pair or one.messages)) for one, other in zip(shows, lacks))
     if len(both) < len(shows):
-        say(f"{where}: {len(shows) - len(both)} of {len(shows)} pairs repeat another and are counted once.")
+        warn(f"{where}: {len(shows) - len(both)} of {len(shows)} pairs repeat another and are counted once.")
     return {"shows": tuple(one for one, _ in both), "lacks": tuple(other for _, other in both)}
 
 
@@ -204,7 +204,7 @@ def _tell_half_replies(sets: Mapping[SetName, tuple[Prompt, ...]], where: str) -
     prompts = sets["shows"] + sets["lacks"]
     without = [prompt for prompt in prompts if prompt.reply is None]
     if 0 < len(without) < len(prompts):
-        say(
+        warn(
             f"{where}: {len(without)} of {len(prompts)} rows in shows and lacks have no reply ({without[0].text!r}, for one), so the replies of"
             " the others are not used."
         )

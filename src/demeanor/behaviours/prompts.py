@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..errors import DataError, mistaken
 from ..io.display import brief
 from ..io.tables import value_of
-from ..progress import say
+from ..progress import warn
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -127,7 +127,7 @@ def distinct(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
     """Repeated prompts once, counted aloud. The same prompt with another reply is another row of data."""
     kept = {(prompt.system, prompt.messages, prompt.reply): prompt for prompt in prompts}
     if len(kept) < len(prompts):
-        say(f"{where}: {len(prompts) - len(kept)} of {len(prompts)} prompts repeat another and are counted once.")
+        warn(f"{where}: {len(prompts) - len(kept)} of {len(prompts)} prompts repeat another and are counted once.")
     return tuple(kept.values())
 
 

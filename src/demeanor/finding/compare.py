@@ -11,7 +11,7 @@ from ..controls import Direction, ablate
 from ..controls.direction import Candidate
 from ..errors import NoCandidate
 from ..measure.bench import Bench
-from ..progress import say, track
+from ..progress import say, track, warn
 from ..stats.score import Score
 from .estimators import ESTIMATORS, named_estimators, usual_estimators, why_unfit
 from .find import Findings
@@ -43,7 +43,7 @@ def estimators_for(behaviour: Behaviour, named: Sequence[str] | None, all_of_the
         return usual_estimators(behaviour)
     reasons = {record.name: why_unfit(record, behaviour) for record in ESTIMATORS.every()}
     for reason in filter(None, reasons.values()):
-        say(f"Left out: {reason}")
+        warn(f"Left out: {reason}")
     return tuple(name for name, reason in reasons.items() if reason is None)
 
 

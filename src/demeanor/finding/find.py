@@ -15,7 +15,7 @@ from ..errors import DataError, NoCandidate
 from ..measure.bench import Bench
 from ..measure.ledger import Ledger
 from ..models import Session, Site
-from ..progress import say, track
+from ..progress import say, track, warn
 from ..runtime.positions import REPLY, Position
 from .classes import Chance, Classes
 from .estimators import Estimate, named_estimators, usual_estimators
@@ -79,7 +79,7 @@ class Findings:
         late = min(range(len(self.candidates)), key=lambda number: self.candidates[number].bypass)
         if self.candidates[best].bypass > self.untouched - LITTLE and self.candidates[late].bypass < self.untouched - LITTLE:
             reasons = ", ".join(self.candidates[late].discarded)
-            say(
+            warn(
                 f"Ablating the directions that may be used removes little; {self.candidates[late].site} would remove more, but was discarded ({reasons}); see --layer."
             )
 

@@ -31,7 +31,7 @@ from ..io.json_files import write_json
 from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
-from ..progress import say
+from ..progress import say, warn
 from .confirm import Decision, Option, confirm
 from .page import write_report
 from .plan import Plan
@@ -110,7 +110,7 @@ def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, st
     try:
         return bake(model, control, folder), None
     except (ControlError, ModelError) as error:
-        say(f"Not baked: {error}")
+        warn(f"Not baked: {error}")
         return None, str(error)
 
 
@@ -118,7 +118,7 @@ def _parity(plan: Plan, session: Session, control: Control, measurement: Measure
     try:
         return check_parity(session, _loaded(plan, str(folder)), control, measurement)
     except torch.OutOfMemoryError:
-        say("There is no memory for a second model, so the baked one was not compared with the control; try it with --device cpu.")
+        warn("There is no memory for a second model, so the baked one was not compared with the control; try it with --device cpu.")
         return None
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, ModelError
-from ..progress import say, track
+from ..progress import track, warn
 from ..runtime.batches import groups
 from .loading import complete, device_named, fetched, on_device, resolve, with_words
 
@@ -110,7 +110,7 @@ class TextClassifier:
     def _say_cut(self, cut: int, total: int) -> None:
         if not self._said_cut:
             self._said_cut = True
-            say(f"{self.name} reads {self.longest} tokens of a text at most; {cut} of {total} texts are longer and were cut there.")
+            warn(f"{self.name} reads {self.longest} tokens of a text at most; {cut} of {total} texts are longer and were cut there.")
 
     # -- tokens to probabilities ------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
-from ..progress import muted, say
+from ..progress import muted, say, warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
 from .options import Loading, Quantized
 from .proven import proven_layout
@@ -164,7 +164,7 @@ def complete(name: str, info: dict[str, Any]) -> None:
         raise ModelError(f"{name} has {what} {first}, which its config.json asks for; download the model again or correct the config.")
     unused = sorted(info["unexpected_keys"])
     if unused:
-        say(f"{name}: {len(unused)} tensors in the files are not part of the model and were left out ({unused[0]} first).")
+        warn(f"{name}: {len(unused)} tensors in the files are not part of the model and were left out ({unused[0]} first).")
 
 
 def _merged(folder: Path, name: str, loading: Loading) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from ...behaviours import SET_NAMES, SetName
 from ...errors import DataError
-from ...progress import say
+from ...progress import warn
 from ...stats import intervals
 from ...stats.score import Better, Score
 from .key import COLUMNS, PAGE, RATINGS, Key, KeyPair, prefix, read_key
@@ -86,7 +86,7 @@ def read_ratings(folder: Path, ratings: Path | None = None) -> Ratings:
             f"fill in its column 'rating', or name the file that {PAGE} saved."
         )
     if unrated:
-        say(
+        warn(
             f"{path}: {unrated} of {len(key.items())} items are not rated; {incomplete} of {len(key.pairs)} pairs miss one and are left out."
         )
     return _ratings(key, complete, rated, unrated, incomplete)
