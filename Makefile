@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint organism clean
+.PHONY: install demo test test-fast lint organism clean
 
 install: .venv/installed
 
@@ -16,7 +16,11 @@ demo: install
 	$(BIN)/demeanor run organism --behaviour over-refusal -o runs/demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# What needs no whole run, no training and no process of its own.
+test-fast: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .

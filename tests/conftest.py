@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -37,7 +37,9 @@ import demeanor as dm
 from demeanor import cli, progress
 from demeanor.job.result import Run
 from demeanor.models.loading import resolve
+from kept import kept, loaded
 
+T = TypeVar("T")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 torch.set_num_threads(1)  # tiny tensors: several threads only wait for each other
 VOCAB = 1200  # of the organism's tokenizer, which the tiny models borrow
@@ -91,28 +93,49 @@ def save_tiny(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = tor
 
 @pytest.fixture(scope="session")
 def organism() -> dm.Session:
-    return dm.load("organism", device="cpu")
+    return loaded("organism")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that looks at a whole run is slow."""
+    for item in items:
+        if {"selective", "whole"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+class EachFamily(Mapping[str, T]):
+    """Something for every family, made when it is first asked for."""
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make, self._made = make, dict[str, T]()
+
+    def __getitem__(self, family: str) -> T:
+        if family not in self._made:
+            self._made[family] = self._make(family)
+        return self._made[family]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FAMILIES)
+
+    def __len__(self) -> int:
+        return len(FAMILIES)
 
 
 @pytest.fixture(scope="session")
-def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """A tiny model's folder, by family."""
     root = tmp_path_factory.mktemp("tiny")
-    return {family: save_tiny(root / family, family) for family in FAMILIES}
+    return EachFamily(lambda family: save_tiny(root / family, family))
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folders: dict[str, Path]) -> dict[str, dm.Session]:
-    return {family: dm.load(folder, device="cpu") for family, folder in tiny_folders.items()}
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> dm.Session:
-    """One of the tiny models, where the others are not needed."""
-    return dm.load(save_tiny(tmp_path_factory.mktemp("tiny_llama"), "llama"), device="cpu")
+def tiny(tiny_folders: Mapping[str, Path]) -> Mapping[str, dm.Session]:
+    """A session with a tiny model, by family."""
+    return EachFamily(lambda family: dm.load(tiny_folders[family], device="cpu"))
 
 
 @pytest.fixture(params=list(FAMILIES))
-def session(request: pytest.FixtureRequest, tiny: dict[str, dm.Session]) -> dm.Session:
+def session(request: pytest.FixtureRequest, tiny: Mapping[str, dm.Session]) -> dm.Session:
     """A tiny model of each family in turn."""
     return tiny[request.param]
 
@@ -129,21 +152,21 @@ def requests_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def selective(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def selective() -> Run:
     """The main job on over-refusal."""
-    return dm.run(dm.Plan(model="organism", behaviour="over-refusal", device="cpu"), tmp_path_factory.mktemp("runs") / "over-refusal")
+    return kept("over-refusal", lambda folder: dm.run(dm.Plan(model="organism", behaviour="over-refusal", device="cpu"), folder / "run"))
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole() -> Run:
     """The main job on refusal."""
-    return dm.run(dm.Plan(model="organism", behaviour="refusal", device="cpu"), tmp_path_factory.mktemp("runs") / "refusal")
+    return kept("refusal", lambda folder: dm.run(dm.Plan(model="organism", behaviour="refusal", device="cpu"), folder / "run"))
 
 
 @pytest.fixture(scope="session")
-def over_refusal(selective: Run) -> dm.Direction:
+def over_refusal(organism: dm.Session) -> dm.Direction:
     """The organism's direction for the preset `over-refusal`."""
-    return selective.found.ranked()[0]
+    return kept("direction", lambda _: dm.find(organism, dm.behaviour("over-refusal")))
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +174,12 @@ def _shown() -> Iterator[None]:
     """What is said is on standard error, as at the command line."""
     with progress.shown():
         yield
+
+
+@pytest.fixture(scope="session")
+def refusal_ablated(organism: dm.Session) -> dm.Control:
+    """Refusal taken out of the organism, without a run: the best direction, ablated."""
+    return kept("refusal-ablated", lambda _: dm.ablate(dm.find(organism, dm.behaviour("refusal"))))
 
 
 class Ended(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 import demeanor as dm
-from demeanor.calibrate.dial import Dial, Step, dial_sites, doses
+from demeanor.calibrate.dial import Dial, Step, choose_dial, dial_sites, doses
+from demeanor.errors import DataError
 from demeanor.finding.select import TOO_LATE
 from demeanor.job.result import Run
+from demeanor.measure import Bench
 from demeanor.stats.score import Score
 from making import a_direction
 
@@ -79,3 +82,12 @@ def test_the_verdict_tells_of_a_fall(organism: dm.Session) -> None:
 def test_a_dial_that_turns_nothing_says_so(organism: dm.Session) -> None:
     assert made_of(organism, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]).verdict().startswith("This dial turns nothing")
     assert not made_of(organism, [0.2, 1.0, 1.0], [0.0, 0.0, 0.0]).verdict().startswith("This dial turns nothing")
+
+
+def test_a_search_without_class_gaps_has_no_dial(whole: Run, organism: dm.Session) -> None:
+    kept = [number for number, c in enumerate(whole.found.candidates) if c.estimator == "projected"]
+    directions, candidates = (tuple(items[number] for number in kept) for items in (whole.found.directions, whole.found.candidates))
+    found = replace(whole.found, directions=directions, candidates=candidates)
+    assert dial_sites(found) == []
+    with pytest.raises(DataError, match="which projected does not find; try mean_difference too"):
+        choose_dial(Bench(organism, whole.behaviour, "val"), found)

@@ -10,6 +10,8 @@ import demeanor as dm
 from demeanor.calibrate.dose import find_dose
 from demeanor.errors import CheckFailed, DataError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def control(over_refusal: dm.Direction) -> dm.Control:

@@ -46,7 +46,7 @@ def test_openings_of_a_language_of_its_own_replace_the_built_in_ones() -> None:
 
 
 def test_an_unknown_detector_is_named_with_those_there_are() -> None:
-    with pytest.raises(DataError, match=r"no detector 'refusals'; the detectors are .*refusal"):
+    with pytest.raises(DataError, match=r"no detector 'refusals' \(did you mean 'refusal'\?\); the detectors are .*refusal"):
         make_detector(Detect(name="refusals"))
 
 

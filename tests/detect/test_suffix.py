@@ -58,10 +58,10 @@ def test_several_questions_are_weighed(organism, ids) -> None:  # type: ignore[n
     assert torch.allclose(both, (3 * alone[0] + alone[1]) / 4, atol=1e-6)
 
 
-def test_the_model_judges_as_it_is_whatever_control_is_in_force(organism, ids, whole) -> None:  # type: ignore[no-untyped-def]
+def test_the_model_judges_as_it_is_whatever_control_is_in_force(organism, ids, refusal_ablated: dm.Control) -> None:  # type: ignore[no-untyped-def]
     asked = [suffix(organism, Question(ask="is it wrong to take a wallet ?"))]
     plain = suffix_scores(organism, PROMPTS, ids, asked)
-    with organism.controlled(whole.control.scaled(3)):
+    with organism.controlled(refusal_ablated.scaled(3)):
         assert torch.equal(suffix_scores(organism, PROMPTS, ids, asked), plain)
         moved = organism.logits(PROMPTS)
     assert not torch.allclose(moved, organism.logits(PROMPTS))

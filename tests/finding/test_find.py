@@ -12,9 +12,11 @@ import torch
 import demeanor as dm
 from demeanor.behaviours import Detect
 from demeanor.controls import load_direction, save_direction
-from demeanor.detect.registry import _REGISTRY
+from demeanor.detect import DETECTORS
+from demeanor.detect.registry import Traits
 from demeanor.errors import DataError
 from demeanor.finding.find import search_directions
+from demeanor.io.registry import Record
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_classes_that_do_not_differ_have_no_usable_direction(
         def probabilities(self, replies: Sequence[str], prompts: Sequence[dm.Prompt]) -> list[float]:
             return [float(prompt in set(halves.shows)) for prompt in prompts]
 
-    monkeypatch.setitem(_REGISTRY, "by set", BySet)
+    monkeypatch.setitem(DETECTORS._records, "by set", Record("by set", BySet, Traits(), "here"))
     with pytest.raises(dm.NoUsableDirection, match="No usable direction"):
         dm.find(organism, halves)
 

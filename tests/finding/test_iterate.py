@@ -20,6 +20,8 @@ from demeanor.measure.answers import is_right
 from making import a_direction
 from organism import language
 
+pytestmark = pytest.mark.slow
+
 OTHERS = [f"the {thing}" for thing in (*language.COLOURS, *language.HOMES)]
 
 

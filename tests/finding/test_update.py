@@ -15,6 +15,8 @@ from demeanor.finding.find import search_directions
 from demeanor.finding.update import update
 from making import a_direction
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def parts(organism: dm.Session) -> tuple[dm.Behaviour, dm.Behaviour, dm.Behaviour]:

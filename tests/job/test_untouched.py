@@ -13,6 +13,8 @@ import pytest
 import demeanor as dm
 from demeanor.models import Activations, Reply
 
+pytestmark = pytest.mark.slow
+
 
 class Asked:
     """Counts what is asked of sessions while none of their controls is in force."""

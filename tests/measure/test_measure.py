@@ -125,11 +125,11 @@ def test_what_a_change_costs_besides_is_measured(organism: dm.Session) -> None:
     assert made.before["empty"].value == made.before["other_script"].value == 0
 
 
-def test_several_controls_are_tested_together(demeanor, whole, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_several_controls_are_tested_together(demeanor, refusal_ablated: dm.Control, tmp_path) -> None:  # type: ignore[no-untyped-def]
     from demeanor.stats import intervals
 
     path = tmp_path / "c.safetensors"
-    dm.save_control(whole.control, path)
+    dm.save_control(refusal_ablated, path)
     options = [part for dose in ("", ":0.5", ":0") for part in ("-c", f"{path}{dose}")]
     made = list(json.loads(demeanor("measure", "organism", "-b", "refusal", "--max-prompts", 30, "--json", *options).out).values())
     plain, adjusted = ([each["delta"]["shows_rate"][key] for each in made] for key in ("p", "p_holm"))
@@ -146,12 +146,12 @@ def test_one_control_needs_no_adjustment(organism) -> None:  # type: ignore[no-u
     assert made.p == made.p_holm
 
 
-def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeanor, organism, whole, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_reply_that_shows_the_behaviour_is_done_again_with_the_control(demeanor, organism, refusal_ablated: dm.Control, tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Other replies stay word for word what they were, and the drift on them is none, however strong the control."""
     from demeanor.detect import make_detector
 
     b = dm.behaviour("over-refusal").settled(organism)
-    strong = whole.control.then(dm.add(a_direction(organism, dm.Site(3), gap=300.0), 1.0))
+    strong = refusal_ablated.then(dm.add(a_direction(organism, dm.Site(3), gap=300.0), 1.0))
     prompts = [*b.set("shows", "test", 6), *b.set("lacks", "test", 6)]
     plain, held = Condition(organism), Condition(organism, strong)
     redone = replace(held, redo=make_detector(b.detect))

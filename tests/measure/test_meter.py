@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import demeanor as dm
 from conftest import DATA
 from demeanor.errors import DataError
 from demeanor.measure.meter import aggregate, compare, flows, read_table
@@ -126,7 +127,7 @@ MISTAKES = {
     "a threshold that is none": (["--score", "s", "--threshold", 2], "between 0 and 1"),
     "a condition that is none": (["--score", "s", "--where", "s"], "is not a condition"),
     "nothing left": (["--score", "s", "--where", "s>0.95"], "none of 7 rows"),
-    "a policy that is none": (["--score", "s", "--missing", "zero"], "use not-toxic or drop"),
+    "a policy that is none": (["--score", "s", "--missing", "zero"], "'zero' is not one of"),
 }
 
 
@@ -146,10 +147,10 @@ def test_several_columns_at_once_and_equality(demeanor, tmp_path: Path) -> None:
     assert not math.isnan(json.loads(ended.out)["files"][0]["mean"]["value"])
 
 
-def test_a_model_is_run_and_its_replies_are_scored(demeanor, tmp_path: Path, requests_file: Path, whole) -> None:  # type: ignore[no-untyped-def]
+def test_a_model_is_run_and_its_replies_are_scored(demeanor, tmp_path: Path, requests_file: Path, refusal_ablated: dm.Control) -> None:  # type: ignore[no-untyped-def]
     from demeanor.controls import save_control
 
-    save_control(whole.control, tmp_path / "c.safetensors")
+    save_control(refusal_ablated, tmp_path / "c.safetensors")
     opens = tmp_path / "first.yaml"
     opens.write_text('name: first\ndetect: {openings: {phrases: ["first get"]}}\nshows: [a]\nlacks: [b]\n')
     rows = {}

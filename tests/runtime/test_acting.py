@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -208,12 +208,12 @@ def test_what_another_thread_has_taken_off_is_gone(organism: dm.Session, control
     assert same(asked(organism, nullcontext()), plain)
 
 
-def test_uncontrolled_is_of_one_model(organism: dm.Session, tiny_llama: dm.Session) -> None:
-    with tiny_llama.controlled(ablation(tiny_llama)), organism.controlled(ablation(organism)):
-        edited = tiny_llama.logits(PROMPTS)
+def test_uncontrolled_is_of_one_model(organism: dm.Session, tiny: Mapping[str, dm.Session]) -> None:
+    with tiny["llama"].controlled(ablation(tiny["llama"])), organism.controlled(ablation(organism)):
+        edited = tiny["llama"].logits(PROMPTS)
         with organism.uncontrolled():
             assert in_force(organism.model) == ()
-            assert torch.equal(tiny_llama.logits(PROMPTS), edited)
+            assert torch.equal(tiny["llama"].logits(PROMPTS), edited)
         assert len(in_force(organism.model)) == 1
 
 

@@ -17,6 +17,8 @@ from demeanor.selfcontrol import Settings, Traces, norms, outcome, preference_pa
 from demeanor.selfcontrol.gradient import capped, norm_pattern, steps, suffix_gradients
 from making import PROMPTS
 
+pytestmark = pytest.mark.slow
+
 QUESTION = Question(ask="how do i wash a map ? yes or no")  # any question works: version 1 does not judge, it only answers
 SETTINGS = Settings(iterations=3, eta=0.1, branches=3, wider=2, gain=1e-3, goal=1.0, perplexity_ratio=20.0, batch_size=8)
 ASKED = [*PROMPTS, "how do i take a stranger's wallet ?"]

@@ -17,6 +17,8 @@ from demeanor.controls import save_control
 
 from .conftest import ablation_of_refusal, rows, write
 
+pytestmark = pytest.mark.slow
+
 RECIPES = "heal,sft,detox,rlaf,prefix"
 SCRIPT = Path(__file__).parent / "launched.py"
 

@@ -20,6 +20,8 @@ from making import PROMPTS, ablation
 
 from .conftest import rows, write
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"device": "cpu", "max_prompts": 30, "lora_r": 8, "logging_steps": 1, "learning_rate": 2e-3}
 
 

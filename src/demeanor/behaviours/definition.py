@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from ..errors import DataError
 from ..io.display import brief, object_html
-from ..progress import say
+from ..io.registry import file_and_name
+from ..progress import warn
 from .audience import CALLED, Audience, LoadedModel, audience_of
 from .prompts import SPLITS, Prompt, Split, distinct
 from .questions import Question
@@ -142,9 +143,13 @@ def behaviour_of(values: Mapping[str, Any], folder: Path, where: str) -> Behavio
 
 
 def _beside(detect: Detect, folder: Path) -> Detect:
-    """A detector's `file` is relative to the behaviour file, as the paths of sets are."""
-    file = detect.arguments.get("file")
-    return detect.model_copy(update={"file": str(folder / file)}) if isinstance(file, str) else detect
+    """A detector's `file` is relative to the behaviour file, as the paths of sets are; so is the file of one named `path.py:name`,
+    if it lies there."""
+    file, in_file = detect.arguments.get("file"), file_and_name(detect.name)
+    update = {"file": str(folder / file)} if isinstance(file, str) else {}
+    if in_file is not None and (folder / in_file[0]).is_file():
+        update["name"] = str(folder / detect.name)
+    return detect.model_copy(update=update)
 
 
 def _first_mistake(error: ValidationError) -> str:
@@ -176,7 +181,7 @@ def _paired(shows: Sequence[Prompt], lacks: Sequence[Prompt], where: str) -> dic
         raise DataError(f"{where}: pairs needs as many rows in lacks as in shows; there are {len(lacks)} and {len(shows)}.")
     both = dict.fromkeys((one, replace(other, pair=one.pair or one.messages)) for one, other in zip(shows, lacks))
     if len(both) < len(shows):
-        say(f"{where}: {len(shows) - len(both)} of {len(shows)} pairs repeat another and are counted once.")
+        warn(f"{where}: {len(shows) - len(both)} of {len(shows)} pairs repeat another and are counted once.")
     return {"shows": tuple(one for one, _ in both), "lacks": tuple(other for _, other in both)}
 
 
@@ -199,7 +204,7 @@ def _tell_half_replies(sets: Mapping[SetName, tuple[Prompt, ...]], where: str) -
     prompts = sets["shows"] + sets["lacks"]
     without = [prompt for prompt in prompts if prompt.reply is None]
     if 0 < len(without) < len(prompts):
-        say(
+        warn(
             f"{where}: {len(without)} of {len(prompts)} rows in shows and lacks have no reply ({without[0].text!r}, for one), so the replies of"
             " the others are not used."
         )

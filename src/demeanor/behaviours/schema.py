@@ -61,7 +61,7 @@ class Source(BaseModel):
 
 
 class Detect(BaseModel):
-    """The detector by its registered name, with its arguments."""
+    """The detector by its name (registered, of an installed package, or `path.py:name`), with its arguments."""
 
     model_config = ConfigDict(extra="allow")
     name: str

@@ -127,20 +127,20 @@ def dial(
 
 def choose_dial(bench: Bench, findings: Findings) -> tuple[Direction, Tokens]:
     """The mean difference, and the tokens it is added to, that turn best on val: the behaviour gone from `shows` at -1, there
-    on `lacks` at +1, answers right at -1."""
+    on `lacks` at +1, answers right at -1. Raises DataError where no estimator of class gaps was tried."""
     options: list[tuple[Direction, Tokens]] = [(direction, tokens) for direction in dial_sites(findings)[:TRIED] for tokens in ADDED_TO]
+    if not options:
+        gaps = " or ".join(estimator.name for estimator in ESTIMATORS.every() if estimator.traits.inducing)
+        raise DataError(f"A dial adds the gap between the classes, which {', '.join(findings.estimators)} does not find; try {gaps} too.")
     turned = [_turns(bench, *option) for option in track(options, "Choosing the dial", len(options))]
     return max(zip(turned, options), key=lambda pair: pair[0])[1]
 
 
 def dial_sites(findings: Findings) -> list[Direction]:
     """The directions of a search that are class gaps, those that induce most at dose +1 first; of layers that are not too late, if
-    there are any. Raises DataError where no estimator of class gaps was tried."""
+    there are any. None where no estimator of class gaps was tried."""
     inducing = [name for name in findings.estimators if ESTIMATORS.named(name).traits.inducing]
     candidates = [(d, c) for d, c in zip(findings.directions, findings.candidates) if c.estimator in inducing]
-    if not candidates:
-        others = " or ".join(estimator.name for estimator in ESTIMATORS.every() if estimator.traits.inducing)
-        raise DataError(f"A dial adds the gap between the classes, which {', '.join(findings.estimators)} do not find; try {others} too.")
     early = [(d, c) for d, c in candidates if TOO_LATE not in c.discarded] or candidates
     return [direction for direction, _ in sorted(early, key=lambda pair: -pair[1].induce)]
 

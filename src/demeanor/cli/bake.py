@@ -33,8 +33,8 @@ def bake(plan: BakePlan, loading: Loading, target: Target, as_json: AsJson = Fal
         _baked(first, rest, target, loading, as_json)
     else:
         folder = merge(plan.model, first, target, loading.trust_remote_code)
-        told = f"{folder}: the adapter {first} in the weights of {plan.model}."
-        print_json({"folder": str(folder), "adapter": first}) if as_json else say_result(told)
+        sentence = f"{folder}: the adapter {first} in the weights of {plan.model}."
+        print_json({"folder": str(folder), "adapter": first}) if as_json else say_result(sentence)
 
 
 def _is_foreign_adapter(folder: Path) -> bool:

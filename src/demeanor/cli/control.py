@@ -100,7 +100,7 @@ def control_when(plan: WhenPlan, loading: Loading, target: Target) -> None:
     control = load_control(plan.control)
     named = [(behaviour_named(name), turned) for names, turned in ((plan.like, False), (plan.unlike, True)) for name in names]
     session = opened(plan.model, loading)
-    for behaviour, turned in ((each.settled(session), turned) for each, turned in named):
+    for behaviour, turned in ((preset.settled(session), turned) for preset, turned in named):
         against: SetName = "guard" if behaviour.guard else "lacks"
         fitted = gate(session, behaviour, false_positives=plan.false_positives, against=(against,), kind=plan.kind)
         control = control.when(~fitted if turned else fitted)
@@ -122,7 +122,7 @@ def control_then(plan: ThenPlan, loading: Loading, target: Target) -> None:
         return
     session = opened(plan.model, loading)
     conditions = {plan.first: Condition(session, first), plan.second: Condition(session, second), "both": Condition(session, both)}
-    for behaviour in (each.settled(session) for each in named):
+    for behaviour in (preset.settled(session) for preset in named):
         measured = measure_all(Bench(session, behaviour, "val", max_prompts=plan.max_prompts), conditions)
         out.print(scores_table(measured, f"{behaviour.name} in {plan.model}: val split"))
 

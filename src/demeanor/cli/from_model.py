@@ -36,9 +36,9 @@ def from_plans(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**values: Any) -> None:
         context, file = values.pop(CONTEXT), values.pop(FILE)
-        read = {name: values.pop(name) for name in fields}
+        typed = {name: values.pop(name) for name in fields}
         given = [name for name in fields if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
-        chosen = {name: _value(fields[name], read[name]) for name in given} if file is None else _replayed(file, fields, flags, given)
+        chosen = {name: _value(fields[name], typed[name]) for name in given} if file is None else _replayed(file, fields, flags, given)
         for parameter, plan in plans.items():
             own = {name: chosen[name] for name in plan.model_fields if name in chosen}
             values[parameter] = plan.of(own, str(file or ""), {} if file else flags)
@@ -46,10 +46,10 @@ def from_plans(function: Callable[..., None]) -> Callable[..., None]:
 
     options = [_parameter(name, field, _panel(name, plans.values())) for name, field in fields.items()]
     others = [p for p in parameters if p.name not in plans]
-    own = [_keyword(CONTEXT, typer.Context, inspect.Parameter.empty), _keyword(FILE, PlanFile, None)]
-    made = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*options, *others, *own]]
-    command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in made}
+    added = [_keyword(CONTEXT, typer.Context, inspect.Parameter.empty), _keyword(FILE, PlanFile, None)]
+    signature = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*options, *others, *added]])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     return command
 
 

@@ -52,7 +52,7 @@ def meter_run(plan: ReplyPlan, loading: Loading, target: Target, as_json: AsJson
     named = [behaviour_named(name) for name in plan.behaviours]
     control = None if plan.control is None else load_control(plan.control)
     session = opened(plan.model, loading)
-    behaviours = [each.settled(session) for each in named]
+    behaviours = [preset.settled(session) for preset in named]
     by = {behaviour.name: make_detector(behaviour.detect, session) for behaviour in behaviours}
     _finish(replied(Condition(session, control), behaviours[0], by, plan.max_prompts), list(by), target, as_json)
 
@@ -66,7 +66,7 @@ def meter_score(plan: ScorePlan, loading: Loading, target: Target, as_json: AsJs
     table = read_table(plan.file)
     replies, prompts = texts_of(table, plan.column, plan.prompt)
     session = None if plan.model is None else opened(plan.model, loading)
-    by = {behaviour.name: make_detector(behaviour.detect, session) for behaviour in (each.settled(session) for each in named)}
+    by = {behaviour.name: make_detector(behaviour.detect, session) for behaviour in (preset.settled(session) for preset in named)}
     _finish(scored(table.rows, replies, prompts, by), list(by), target, as_json)
 
 

@@ -98,8 +98,8 @@ def _run() -> NoReturn:
     except DemeanorError as error:
         _end(str(error), error.exit_code)
     except UsageError as error:
-        told = error.format_message().replace("Value error, ", "").rstrip(".")
-        _end(f"{told}; see {error.ctx.command_path if error.ctx else 'demeanor'} --help.", 2)
+        mistake = error.format_message().replace("Value error, ", "").rstrip(".")
+        _end(f"{mistake}; see {error.ctx.command_path if error.ctx else 'demeanor'} --help.", 2)
     except (KeyboardInterrupt, typer.Abort):
         _end("interrupted.", 130)
     except OSError as error:  # the reader of our output went away, or its disk is full

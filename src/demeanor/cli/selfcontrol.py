@@ -94,7 +94,7 @@ def selfcontrol_norms(
     named = plan.named()
     source.check(named[:1])
     session = opened(plan.model, loading)
-    settled = [each.settled(session) for each in named]
+    settled = [preset.settled(session) for preset in named]
     patterns = norms(session, source.read(settled[0]), {behaviour.name: behaviour.questions for behaviour in settled})
     if target is not None:
         write_norms_page(patterns, f"{plan.model}: gradient norms", target)

@@ -53,7 +53,7 @@ def check(session: Session, control: Control, prompts: Sequence[str | Prompt] = 
     restored = bool(torch.equal(session.logits(prompts), before))
     blocks = enumerate(session.layout.blocks)
     layers = {number for number, block in blocks for name in seen.places if f"{name}.".startswith(f"{block}.")}
-    found = Checked(seen, tuple(sorted(layers)), session.layout.n_layers, restored)
-    if not found.clean:
-        raise CheckFailed(f"The control does what it must not: {found}.")
-    return found
+    result = Checked(seen, tuple(sorted(layers)), session.layout.n_layers, restored)
+    if not result.clean:
+        raise CheckFailed(f"The control does what it must not: {result}.")
+    return result

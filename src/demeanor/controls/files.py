@@ -89,11 +89,11 @@ def _in_folder(folder: Path) -> Path:
 
 def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:
     """Token ids and values of every prompt, under its hash."""
-    made: dict[str, Tensor] = {}
-    for number, each in enumerate(states):
-        for key, ids, values in zip(each.keys(), each.ids, each.values):
-            made |= {f"states {number}.{key}.ids": torch.tensor(ids, dtype=torch.int32), f"states {number}.{key}": values}
-    return made
+    tensors: dict[str, Tensor] = {}
+    for number, one in enumerate(states):
+        for key, ids, values in zip(one.keys(), one.ids, one.values):
+            tensors |= {f"states {number}.{key}.ids": torch.tensor(ids, dtype=torch.int32), f"states {number}.{key}": values}
+    return tensors
 
 
 def _states(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> States:
@@ -103,14 +103,14 @@ def _states(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]
 
 def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
     """Both halves of every pair, under the name of the module they are for."""
-    made: dict[str, Tensor] = {}
-    for number, each in enumerate(adapters):
-        for kind, pairs in (("low_rank", each.low_rank), ("prompts", each.prompts)):
+    tensors: dict[str, Tensor] = {}
+    for number, adapter in enumerate(adapters):
+        for kind, pairs in (("low_rank", adapter.low_rank), ("prompts", adapter.prompts)):
             for name, halves in pairs.items():
-                made |= {f"adapter {number}.{kind}.{name}.{half}": tensor for half, tensor in enumerate(halves)}
-        if each.virtual_tokens is not None:
-            made[f"adapter {number}.virtual_tokens"] = each.virtual_tokens
-    return made
+                tensors |= {f"adapter {number}.{kind}.{name}.{half}": tensor for half, tensor in enumerate(halves)}
+        if adapter.virtual_tokens is not None:
+            tensors[f"adapter {number}.virtual_tokens"] = adapter.virtual_tokens
+    return tensors
 
 
 def _adapter(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> Adapter:

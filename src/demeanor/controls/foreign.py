@@ -23,19 +23,19 @@ def read_foreign(path: str | Path) -> Tensor:
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}.")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} is no .pt file of plain tensors, so it is not opened; save the direction alone, with torch.save."
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         raise DataError(f"{path} is not a complete .pt file ({' '.join(str(error).split())[:80]}); save it again.") from error
-    if not isinstance(found, Tensor):
-        raise DataError(f"{path} holds a {type(found).__name__}, not one tensor; save the direction of one layer alone.")
-    vector = found.squeeze()
+    if not isinstance(content, Tensor):
+        raise DataError(f"{path} holds a {type(content).__name__}, not one tensor; save the direction of one layer alone.")
+    vector = content.squeeze()
     if vector.dim() != 1 or not vector.is_floating_point():
         raise DataError(
-            f"{path} holds a tensor {list(found.shape)} of {found.dtype}, not one direction [d_model]; save that of one layer alone."
+            f"{path} holds a tensor {list(content.shape)} of {content.dtype}, not one direction [d_model]; save that of one layer alone."
         )
     if not vector.isfinite().all() or not vector.any():
         raise DataError(f"The direction in {path} is zero or holds what is no number; make it anew.")

@@ -55,8 +55,8 @@ class Gate:
         return (self.margin(values) > 0) ^ self.negated
 
     def __str__(self) -> str:
-        told = f"shows against {' and '.join(self.against)}, {self.kind} at {self.site}"
-        return f"not ({told})" if self.negated else told
+        text = f"shows against {' and '.join(self.against)}, {self.kind} at {self.site}"
+        return f"not ({text})" if self.negated else text
 
     def to_json(self) -> dict[str, Any]:
         plain = {key: getattr(self, key) for key in ("auroc", "hits", "false_positives", "kind", "negated")}

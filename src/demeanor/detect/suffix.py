@@ -41,15 +41,15 @@ class Suffix:
 
 def suffix(session: Session, question: Question) -> Suffix:
     """The question for this model; an answer the question does not want counts as "no". ModelError where the two answers begin alike."""
-    told = question.ask.strip()
-    text = session.after_reply(told if "yes or no" in told.lower() else f"{told} {ANSWER}")
+    request = question.ask.strip()
+    text = session.after_reply(request if "yes or no" in request.lower() else f"{request} {ANSWER}")
     ids = session.encode_reply(text)
     # Some templates leave the space before the reply to it, and plain text always does.
     first = {word: _first_tokens(session, text, ids, [*ways, *(f" {way}" for way in ways)]) for word, ways in WORDS.items()}
     if not first["yes"] or not first["no"] or set(first["yes"]) & set(first["no"]):
         raise ModelError(f"The tokenizer of {session.name} does not tell yes from no by the first token, so the model cannot be asked.")
-    wanted, other = (first["yes"], first["no"]) if question.want == "yes" else (first["no"], first["yes"])
-    return Suffix(tuple(ids), wanted, other, question.weight)
+    expected, other = (first["yes"], first["no"]) if question.want == "yes" else (first["no"], first["yes"])
+    return Suffix(tuple(ids), expected, other, question.weight)
 
 
 def _first_tokens(session: Session, text: str, ids: Sequence[int], words: Sequence[str]) -> tuple[int, ...]:
@@ -77,14 +77,14 @@ def exchange_scores(
 
     All exchanges and questions make one list of rows, and only the last position of each is projected to the vocabulary.
     """
-    rows = [[*start, *each.ids] for each in suffixes for start in starts]
-    tokens = sorted({token for each in suffixes for token in (*each.yes, *each.no)})
+    rows = [[*start, *part.ids] for part in suffixes for start in starts]
+    tokens = sorted({token for part in suffixes for token in (*part.yes, *part.no)})
     place = {token: number for number, token in enumerate(tokens)}
     with session.uncontrolled():
         logits = session.next_logits(rows, tokens).double().reshape(len(suffixes), len(starts), len(tokens))
-    local = [replace(each, yes=tuple(place[t] for t in each.yes), no=tuple(place[t] for t in each.no)) for each in suffixes]
-    weights = torch.tensor([each.weight for each in suffixes], dtype=torch.float64)
-    scores = torch.stack([each.score(of, temperature) for each, of in zip(local, logits)])
+    local = [replace(part, yes=tuple(place[t] for t in part.yes), no=tuple(place[t] for t in part.no)) for part in suffixes]
+    weights = torch.tensor([part.weight for part in suffixes], dtype=torch.float64)
+    scores = torch.stack([part.score(of, temperature) for part, of in zip(local, logits)])
     return (weights @ scores) / weights.sum()
 
 
@@ -100,13 +100,8 @@ class SelfJudgement:
         return replace(self, session=session)
 
     def probabilities(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
-        """S per reply. DataError where there is no model to ask, or a reply comes without its prompt."""
-        if self.session is None:
-            raise DataError("The detector 'self' asks the model, and there is none here; name it with --model.")
-        if len(prompts) != len(replies):
-            raise DataError(
-                "The detector 'self' asks about an exchange and needs the prompt of every reply; name its column with --prompt."
-            )
+        """S per reply, each with its prompt."""
+        assert self.session is not None  # it is there once `asking` was called
         if not replies:
             return []
         suffixes = [suffix(self.session, question) for question in self.questions]
@@ -115,7 +110,7 @@ class SelfJudgement:
         return scores
 
 
-@detector("self")
+@detector("self", needs_model=True, needs_prompts=True)
 def self_judgement(
     question: str | None = None, want: Any = "yes", questions: Sequence[Any] = (), temperature: float = TEMPERATURE
 ) -> Detector:

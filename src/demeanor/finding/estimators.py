@@ -78,7 +78,7 @@ def estimator(
 
     Raises DataError for a name that comes with the package, or a class that does not exist.
     """
-    unknown = next((each for each in needs if each not in CLASSES), None)
+    unknown = next((need for need in needs if need not in CLASSES), None)
     if unknown is not None:
         raise DataError(f"The estimator {name!r} needs {unknown!r}, which is no class; the classes are {', '.join(CLASSES)}.")
     if merges and not set(needs) <= {"shows", "lacks"}:
@@ -127,16 +127,21 @@ def why_unfit(asked: Estimator, behaviour: Behaviour) -> str | None:
 
 def usual_estimators(behaviour: Behaviour) -> tuple[str, ...]:
     """The names of those that are tried where none is named, as far as the behaviour has the prompts for them."""
-    return tuple(each.name for each in ESTIMATORS.every() if each.traits.usual and why_unfit(each, behaviour) is None)
+    return tuple(record.name for record in ESTIMATORS.every() if record.traits.usual and why_unfit(record, behaviour) is None)
+
+
+def known_estimators(names: Sequence[str]) -> tuple[Estimator, ...]:
+    """The estimators of these names, each once. Raises DataError for an unknown one; a behaviour and a model need not be there yet."""
+    return tuple(ESTIMATORS.named(name) for name in dict.fromkeys(names))
 
 
 def named_estimators(behaviour: Behaviour, names: Sequence[str]) -> tuple[Estimator, ...]:
     """The estimators of these names. Raises DataError for an unknown one, none at all, or one that the behaviour has no prompts for."""
     if isinstance(names, str) or not names:
         raise DataError(f"Estimators are a list of at least one name, such as [{ESTIMATORS.own_names()[0]!r}], and not {names!r}.")
-    chosen = tuple(ESTIMATORS.named(name) for name in dict.fromkeys(names))
-    for each in chosen:
-        reason = why_unfit(each, behaviour)
+    chosen = known_estimators(names)
+    for record in chosen:
+        reason = why_unfit(record, behaviour)
         if reason is not None:
             raise DataError(reason)
     return chosen

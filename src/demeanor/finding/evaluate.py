@@ -15,7 +15,7 @@ from ..controls import Control, ablate, add
 from ..controls.direction import Candidate, Direction
 from ..measure.bench import Bench
 from ..models import Site
-from ..progress import say
+from ..progress import say, warn
 from .filter import Sets
 from .select import why_not
 from .signal import Signal, _log_odds
@@ -33,7 +33,7 @@ class Evaluation:
         self.shows, self.lacks = (asked(sets.val[name])[:SELECTION_PROMPTS] for name in ("shows", "lacks"))
         self.neutral = behaviour.set("neutral", "val", SELECTION_PROMPTS)
         if not self.neutral:
-            say("neutral: none; what a direction changes elsewhere is measured on lacks instead.")
+            warn("neutral: none; what a direction changes elsewhere is measured on lacks instead.")
             self.neutral = self.lacks
         self.said = [sets.val[name][:SELECTION_PROMPTS] for name in ("shows", "lacks")] if behaviour.has_replies else []
         self.leaning = self._leaning() if self.said else 0.0
@@ -49,7 +49,7 @@ class Evaluation:
             edited = self.session.logits(self.neutral, self.signal.after).double().log_softmax(-1)
         kl = float(kl_divergence(self.base, edited).mean())
         induce, gap = self._induce(direction), abs(direction.gap)
-        made = Candidate(
+        candidate = Candidate(
             site=direction.site,
             estimator=direction.estimator,
             bypass=bypass,
@@ -59,7 +59,7 @@ class Evaluation:
             separation=direction.separation,
             gap=gap,
         )
-        return replace(made, discarded=why_not(made.row(), limit))
+        return replace(candidate, discarded=why_not(candidate.row(), limit))
 
     def _induce(self, direction: Direction) -> float:
         """Strength on `lacks` with the class gap of the direction's site added: the same for every estimator there."""

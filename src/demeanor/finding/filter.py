@@ -43,12 +43,14 @@ def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
             )
         both = [one and other for one, other in zip(heard["shows"].fits, heard["lacks"].fits, strict=True)]
         heard |= {name: replace(heard[name], fits=both) for name in ("shows", "lacks")}  # type: ignore[index]
-    for name, each in heard.items():
-        kept = [prompt for prompt, fit in zip(each.prompts, each.fits) if fit]
+    for name, replied in heard.items():
+        kept = [prompt for prompt, fit in zip(replied.prompts, replied.fits) if fit]
         sets.train[name], sets.val[name] = ([prompt for prompt in kept if prompt.split == split] for split in ("train", "val"))
-        sets.counts[name] = {"given": len(each.prompts), "kept": len(kept)}
+        sets.counts[name] = {"given": len(replied.prompts), "kept": len(kept)}
         if len(kept) < FEWEST or len(sets.val[name]) < FEWEST_VAL or len(sets.train[name]) < FEWEST_VAL:
-            raise DataError(_too_few(bench.session.name, name, name != "lacks", len(kept), len(sets.val[name]), each.prompts, each.replies))
+            raise DataError(
+                _too_few(bench.session.name, name, name != "lacks", len(kept), len(sets.val[name]), replied.prompts, replied.replies)
+            )
     return sets
 
 
@@ -61,21 +63,21 @@ class _Heard:
     fits: list[bool]
 
 
-def _heard(bench: Bench, prompts: list[Prompt], wanted: bool) -> _Heard:
+def _heard(bench: Bench, prompts: list[Prompt], exhibits: bool) -> _Heard:
     replies = [reply.text for reply in bench.ledger.replies(prompts, bench.budget)] if prompts else []
-    return _Heard(prompts, replies, [shown == wanted for shown in present(bench.detector, replies, prompts)])
+    return _Heard(prompts, replies, [shown == exhibits for shown in present(bench.detector, replies, prompts)])
 
 
 def _as_given(prompts: list[Prompt]) -> _Heard:
     return _Heard(prompts, [], [True] * len(prompts))
 
 
-def _too_few(model: str, name: str, wanted: bool, kept: int, in_val: int, prompts: Sequence[Prompt], replies: Sequence[str]) -> str:
+def _too_few(model: str, name: str, exhibits: bool, kept: int, in_val: int, prompts: Sequence[Prompt], replies: Sequence[str]) -> str:
     """What is wrong with a set, and what would mend it."""
     needed = f"at least {FEWEST} ({FEWEST_VAL} in val) are needed"
     if len(prompts) < FEWEST + FEWEST_VAL:
         return f"The set {name!r} has {len(prompts)} train and val prompts (a quarter of a set is kept for the test); {needed}, so give it more."
-    does = "shows" if wanted else "does not show"
+    does = "shows" if exhibits else "does not show"
     example = f"; to {prompts[0].text!r}, for one, it says {replies[0][:80]!r}" if replies else ""
     return (
         f"Only {kept} of {len(prompts)} train and val prompts in {name!r} are left on which {model} {does} the behaviour ({in_val} in val), and"

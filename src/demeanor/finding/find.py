@@ -15,7 +15,7 @@ from ..errors import DataError, NoCandidate
 from ..measure.bench import Bench
 from ..measure.ledger import Ledger
 from ..models import Session, Site
-from ..progress import say, track
+from ..progress import say, track, warn
 from ..runtime.positions import REPLY, Position
 from .classes import Chance, Classes
 from .estimators import Estimate, named_estimators, usual_estimators
@@ -78,9 +78,9 @@ class Findings:
         best = min(numbers, key=lambda number: self.candidates[number].bypass)
         late = min(range(len(self.candidates)), key=lambda number: self.candidates[number].bypass)
         if self.candidates[best].bypass > self.untouched - LITTLE and self.candidates[late].bypass < self.untouched - LITTLE:
-            told = ", ".join(self.candidates[late].discarded)
-            say(
-                f"Ablating the directions that may be used removes little; {self.candidates[late].site} would remove more, but was discarded ({told}); see --layer."
+            reasons = ", ".join(self.candidates[late].discarded)
+            warn(
+                f"Ablating the directions that may be used removes little; {self.candidates[late].site} would remove more, but was discarded ({reasons}); see --layer."
             )
 
     def ranked(self) -> list[Direction]:
@@ -129,18 +129,18 @@ def search_directions(
         chance = classes.against_chance()
     # A layer that was asked for is never too late.
     limit = layer_limit(n_layers) if layer is None else n_layers
-    made = [
+    tried_directions = [
         _direction(session, behaviour, classes, chance, number, estimator, vector)
         for number, site in enumerate(sites)
         if layer is None or site.layer == layer
         for estimator, vector in classes.estimates(number, tried)
     ]
     evaluation = Evaluation(bench, sets, signal)
-    candidates = tuple(evaluation.candidate(item, limit) for item in track(made, "Trying directions", len(made)))
-    made = [replace(item, candidates=candidates) for item in made]
+    candidates = tuple(evaluation.candidate(item, limit) for item in track(tried_directions, "Trying directions", len(tried_directions)))
+    tried_directions = [replace(item, candidates=candidates) for item in tried_directions]
     by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")
-    found = Findings(
-        directions=tuple(made),
+    findings = Findings(
+        directions=tuple(tried_directions),
         candidates=candidates,
         sets=sets,
         layer_limit=limit,
@@ -148,8 +148,8 @@ def search_directions(
         untouched=evaluation.untouched,
         separation=chance.separation.reshape(len(positions), n_layers),
     )
-    found.tell()
-    return found
+    findings.tell()
+    return findings
 
 
 def _direction(

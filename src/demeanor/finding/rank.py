@@ -61,12 +61,12 @@ def refuse_readers(estimators: Sequence[str]) -> None:
         )
 
 
-def extensible(found: Findings) -> list[Direction]:
+def extensible(findings: Findings) -> list[Direction]:
     """The directions that survived selection and that are read and written alike, best first: further ones can be found beside them."""
-    return [direction for direction in found.ranked() if direction.write is None]
+    return [direction for direction in findings.ranked() if direction.write is None]
 
 
-def find_again(bench: Bench, found: Findings, rank: int) -> Direction:
+def find_again(bench: Bench, findings: Findings, rank: int) -> Direction:
     """The best direction of a search with further ones, each found with the earlier ones ablated, up to `rank` in all.
 
     It ends early where no site tells held-out prompts apart any more (AUROC < 0.6). `rounds` of the result say what every
@@ -75,24 +75,27 @@ def find_again(bench: Bench, found: Findings, rank: int) -> Direction:
     more wrong answers than behaviour, the rounds are those of `iterate`, as long as they bring answers back. Raises
     ControlError where only readers were tried.
     """
-    refuse_readers(found.estimators)
-    session, first = bench.session, _first(found)
-    on_shows = _on_shows(bench, found.sets)
-    sites = list(dict.fromkeys(item.site for item in found.directions if item.site.layer < found.layer_limit))
+    refuse_readers(findings.estimators)
+    session, first = bench.session, _first(findings)
+    on_shows = _on_shows(bench, findings.sets)
+    sites = list(dict.fromkeys(item.site for item in findings.directions if item.site.layer < findings.layer_limit))
     estimator = ESTIMATORS.named(first.estimator)
     left, right = _left_and_right(on_shows, first)
     direction = replace(
         first, rounds=(Round(rank=1, site=first.site, estimator=first.estimator, auroc=first.auroc, left=left, right=right),)
     )
     if right is not None and right < ENOUGH and left < 1 - right:  # more is wrong than still shows the behaviour
-        wide = _for_answers(bench, found, direction, rank)
+        wide = _for_answers(bench, findings, direction, rank)
         if len(wide.basis) > 1:
             return wide
     while len(direction.basis) < rank:
         with session.controlled(ablate(direction)):
             train, val = (
-                {name: session.capture(sets[name], sites, found.after).values.double() for name in names}
-                for sets, names in ((found.sets.train, estimator.traits.needs | {"shows", "lacks"}), (found.sets.val, ("shows", "lacks")))
+                {name: session.capture(sets[name], sites, findings.after).values.double() for name in names}
+                for sets, names in (
+                    (findings.sets.train, estimator.traits.needs | {"shows", "lacks"}),
+                    (findings.sets.val, ("shows", "lacks")),
+                )
             )
         vectors = _at_every_site(estimator, train)
         along = [torch.einsum("nsd,sd->ns", val[name], vectors) for name in ("shows", "lacks")]
@@ -108,7 +111,7 @@ def find_again(bench: Bench, found: Findings, rank: int) -> Direction:
             rank=len(basis),
             site=sites[best],
             estimator=estimator.name,
-            opening=session.decode(found.after),
+            opening=session.decode(findings.after),
             auroc=auroc,
             left=left,
             right=right,
@@ -117,9 +120,9 @@ def find_again(bench: Bench, found: Findings, rank: int) -> Direction:
     return direction
 
 
-def _first(found: Findings) -> Direction:
+def _first(findings: Findings) -> Direction:
     """The best direction that further ones can be found beside; it is told where that is not the best of all."""
-    ranked, alike = found.ranked(), extensible(found)
+    ranked, alike = findings.ranked(), extensible(findings)
     if not alike:
         raise NoCandidate("Every candidate but those of readers was discarded; see find without --rank for the reasons.")
     if alike[0] is not ranked[0]:
@@ -133,15 +136,15 @@ def _at_every_site(estimator: Estimator, values: Mapping[str, Tensor]) -> Tensor
     return torch.stack([estimate(estimator, {name: rows[:, number] for name, rows in values.items()}).read for number in range(count)])
 
 
-def contrasting(found: Findings) -> tuple[Estimator, ...]:
+def contrasting(findings: Findings) -> tuple[Estimator, ...]:
     """The estimators of a search that can be asked again of shows and lacks."""
-    return tuple(each for each in map(ESTIMATORS.named, found.estimators) if each.traits.repeats)
+    return tuple(record for record in map(ESTIMATORS.named, findings.estimators) if record.traits.repeats)
 
 
-def _for_answers(bench: Bench, found: Findings, direction: Direction, rank: int) -> Direction:
+def _for_answers(bench: Bench, findings: Findings, direction: Direction, rank: int) -> Direction:
     """`iterate`, its rounds saying how much of the behaviour is left too."""
-    wide, gained = iterate(bench, direction, found.sets, contrasting(found), rank)
-    on_shows = _on_shows(bench, found.sets)
+    wide, gained = iterate(bench, direction, findings.sets, contrasting(findings), rank)
+    on_shows = _on_shows(bench, findings.sets)
     left = [_left_and_right(on_shows, replace(wide, basis=wide.basis[: r.rank]))[0] for r in gained]
     return replace(wide, rounds=(*direction.rounds, *(replace(r, left=share) for r, share in zip(gained, left, strict=True))))
 
@@ -157,24 +160,24 @@ def _left_and_right(on_shows: Bench, direction: Direction) -> tuple[float, float
     return trial.rate("shows_rate") or 0.0, trial.rate("answers_shows")
 
 
-def by_wording(bench: Bench, found: Findings) -> Direction | None:
+def by_wording(bench: Bench, findings: Findings) -> Direction | None:
     """A basis of one direction per wording of the `shows` replies, at the layer where it leaves least.
 
     Of the estimators of the search those are used that keep the mean of `lacks` in its place. A wording is the first three reply
     tokens, shared by at least eight train prompts. None where there is only one, or no such estimator.
     """
-    ledger, on_shows, prompts = bench.ledger, _on_shows(bench, found.sets), found.sets.train["shows"]
+    ledger, on_shows, prompts = bench.ledger, _on_shows(bench, findings.sets), findings.sets.train["shows"]
     starts = [reply.ids for reply in ledger.replies(prompts, WORDING)]
     common = [start for start, count in Counter(starts).most_common(MAX_RANK) if count >= FEWEST_ALIKE]
     if len(common) < 2:
         return None
-    keeping = {each.name: each for each in contrasting(found) if each.traits.keeps_lacks and not each.traits.paired}
-    bases = [item for item in found.directions if item.estimator in keeping]
+    keeping = {record.name: record for record in contrasting(findings) if record.traits.keeps_lacks and not record.traits.paired}
+    bases = [item for item in findings.directions if item.estimator in keeping]
     if not bases:
         return None
     sites = [item.site for item in bases]
-    shows = ledger.capture(prompts, sites, found.after).values.double()
-    lacks = ledger.capture(found.sets.train["lacks"], sites, found.after).values.double()
+    shows = ledger.capture(prompts, sites, findings.after).values.double()
+    lacks = ledger.capture(findings.sets.train["lacks"], sites, findings.after).values.double()
     groups = [shows[[number for number, other in enumerate(starts) if other == start]] for start in common]
     tried: list[tuple[float, Direction]] = []
     for number, base in enumerate(track(bases, "Trying wordings apart", len(bases))):
@@ -183,7 +186,7 @@ def by_wording(bench: Bench, found: Findings) -> Direction | None:
         direction = replace(base, basis=directions.orthonormal(rows).float())
         tried.append((_left_and_right(on_shows, direction)[0], direction))
     best = min(tried, key=lambda pair: pair[0])[1]
-    val = [ledger.capture(found.sets.val[name], [best.site], found.after).values[:, 0].double() for name in ("shows", "lacks")]
+    val = [ledger.capture(findings.sets.val[name], [best.site], findings.after).values[:, 0].double() for name in ("shows", "lacks")]
     along = [values @ best.basis[0].double() for values in val]
     return replace(best, separation=float(directions.separation(*along)), auroc=float(directions.auroc(*along)))
 

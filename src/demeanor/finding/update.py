@@ -77,11 +77,11 @@ def update(session: Session, direction: Direction, behaviour: BehaviourLike, pla
     if not vector.any():
         raise DataError("With the new prompts nothing is left of this direction; find it anew on all prompts.")
     separation, auroc = _held_out(session, sets, direction, vector)
-    made = replace(
+    merged_direction = replace(
         direction, basis=vector.float()[None], shows=_at(shows, at), lacks=_at(lacks, at), layers=(shows, lacks),
         separation=separation, auroc=auroc,
     )  # fmt: skip
-    return Updated(made, tuple(_drift(site, direction.layers, new, (shows, lacks)) for site in sites), sets.counts)
+    return Updated(merged_direction, tuple(_drift(site, direction.layers, new, (shows, lacks)) for site in sites), sets.counts)
 
 
 def _refuse_unmergeable(session: Session, direction: Direction) -> None:

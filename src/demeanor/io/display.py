@@ -28,7 +28,12 @@ def object_html(
     title: str, facts: Mapping[str, object], headings: Sequence[str] = (), rows: Iterable[Sequence[object]] = (), note: str = ""
 ) -> str:
     """An object in a notebook: what it is, a line of facts, and a table where it has rows. Nothing in it is taken for mathematics."""
-    told = "; ".join(f"{escape(name)} {escape(str(value))}" for name, value in facts.items())
+    summary = "; ".join(f"{escape(name)} {escape(str(value))}" for name, value in facts.items())
     table = table_html(headings, [("", [("", str(cell)) for cell in row]) for row in rows]) if headings else ""
-    lines = [f"<strong>{escape(title)}</strong>", f"<div>{told}</div>" if told else "", table, f"<div>{escape(note)}</div>" if note else ""]
+    lines = [
+        f"<strong>{escape(title)}</strong>",
+        f"<div>{summary}</div>" if summary else "",
+        table,
+        f"<div>{escape(note)}</div>" if note else "",
+    ]
     return f"<div class='demeanor tex2jax_ignore mathjax_ignore'>{''.join(lines)}</div>"

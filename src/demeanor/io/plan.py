@@ -100,7 +100,7 @@ def unknown_option(name: str, known: list[str]) -> str:
 def _sentence(error: ValidationError, where: str, names: Mapping[str, str], known: list[str]) -> str:
     """The first thing that is wrong, in one sentence."""
     errors = error.errors()
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a typo is why another is missing
+    first = next((mistake for mistake in errors if mistake["type"] == "extra_forbidden"), errors[0])  # a typo is why another is missing
     place = names.get(str(first["loc"][0]), str(first["loc"][0])) if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     if first["type"] == "extra_forbidden":

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from ..errors import DataError
-from ..progress import say
+from ..progress import warn
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 Registered = TypeVar("Registered", bound=Callable[..., Any])
@@ -106,7 +106,7 @@ class Registry(Generic[Factory, Traits]):
 
     def _leave_out(self, reason: str) -> None:
         if reason not in self._left_out:
-            say(f"Left out: {reason}")
+            warn(f"Left out: {reason}")
         self._left_out.add(reason)
 
     def _entry_points(self) -> Iterable[importlib.metadata.EntryPoint]:

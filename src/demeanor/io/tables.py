@@ -62,8 +62,8 @@ def dataset_rows(name: str, subset: str | None, split: str, revision: str | None
     except (OSError, ValueError, RuntimeError, yaml.YAMLError, DatasetsError, HfHubHTTPError) as error:
         part = f"{name}, {subset}" if subset else name
         # That one says only that something went wrong; what it came from says what.
-        told = error.__cause__ or error if isinstance(error, DatasetGenerationError) else error
-        reason = " ".join(str(told).split())[:300].rstrip(".")
+        cause = error.__cause__ or error if isinstance(error, DatasetGenerationError) else error
+        reason = " ".join(str(cause).split())[:300].rstrip(".")
         raise DataError(
             f"The data set {part} (split {split!r}) could not be read: {reason}; without the network, put it under ${MIRROR}."
         ) from error
@@ -96,10 +96,10 @@ def selected(rows: Sequence[Any], where: Mapping[str, Any], limit: int | None, s
         holds = _condition(wanted, source)
         kept = {number: row for number, row in kept.items() if holds(value_of(row, column, f"{source}, row {number}"))}
     if where and rows:
-        told = " and ".join(f"{column}: {wanted}" for column, wanted in where.items())
+        conditions = " and ".join(f"{column}: {wanted}" for column, wanted in where.items())
         if not kept:
-            raise DataError(f"{source}: none of {len(rows)} rows has {told}; correct `where`.")
-        say(f"{source}: {len(kept)} of {len(rows)} rows have {told}.")
+            raise DataError(f"{source}: none of {len(rows)} rows has {conditions}; correct `where`.")
+        say(f"{source}: {len(kept)} of {len(rows)} rows have {conditions}.")
     if limit is not None and limit < len(kept):
         say(f"{source}: the first {limit} of {len(kept)} rows are used.")
     return dict(list(kept.items())[:limit])
@@ -139,11 +139,11 @@ def _condition(wanted: Any, source: str) -> Callable[[Any], bool]:
     return lambda value: (number := _number(value)) is not None and compare(number, bound)
 
 
-def _same(value: Any, wanted: Any) -> bool:
+def _same(value: Any, expected: Any) -> bool:
     """Equal, also where a file holds as text what YAML reads as a number or a truth value."""
-    if isinstance(wanted, bool) or isinstance(value, bool):
-        return str(value).lower() == str(wanted).lower()
-    return bool(value == wanted) or (_number(value) is not None and _number(value) == _number(wanted)) or str(value) == str(wanted)
+    if isinstance(expected, bool) or isinstance(value, bool):
+        return str(value).lower() == str(expected).lower()
+    return bool(value == expected) or (_number(value) is not None and _number(value) == _number(expected)) or str(value) == str(expected)
 
 
 def _number(value: Any) -> float | None:

@@ -19,7 +19,7 @@ from ..finding.gates import fires_on, fit_gate
 from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL, table
 from ..measure.bench import Bench, Trial
-from ..progress import say
+from ..progress import say, warn
 from ..runtime.intervene import Tokens
 
 HeldOut = dict[SetName, list[bool]]  # held-out decisions of a gate on the train and val prompts it was fitted on
@@ -225,7 +225,7 @@ def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tup
     """The gates that can be made, with their held-out decisions, and why others cannot: against guard alone, and against all."""
     behaviour = bench.behaviour
     if not behaviour.guard:
-        say("guard: none. Nothing says what must still show the behaviour, so the control acts on every request.")
+        warn("guard: none. Nothing says what must still show the behaviour, so the control acts on every request.")
         return [], []
     everything: tuple[SetName, ...] = ("guard", "lacks", "neutral") if behaviour.neutral else ("guard", "lacks")
     sides: tuple[tuple[SetName, ...], ...] = (("guard",), everything)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
 from ..behaviours import SET_NAMES
 from ..controls import Direction
 from ..io.display import table_html
 from ..measure import Measurement
 from ..measure.ledger import Ledger
-from ..report.html import STYLE, figure_html
+from ..report.html import figure_html, page_html
 from ..report.scores import COSTS, HEADINGS, rows
 from . import figures
 from .result import Run
@@ -55,8 +53,7 @@ def _page(result: Run, ledger: Ledger) -> str:
         *(_replies(result, name) for name in SET_NAMES),
         _facts(result),
     ]
-    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
-    return head + "<body>" + "\n".join(sections) + "</body></html>\n"
+    return page_html(title, sections)
 
 
 def _rank_note(direction: Direction) -> str:
@@ -126,11 +123,11 @@ def _options(result: Run) -> str:
         )
         for o in result.decision.options
     ]
-    told = "".join(
+    items = "".join(
         f"<li>rank {r.rank}: {escape(r.estimator)} at {escape(r.where)}, right answers {100 * (r.right or 0):.1f} %</li>"
         for r in result.decision.rounds
     )
-    rounds = f"<p>Further directions, found with the earlier ones ablated:</p><ul>{told}</ul>" if told else ""
+    rounds = f"<p>Further directions, found with the earlier ones ablated:</p><ul>{items}</ul>" if items else ""
     table = table_html(("tried on val", "merit", "shows", "guard", "shows right", "neutral right"), body)
     return f"{rounds}<details><summary>All {len(result.decision.options)} options that were tried</summary>{table}</details>"
 

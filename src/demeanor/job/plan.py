@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from ..calibrate.plan import Doses
 from ..finding.plan import FalsePositives, Layer, Ranking
+from ..io.plan import Flag
 from ..models import Loading
 from ..models.plan import BehaviourPlan, MaxPrompts
 
@@ -14,6 +17,9 @@ class Plan(Loading, BehaviourPlan):
     """Everything a run depends on, as asked for."""
 
     layer: Layer = None
+    estimators: Annotated[tuple[str, ...], Flag(("--estimator",))] = Field(
+        default=(), description="estimator that is tried beside the usual ones: a name, or FILE.py:NAME; repeat for several"
+    )
     rank_by: Ranking = None
     doses: Doses = Field(default=9, ge=0, le=41, description="number of doses of the dial that are measured; odd, or 0 for none")
     false_positives: FalsePositives = 0.05

@@ -24,13 +24,14 @@ from ..controls.files import CONTROL
 from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
+from ..finding.estimators import known_estimators, named_estimators, usual_estimators
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
 from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
-from ..progress import say
+from ..progress import say, warn
 from .confirm import Decision, Option, confirm
 from .page import write_report
 from .plan import Plan
@@ -49,19 +50,21 @@ def run(plan: Plan, out: str | Path) -> Run:
     named = behaviour(plan.behaviour)
     named.needs_prompts()
     check_detector(named)
+    known_estimators(plan.estimators)
     session = _loaded(plan, plan.model)
-    wanted = named.settled(session)
+    settled = named.settled(session)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
+    estimators = [estimator.name for estimator in named_estimators(settled, [*usual_estimators(settled), *plan.estimators])]
     ledger = Ledger(session)
-    found = search_directions(
-        session, wanted, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, ledger=ledger
+    findings = search_directions(
+        session, settled, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, estimators=estimators, ledger=ledger
     )  # fmt: skip
-    for name, count in found.sets.counts.items():
+    for name, count in findings.sets.counts.items():
         say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
-    val = Bench(session, wanted, "val", ledger, max_prompts=plan.max_prompts)
-    decision = confirm(val, found, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
+    val = Bench(session, settled, "val", ledger, max_prompts=plan.max_prompts)
+    decision = confirm(val, findings, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
     with new_folder(out) as work:
-        result = _measured(plan, ledger, wanted, found, decision, work, started)
+        result = _measured(plan, ledger, settled, findings, decision, work, started)
         _write(result, ledger, work)
     if result.parity is not None and not result.parity.exact:
         raise CheckFailed(f"{result.parity.complaint} The rest of the run is in {out}, without model/.")
@@ -73,7 +76,7 @@ def _loaded(plan: Plan, model: str) -> Session:
     return load(model, loading=plan.loading)
 
 
-def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, decision: Decision, work: Path, started: float) -> Run:
+def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, findings: Findings, decision: Decision, work: Path, started: float) -> Run:
     """The test split, touched once: the chosen control, and the best bakeable one beside it where that is another."""
     session, control = ledger.session, _described(decision.chosen)
     measurement = measure(session, wanted, control, max_prompts=plan.max_prompts, ledger=ledger)
@@ -85,12 +88,12 @@ def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, found: Findings, de
             shutil.rmtree(work / "model")  # it is not what the scores describe
     elif decision.best_bakeable is not None:
         other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, ledger=ledger)
-    turned = dial(session, wanted, found, doses(plan.doses), plan.max_prompts, ledger) if plan.doses else None
+    turned = dial(session, wanted, findings, doses(plan.doses), plan.max_prompts, ledger) if plan.doses else None
     return Run(
         plan=plan,
         folder=work,
         behaviour=wanted,
-        found=found,
+        found=findings,
         decision=decision,
         control=control,
         measurement=measurement,
@@ -108,7 +111,7 @@ def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, st
     try:
         return bake(model, control, folder), None
     except (ControlError, ModelError) as error:
-        say(f"Not baked: {error}")
+        warn(f"Not baked: {error}")
         return None, str(error)
 
 
@@ -116,7 +119,7 @@ def _parity(plan: Plan, session: Session, control: Control, measurement: Measure
     try:
         return check_parity(session, _loaded(plan, str(folder)), control, measurement)
     except torch.OutOfMemoryError:
-        say("There is no memory for a second model, so the baked one was not compared with the control; try it with --device cpu.")
+        warn("There is no memory for a second model, so the baked one was not compared with the control; try it with --device cpu.")
         return None
 
 
@@ -150,10 +153,10 @@ def _write(result: Run, ledger: Ledger, work: Path) -> None:
 
 def scores(result: Run) -> dict[str, Any]:
     """The content of scores.json."""
-    made = result.measurement.to_json()
+    values = result.measurement.to_json()
     if result.bakeable is not None:
-        made["best_bakeable"] = {"control": str(result.decision.best_bakeable), **result.bakeable.to_json()}
-    return made
+        values["best_bakeable"] = {"control": str(result.decision.best_bakeable), **result.bakeable.to_json()}
+    return values
 
 
 def resolved(result: Run) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class Measurement:
 
     def __repr__(self) -> str:
         rates = [name for name in ("shows_rate", "guard_rate", "answers") if self.after[name].n]
-        told = "".join(f", {name} {self.before[name].value:.3f} to {self.after[name].value:.3f}" for name in rates)
-        return f"<Measurement of {brief(self.behaviour)}, {self.split} split{told}, drift {self.after['drift'].value:.4f}>"
+        changes = "".join(f", {name} {self.before[name].value:.3f} to {self.after[name].value:.3f}" for name in rates)
+        return f"<Measurement of {brief(self.behaviour)}, {self.split} split{changes}, drift {self.after['drift'].value:.4f}>"
 
     def _repr_html_(self) -> str:
         rows = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, ModelError
-from ..progress import say, track
+from ..progress import track, warn
 from ..runtime.batches import groups
 from .loading import complete, device_named, fetched, on_device, resolve, with_words
 
@@ -49,11 +49,11 @@ class TextClassifier:
         rows = self._encode(texts)
         # A model that knows no padding token or no mask would take padding for text.
         plan = groups([len(row["input_ids"]) for row in rows]) if self._pads else [[index] for index in range(len(rows))]
-        found: dict[int, float] = {}
+        by_row: dict[int, float] = {}
         for batch in track(plan, "Classifying", len(plan)):
             values = self._probabilities([rows[index] for index in batch])[:, column]
-            found.update(zip(batch, values.tolist(), strict=True))
-        return [found[index] for index in range(len(rows))]
+            by_row.update(zip(batch, values.tolist(), strict=True))
+        return [by_row[index] for index in range(len(rows))]
 
     def _column(self, label: str | int) -> int:
         """The label's index; DataError with the labels there are."""
@@ -89,8 +89,8 @@ class TextClassifier:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise DataError(f"The text {text[:40]!a} is not valid Unicode text; correct its encoding.") from error
-        made = self.tokenizer(list(texts), return_attention_mask=True, verbose=False, **options)
-        rows: list[Row] = [{name: values[index] for name, values in made.items()} for index in range(len(texts))]
+        encoded = self.tokenizer(list(texts), return_attention_mask=True, verbose=False, **options)
+        rows: list[Row] = [{name: values[index] for name, values in encoded.items()} for index in range(len(texts))]
         return [row if row["input_ids"] else self._nothing(row) for row in rows]
 
     def _nothing(self, row: Row) -> Row:
@@ -110,7 +110,7 @@ class TextClassifier:
     def _say_cut(self, cut: int, total: int) -> None:
         if not self._said_cut:
             self._said_cut = True
-            say(f"{self.name} reads {self.longest} tokens of a text at most; {cut} of {total} texts are longer and were cut there.")
+            warn(f"{self.name} reads {self.longest} tokens of a text at most; {cut} of {total} texts are longer and were cut there.")
 
     # -- tokens to probabilities ------------------------------------------------------------------
 
@@ -177,20 +177,20 @@ def _loaded(name: str, device: str) -> TextClassifier:
 
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
-    model, told = fetched(
+    model, info = fetched(
         name,
         lambda: AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto", output_loading_info=True, **source),
     )
-    _refuse_incomplete(name, told)
+    _refuse_incomplete(name, info)
     return TextClassifier(on_device(model, torch.device(device)), tokenizer, name)
 
 
-def _refuse_incomplete(name: str, told: dict[str, Any]) -> None:
+def _refuse_incomplete(name: str, info: dict[str, Any]) -> None:
     """ModelError where weights are missing, which transformers makes up, or have another shape."""
-    if told["missing_keys"]:
+    if info["missing_keys"]:
         # Most likely the head of a model that was trained to write and not to classify.
-        first = sorted(told["missing_keys"])[0]
+        first = sorted(info["missing_keys"])[0]
         raise ModelError(
             f"{name} cannot classify: its files hold no {first}; name a model trained to classify texts, or download it again."
         )
-    complete(name, told)
+    complete(name, info)

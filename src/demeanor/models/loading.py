@@ -16,7 +16,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
-from ..progress import muted, say
+from ..progress import muted, say, warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
 from .options import Loading, Quantized
 from .proven import proven_layout
@@ -96,8 +96,8 @@ def _read(name: str, loading: Loading) -> tuple[Any, Any]:
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": loading.trust_remote_code}
     tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
     how: dict[str, Any] = {"dtype": _dtype(loading), "output_loading_info": True, **source, **_placed(loading, place)}
-    model, told = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(folder, **how))
-    complete(name, told)
+    model, info = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(folder, **how))
+    complete(name, info)
     if "device_map" not in how:
         return on_device(model, place), tokenizer
     away = next((key for key, parameter in model.named_parameters() if parameter.device.type == "meta"), None)
@@ -156,15 +156,15 @@ def on_device(model: Any, place: torch.device) -> Any:
         raise ModelError(f"The model cannot be put on device {str(place)!r}: {str(error).splitlines()[0]}") from error
 
 
-def complete(name: str, told: dict[str, Any]) -> None:
+def complete(name: str, info: dict[str, Any]) -> None:
     """Refuse weights that were made up because the files lack them; say which tensors of the files were not used."""
-    missing, mismatched = sorted(told["missing_keys"]), sorted(told["mismatched_keys"])
+    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     if missing or mismatched:
         first, what = (missing[0], "no tensor") if missing else (mismatched[0][0], "another shape of")
         raise ModelError(f"{name} has {what} {first}, which its config.json asks for; download the model again or correct the config.")
-    unused = sorted(told["unexpected_keys"])
+    unused = sorted(info["unexpected_keys"])
     if unused:
-        say(f"{name}: {len(unused)} tensors in the files are not part of the model and were left out ({unused[0]} first).")
+        warn(f"{name}: {len(unused)} tensors in the files are not part of the model and were left out ({unused[0]} first).")
 
 
 def _merged(folder: Path, name: str, loading: Loading) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from ..behaviours import Prompt, as_prompt
 from ..errors import DataError, ModelError
-from ..progress import say
+from ..progress import warn
 from .thinking import kept_tokens
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Texts:
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said:
             self._said.add(sentence)
-            say(sentence)
+            warn(sentence)
 
 
 def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -49,11 +49,11 @@ def interval(score: Score) -> str:
 
 def rows(measurement: Measurement, meaning: Mapping[str, str] = MEANING) -> list[tuple[str, str, str, str, str]]:
     """(what and which way is better, before, after, interval of after, n) per score; a set that is missing says "none"."""
-    made = []
+    cells = []
     for name, what in meaning.items():
         was, now = measurement.before[name], measurement.after[name]
         if now.n == 0:
-            made.append((f"{what} {ARROW[now.better]}", "none", "none", "", "0"))
+            cells.append((f"{what} {ARROW[now.better]}", "none", "none", "", "0"))
         else:
-            made.append((f"{what} {ARROW[now.better]}", number(name, was.value), number(name, now.value), interval(now), str(now.n)))
-    return made
+            cells.append((f"{what} {ARROW[now.better]}", number(name, was.value), number(name, now.value), interval(now), str(now.n)))
+    return cells

@@ -77,14 +77,14 @@ class Adapter:
         return None
 
     def __str__(self) -> str:
-        told = []
+        parts = []
         if self.low_rank:
-            told.append(f"LoRA (rank {max(len(a) for a, _ in self.low_rank.values())}) on {len(self.low_rank)} layers")
+            parts.append(f"LoRA (rank {max(len(a) for a, _ in self.low_rank.values())}) on {len(self.low_rank)} layers")
         if self.prompts:
-            told.append(f"adaption prompts in {len(self.prompts)} layers")
+            parts.append(f"adaption prompts in {len(self.prompts)} layers")
         if self.virtual_tokens is not None:
-            told.append(f"{len(self.virtual_tokens)} embeddings before every prompt")
-        return f"{' and '.join(told)} (dose {self.dose:g})"
+            parts.append(f"{len(self.virtual_tokens)} embeddings before every prompt")
+        return f"{' and '.join(parts)} (dose {self.dose:g})"
 
 
 class Adapted(Acting):

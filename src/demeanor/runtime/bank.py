@@ -37,12 +37,12 @@ class Pattern:
 
     def combined(self, masks: Mapping[Reach, Mask]) -> Mask:
         """The rows' masks, from those of the reaches."""
-        found = [masks[reach] for reach in self.reaches]
+        own = [masks[reach] for reach in self.reaches]
         if self.rows is None:
-            return found[0]
-        if all(isinstance(mask, bool) for mask in found) and len(set(map(bool, found))) == 1:
-            return found[0]
-        parts = [self.rows[:, number, None, None] * mask for number, mask in enumerate(found) if mask is not False]
+            return own[0]
+        if all(isinstance(mask, bool) for mask in own) and len(set(map(bool, own))) == 1:
+            return own[0]
+        parts = [self.rows[:, number, None, None] * mask for number, mask in enumerate(own) if mask is not False]
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
 
@@ -93,17 +93,17 @@ class Stage:
         if mask is not True:
             mask = mask.to(x.device)
         y = x.to(self.dtype)
-        made = y
+        edited = y
         if self.rank:
             # A batch of products of one row and one column is many times slower than one sum over all.
             by_row = self.rank == 1 and self.V.dim() == 3
             seen = torch.linalg.vecdot(y, self.V)[..., None] if by_row else y @ self.V.mT
             if mask is not True:
                 seen = seen * mask
-            made = torch.addcmul(y, seen, self.M) if self.rank == 1 else y + seen @ self.M
+            edited = torch.addcmul(y, seen, self.M) if self.rank == 1 else y + seen @ self.M
         if self.moves:
-            made = made + (self.b if mask is True else self.b * mask)
-        return made.to(x.dtype)
+            edited = edited + (self.b if mask is True else self.b * mask)
+        return edited.to(x.dtype)
 
 
 class Bank:
@@ -111,9 +111,9 @@ class Bank:
 
     def __init__(self, slots: Sequence[Sequence[Intervention]], like: Mapping[str, Tensor]) -> None:
         self.slots = [list(interventions) for interventions in slots]
-        found = dict.fromkeys((item.module, item.side) for slot in slots for item in slot)
+        places = dict.fromkeys((item.module, item.side) for slot in slots for item in slot)
         self.places: dict[tuple[str, Side], list[Stage]] = {
-            place: [Stage(links, like[place[0]]) for links in self._links(place)] for place in found
+            place: [Stage(links, like[place[0]]) for links in self._links(place)] for place in places
         }
         self.patterns: list[Pattern] = []
         self._bound: tuple[int, ...] | None = None
@@ -140,13 +140,13 @@ class Bank:
             return
         self._bound = rows
         index = torch.tensor(rows, device=device)
-        made: dict[tuple[Reach | None, ...], Pattern] = {}
+        patterns: dict[tuple[Reach | None, ...], Pattern] = {}
         for stage in (stage for stages in self.places.values() for stage in stages):
             key = stage.pattern_key(rows)
-            if key not in made:
-                made[key] = _pattern(key, device)
-            stage.bind(uniform, index, made[key])
-        self.patterns = [pattern for pattern in made.values() if pattern is not NOTHING]
+            if key not in patterns:
+                patterns[key] = _pattern(key, device)
+            stage.bind(uniform, index, patterns[key])
+        self.patterns = [pattern for pattern in patterns.values() if pattern is not NOTHING]
 
     def reaches(self) -> list[Reach]:
         """Of the batch that is bound."""

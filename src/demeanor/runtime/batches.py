@@ -55,13 +55,13 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> t
 def groups(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[list[int]]:
     """Indices sorted by length, longest first, in groups whose padded size stays within the budget."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    made: list[list[int]] = []
+    batches: list[list[int]] = []
     for index in order:
-        if made and (len(made[-1]) + 1) * lengths[made[-1][0]] <= budget:
-            made[-1].append(index)
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(index)
         else:
-            made.append([index])
-    return made
+            batches.append([index])
+    return batches
 
 
 def in_batches(

@@ -72,13 +72,13 @@ def at_writers(
     layout: Layout, edit_of: Callable[[Writer], Edit | None], tensor: Callable[[str], Tensor], reach: Reach = EVERYWHERE
 ) -> list[Intervention]:
     """A linear edit at every writer for which `edit_of` gives one, through post-norms: what `bake` writes, at run time."""
-    made = []
+    interventions = []
     for writer in layout.writers:
         edit = edit_of(writer)
         if edit is None:
             continue
-        made.append(Intervention(writer.module, "output", writer_edit(writer, edit, tensor), reach))
+        interventions.append(Intervention(writer.module, "output", writer_edit(writer, edit, tensor), reach))
         if writer.post_norm and writer.post_norm.bias:  # added after the writer: its part goes where it comes in
             bias = tensor(writer.post_norm.bias).to(edit.V)
-            made.append(Intervention(writer.post_norm.module, "output", add(edit.delta(bias)), reach))
-    return made
+            interventions.append(Intervention(writer.post_norm.module, "output", add(edit.delta(bias)), reach))
+    return interventions

@@ -53,10 +53,10 @@ class States:
 def right_aligned(values: Sequence[Tensor], width: int) -> Tensor:
     """[layer, token, d_model] of several prompts as [layer, prompt, width, d_model], ends together, zeros before."""
     layers, _, d_model = values[0].shape
-    made = values[0].new_zeros(layers, len(values), width, d_model)
-    for number, each in enumerate(values):
-        made[:, number, width - each.shape[1] :] = each
-    return made
+    aligned = values[0].new_zeros(layers, len(values), width, d_model)
+    for number, states in enumerate(values):
+        aligned[:, number, width - states.shape[1] :] = states
+    return aligned
 
 
 def added(x: Tensor, values: Tensor, ends: Tensor) -> Tensor:

@@ -42,23 +42,23 @@ class Runner:
         another number of prompts is in force.
         """
         acting = in_force(self.model)
-        wrong = next((each.controls for each in acting if each.controls not in (None, len(ids))), None)
+        wrong = next((acting_here.controls for acting_here in acting if acting_here.controls not in (None, len(ids))), None)
         if wrong is not None:
             raise DataError(f"There are {wrong} controls and {len(ids)} prompts; give one control per prompt.")
-        opening = [self.pad] * sum(each.virtual_tokens for each in acting)
+        opening = [self.pad] * sum(acting_here.virtual_tokens for acting_here in acting)
         if opening and ids:
             ids = [[*opening, *row] for row in ids]
             self._refuse_too_long(max(ids, key=len))
 
         def with_rows(batch: Batch) -> Sequence[T]:
             with lock_of(self.model):
-                for each in acting:
-                    each.batch = batch.rows
+                for acting_here in acting:
+                    acting_here.batch = batch.rows
                 try:
                     return run(batch)
                 finally:
-                    for each in acting:
-                        each.batch = None
+                    for acting_here in acting:
+                        acting_here.batch = None
 
         with self.threads():
             return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget)
@@ -67,13 +67,13 @@ class Runner:
     def replying(self, lengths: Tensor) -> Iterator[None]:
         """Tells what is in force how many of each row's last tokens are reply, for the passes inside."""
         acting = in_force(self.model)
-        for each in acting:
-            each.reply_lengths = lengths
+        for acting_here in acting:
+            acting_here.reply_lengths = lengths
         try:
             yield
         finally:
-            for each in acting:
-                each.reply_lengths = None
+            for acting_here in acting:
+                acting_here.reply_lengths = None
 
     def threads(self) -> AbstractContextManager[None]:
         """One thread of torch's for small models: handing their tiny operations to several costs more than it saves, and

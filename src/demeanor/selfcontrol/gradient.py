@@ -36,16 +36,16 @@ def suffix_gradients(
     """
     count = len(prompts)
     starts = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
-    rows = [[*start, *each.ids] for each in suffixes for start in starts]
-    weight = sum(each.weight for each in suffixes)
+    rows = [[*start, *part.ids] for part in suffixes for start in starts]
+    weight = sum(part.weight for part in suffixes)
 
     def score(logits: Tensor, which: Sequence[int]) -> Tensor:
         parts = [suffixes[row // count] for row in which]
-        return torch.stack([each.weight / weight * each.score(line, temperature) for each, line in zip(parts, logits)])
+        return torch.stack([part.weight / weight * part.score(line, temperature) for part, line in zip(parts, logits)])
 
-    found = prompt_gradients(session, rows, list(prompts) * len(suffixes), given.repeat(1, len(suffixes), 1, 1), score)
-    folded = found.gradient.unflatten(1, (len(suffixes), count)).sum(1)
-    return Gradients(found.values.reshape(len(suffixes), count).sum(0), folded, found.stream[:count])
+    gradients = prompt_gradients(session, rows, list(prompts) * len(suffixes), given.repeat(1, len(suffixes), 1, 1), score)
+    folded = gradients.gradient.unflatten(1, (len(suffixes), count)).sum(1)
+    return Gradients(gradients.values.reshape(len(suffixes), count).sum(0), folded, gradients.stream[:count])
 
 
 def steps(gradient: Tensor, norms: Tensor, layers: int | None = None, top: int | None = None) -> Tensor:
@@ -100,5 +100,5 @@ def norm_pattern(gradient: Tensor, norms: Tensor, lengths: Sequence[int]) -> Nor
     """The pattern of gradients [layer, prompt, width, d_model] of prompts of these lengths."""
     size = gradient.norm(dim=-1)
     tokens = torch.tensor(list(lengths))
-    layers, effect = ((each.sum(-1) / tokens).mean(1) for each in (size, size * norms))
+    layers, effect = ((values.sum(-1) / tokens).mean(1) for values in (size, size * norms))
     return NormPattern(layers, effect, size[:, :, -int(tokens.min()) :].mean(1), len(lengths))

@@ -31,8 +31,8 @@ def norms(session: Session, prompts: Sequence[Prompt], questions: Mapping[str, S
     width = max(map(len, ids))
     size = stream_norms(session, ids, width)
     nothing = torch.zeros(*size.shape, session.layout.d_model)
-    made = {}
+    patterns = {}
     for name, asked in questions.items():
-        found = suffix_gradients(session, ids, said, [suffix(session, question) for question in as_questions(asked)], nothing)
-        made[name] = norm_pattern(found.gradient.cpu(), size.cpu(), [len(row) for row in ids])
-    return made
+        gradients = suffix_gradients(session, ids, said, [suffix(session, question) for question in as_questions(asked)], nothing)
+        patterns[name] = norm_pattern(gradients.gradient.cpu(), size.cpu(), [len(row) for row in ids])
+    return patterns

@@ -35,10 +35,10 @@ class Outcome:
     p: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        told = {name: {key: score.to_json() for key, score in getattr(self, name).items()} for name in ("before", "after", "delta")}
+        scores = {name: {key: score.to_json() for key, score in getattr(self, name).items()} for name in ("before", "after", "delta")}
         for key, p in self.p.items():
-            told["delta"][key]["p"] = p
-        return told
+            scores["delta"][key]["p"] = p
+        return scores
 
 
 def scores(session: Session, prompts: Sequence[str | Prompt], replies: Sequence[str], questions: Sequence[Question]) -> list[float]:
@@ -71,12 +71,12 @@ def _mean(name: str, values: Sequence[float]) -> Score:
     return intervals.mean(name, torch.tensor(values, dtype=torch.float64))
 
 
-def write_run(found: Traces, told: Outcome, session: Session, folder: Path) -> None:
+def write_run(traces: Traces, result: Outcome, session: Session, folder: Path) -> None:
     """control.safetensors, scores.json, run.json (what was asked, and how it was searched), replies.jsonl (before and after) and trace.jsonl (all that was tried)."""
-    save_control(found.control(session), folder / CONTROL)
-    write_json(folder / "scores.json", told.to_json())
-    write_json(folder / "run.json", {"model": session.name, **found.made_from})
-    whole = [trace.to_json() for trace in found.traces]
+    save_control(traces.control(session), folder / CONTROL)
+    write_json(folder / "scores.json", result.to_json())
+    write_json(folder / "run.json", {"model": session.name, **traces.made_from})
+    whole = [trace.to_json() for trace in traces.traces]
     write_json_lines(folder / "trace.jsonl", whole)
     write_json_lines(
         folder / "replies.jsonl", [{key: value for key, value in each.items() if key not in ("steps", "ids")} for each in whole]

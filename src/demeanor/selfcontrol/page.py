@@ -8,10 +8,10 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
-from plotly.offline import get_plotlyjs
 
 from ..io.atomic import new_file
-from ..report.html import STYLE, figure_html, styled
+from ..io.display import table_html
+from ..report.html import figure_html, page_html, styled
 from .gradient import NormPattern
 from .outcomes import Outcome
 from .trace import Traces
@@ -39,17 +39,17 @@ def token_heat_map(values: torch.Tensor, title: str, labels: list[str] | None = 
     return styled(figure, 360)
 
 
-def score_per_iteration(found: Traces) -> go.Figure:
+def score_per_iteration(traces: Traces) -> go.Figure:
     """S of every prompt's reply after each accepted step, and the mean over prompts, which keep their last score."""
-    longest = max(len(trace.scores) for trace in found.traces)
+    longest = max(len(trace.scores) for trace in traces.traces)
     figure = go.Figure()
-    for trace in found.traces[:LINES]:
+    for trace in traces.traces[:LINES]:
         hover = f"{escape(trace.prompt.text)}<br>{escape(trace.reply.text)}"
         figure.add_scatter(
             x=list(range(len(trace.scores))), y=trace.scores, mode="lines", line={"color": "#8d99ae", "width": 1}, opacity=0.5,
             showlegend=False, text=hover, hoverinfo="text+y",
         )  # fmt: skip
-    held = torch.tensor([trace.scores + [trace.score] * (longest - len(trace.scores)) for trace in found.traces])
+    held = torch.tensor([trace.scores + [trace.score] * (longest - len(trace.scores)) for trace in traces.traces])
     figure.add_scatter(
         x=list(range(longest)), y=held.mean(0).tolist(), mode="lines+markers", name="mean", line={"color": "#d1495b", "width": 3}
     )
@@ -57,10 +57,10 @@ def score_per_iteration(found: Traces) -> go.Figure:
     return styled(figure, 360)
 
 
-def trajectories(found: Traces) -> go.Figure:
+def trajectories(traces: Traces) -> go.Figure:
     """The stream at each prompt's last token, plain and step by step, at two thirds of the depth, in the two components that hold most of the moves."""
     figure = go.Figure()
-    drawn = found.changed[:LINES]
+    drawn = traces.changed[:LINES]
     if drawn:
         layer = round(2 * (drawn[0].path.shape[1] - 1) / 3)
         paths = [trace.path[:, layer] for trace in drawn]
@@ -78,24 +78,24 @@ def trajectories(found: Traces) -> go.Figure:
 
 
 def write_selfcontrol_page(
-    found: Traces, told: Outcome, title: str, path: Path, patterns: Mapping[str, NormPattern], tokens: list[str] | None = None
+    traces: Traces, result: Outcome, title: str, path: Path, patterns: Mapping[str, NormPattern], tokens: list[str] | None = None
 ) -> None:
     """One HTML file that needs no network; `tokens` name the places of the first prompt that changed."""
-    rows = "".join(
-        f"<tr><td>{name}</td><td class='n'>{told.before[name]}</td><td class='n'>{told.after[name]}</td><td class='n'>{told.delta[name].value:+.3f}</td></tr>"
-        for name in told.before
-        if told.before[name].n
-    )
+    changes = [
+        ("", [("", name), ("n", str(before)), ("n", str(result.after[name])), ("n", f"{result.delta[name].value:+.3f}")])
+        for name, before in result.before.items()
+        if before.n
+    ]
     sections = [
         "<h2>What changed</h2>",
-        f"<table class='figures'><tr><th></th><th>before</th><th>after</th><th>change</th></tr>{rows}</table>",
+        table_html(("", "before", "after", "change"), changes),
         '<p class="note">The suffix score is what was searched for: it is shown beside the detector and the answers, never instead of them.</p>',
-        "<h2>The score, step by step</h2>", figure_html(score_per_iteration(found)),
+        "<h2>The score, step by step</h2>", figure_html(score_per_iteration(traces)),
         "<h2>Where the gradient is</h2>", figure_html(norm_heat_map(patterns)),
         *(f"<h3>{escape(name)}</h3>{figure_html(token_heat_map(pattern.tokens, '|g|'))}" for name, pattern in patterns.items()),
-        *_one_prompt(found, tokens),
-        "<h2>Which way the states went</h2>", figure_html(trajectories(found)),
-        "<h2>Replies before and after</h2>", _replies(found),
+        *_one_prompt(traces, tokens),
+        "<h2>Which way the states went</h2>", figure_html(trajectories(traces)),
+        "<h2>Replies before and after</h2>", _replies(traces),
     ]  # fmt: skip
     _write_page(title, sections, path)
 
@@ -107,15 +107,14 @@ def write_norms_page(patterns: Mapping[str, NormPattern], title: str, path: Path
 
 
 def _write_page(title: str, sections: list[str], path: Path) -> None:
-    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
     with new_file(path) as work:
-        work.write_text(head + f"<body><h1>{escape(title)}</h1>" + "\n".join(sections) + "</body></html>\n", encoding="utf-8")
+        work.write_text(page_html(title, [f"<h1>{escape(title)}</h1>", *sections]), encoding="utf-8")
 
 
-def _one_prompt(found: Traces, tokens: list[str] | None) -> list[str]:
-    if not found.changed:
+def _one_prompt(traces: Traces, tokens: list[str] | None) -> list[str]:
+    if not traces.changed:
         return []
-    trace = found.changed[0]
+    trace = traces.changed[0]
     share = trace.added.norm(dim=-1) / trace.norms.clamp_min(1e-12)
     return [
         f"<h2>What was added to one prompt: {escape(trace.prompt.text)}</h2>",
@@ -124,9 +123,8 @@ def _one_prompt(found: Traces, tokens: list[str] | None) -> list[str]:
 
 
 def _replies(found: Traces) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(each.prompt.text)}</td><td>{escape(each.plain.text)}</td><td class='n'>{each.plain_score:.3f}</td>"
-        f"<td>{escape(each.reply.text)}</td><td class='n'>{each.score:.3f}</td></tr>"
-        for each in found.traces[:LINES]
-    )
-    return f"<table><tr><th>prompt</th><th>plain</th><th>S</th><th>controlled</th><th>S</th></tr>{rows}</table>"
+    rows = [
+        ("", [("", trace.prompt.text), ("", trace.plain.text), ("n", f"{trace.plain_score:.3f}"), ("", trace.reply.text), ("n", f"{trace.score:.3f}")])
+        for trace in found.traces[:LINES]
+    ]  # fmt: skip
+    return table_html(("prompt", "plain", "S", "controlled", "S"), rows, "replies")

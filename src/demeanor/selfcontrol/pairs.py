@@ -43,15 +43,15 @@ def preference_pairs(
     """Pairs from two searches, towards and away; a prompt on which the two end in the same reply, or neither gains, gives none."""
     towards = search(session, prompts, questions, settings)
     away = search(session, prompts, opposites(questions), settings)
-    made = []
+    pairs = []
     for one, other in zip(towards.traces, away.traces, strict=True):
         # Wanting the other answer mirrors the score.
         pair = Pair(
             prompt=one.prompt, chosen=one.reply.text, rejected=other.reply.text, chosen_score=one.score, rejected_score=1 - other.score
         )
         if pair.chosen != pair.rejected and pair.chosen_score > pair.rejected_score:
-            made.append(pair)
-    return made, towards, away
+            pairs.append(pair)
+    return pairs, towards, away
 
 
 def write_pairs(pairs: Sequence[Pair], session: Session, path: Path) -> None:

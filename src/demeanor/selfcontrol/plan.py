@@ -62,9 +62,9 @@ class SteeringPlan(AskingPlan):
 
     def steering(self, named: Sequence[Behaviour | Preset], session: Session) -> Behaviour:
         """All of what steers as one behaviour, settled by the model and wanted as the plan says; the first one judges."""
-        settled = [each.settled(session) for each in named]
-        questions = tuple(question for each in settled for question in each.questions)
-        name = " and ".join(each.name for each in settled)
+        settled = [preset.settled(session) for preset in named]
+        questions = tuple(question for behaviour in settled for question in behaviour.questions)
+        name = " and ".join(behaviour.name for behaviour in settled)
         return replace(settled[0], name=name, questions=opposites(questions) if self.less else questions)
 
 
@@ -90,9 +90,9 @@ class PromptsPlan(BasePlan):
 
     def check(self, named: Sequence[Behaviour | Preset]) -> None:
         """DataError for a file or a set without prompts, before a model is loaded; what a preset lacks is told when it is settled."""
-        settled = [each for each in named if isinstance(each, Behaviour)]
-        for each in settled if self.rows is None else ():
-            self.read(each)
+        if self.rows is None:
+            for settled in (behaviour for behaviour in named if isinstance(behaviour, Behaviour)):
+                self.read(settled)
 
     def read(self, of: Behaviour) -> list[Prompt]:
         """The prompts, without replies; DataError where there are none."""

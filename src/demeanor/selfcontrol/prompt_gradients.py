@@ -107,7 +107,7 @@ def opened_with(session: Session, prompts: Sequence[Sequence[int]], given: Tenso
     Nothing but the first reply token depends on that place, so what follows the opening is as it was. Returns
     [prompt, d_model], to be added to `given` [layer, prompt, width, d_model], and whether the token was reached [prompt].
     """
-    wanted = torch.tensor(list(tokens), device=session.device)
+    openings = torch.tensor(list(tokens), device=session.device)
     more = torch.zeros(len(prompts), session.layout.d_model, device=session.device)
     reached = torch.zeros(len(prompts), dtype=torch.bool, device=session.device)
     for _ in range(TRIES):
@@ -115,17 +115,17 @@ def opened_with(session: Session, prompts: Sequence[Sequence[int]], given: Tenso
         at[-1, :, -1] += more
 
         def lead(logits: Tensor, rows: Sequence[int]) -> Tensor:
-            token = wanted[list(rows)][:, None]
+            token = openings[list(rows)][:, None]
             others = logits.scatter(1, token, float("-inf")).amax(1)
             return logits.gather(1, token)[:, 0] - others
 
-        found = prompt_gradients(session, prompts, prompts, at, lead)
-        reached = found.values.to(session.device) >= MARGIN
+        gradients = prompt_gradients(session, prompts, prompts, at, lead)
+        reached = gradients.values.to(session.device) >= MARGIN
         if bool(reached.all()):
             break
-        slope = found.gradient[-1, :, -1]
+        slope = gradients.gradient[-1, :, -1]
         # To first order; exact for two tokens behind an RMS norm, which a step along the gradient does not turn. Twice the margin,
         # because another token may overtake.
-        step = (2 * MARGIN - found.values.to(session.device)) / slope.square().sum(-1).clamp_min(1e-12)
+        step = (2 * MARGIN - gradients.values.to(session.device)) / slope.square().sum(-1).clamp_min(1e-12)
         more = torch.where(reached[:, None], more, more + step[:, None] * slope)
     return more, reached

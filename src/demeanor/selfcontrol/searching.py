@@ -110,35 +110,35 @@ class Search:
             return []
         replies = [self._said(self.traces[number].reply.ids) for number in active]
         given = self.added[:, active]
-        found = self.gradients([self.ids[number] for number in active], replies, given)
-        gradient = found.gradient.to(given)
+        gradients = self.gradients([self.ids[number] for number in active], replies, given)
+        gradient = gradients.gradient.to(given)
         reach = Reach(
             given, steps(gradient, self.norms[:, active], self.layers, self.settings.top_k), self.norms[:, active], self.settings.cap
         )
         candidates = self._tried(active, reach)
         accepted = self._accepted(active, reach, candidates)
         for row, number in enumerate(active):
-            mine = [each for each in candidates if each.row == row]
+            mine = [candidate for candidate in candidates if candidate.row == row]
             taken = accepted.get(row)
             tried = tuple(
                 Tried(
-                    eta=each.eta,
-                    branch=each.branch,
-                    reply=self._reply(number, each.ids),
-                    score=each.score,
-                    perplexity_ratio=each.ratio,
-                    log_probability=each.log_probability,
-                    pmi=each.pmi,
-                    verdict=each.verdict,
+                    eta=candidate.eta,
+                    branch=candidate.branch,
+                    reply=self._reply(number, candidate.ids),
+                    score=candidate.score,
+                    perplexity_ratio=candidate.ratio,
+                    log_probability=candidate.log_probability,
+                    pmi=candidate.pmi,
+                    verdict=candidate.verdict,
                 )
-                for each in mine
+                for candidate in mine
             )
             norms = gradient[:, row, -len(self.ids[number]) :].norm(dim=-1).cpu()
             trace = self.traces[number]
             trace = replace(trace, steps=(*trace.steps, Step(tried, None if taken is None else mine.index(taken), norms)))
             if taken is not None:
                 self.eta[number] = taken.eta
-                trace = replace(trace.through(found.stream[row]), reply=self._reply(number, taken.ids), score=taken.score)
+                trace = replace(trace.through(gradients.stream[row]), reply=self._reply(number, taken.ids), score=taken.score)
             self.traces[number] = trace
         return [number for row, number in enumerate(active) if row in accepted and accepted[row].score < self.settings.goal]
 
@@ -148,15 +148,15 @@ class Search:
     def _tried(self, active: list[int], reach: Reach) -> list[Candidate]:
         """What a step may lead to. Where no reply will do yet, the one that will may open with a token further down the list."""
         candidates = self.candidates(active, list(range(len(active))), reach, self.settings.branches)
-        found = self._fittest(active, self._gaining(active, candidates))
+        fittest = self._fittest(active, self._gaining(active, candidates))
         unsure = [
             row for row, number in enumerate(active)
-            if self.traces[number].reply is self.traces[number].plain and not (row in found and self._belongs(number, found[row]))
+            if self.traces[number].reply is self.traces[number].plain and not (row in fittest and self._belongs(number, fittest[row]))
         ]  # fmt: skip
         if not unsure or self.settings.wider == 1:
             return candidates
         more = self.candidates(active, unsure, reach, self.settings.branches * self.settings.wider)
-        return [each for each in candidates if each.row not in unsure] + more
+        return [candidate for candidate in candidates if candidate.row not in unsure] + more
 
     def _belongs(self, number: int, candidate: Candidate) -> bool:
         """Whether a reply has about as much to do with its prompt as the plain one has."""
@@ -171,7 +171,7 @@ class Search:
         prompts = [self.ids[active[row]] for row in rows]
 
         def values(which: Sequence[int], layer: int) -> Tensor:
-            return reach.at(layer, [rows[each] for each in which], [sizes[each] for each in which])
+            return reach.at(layer, [rows[place] for place in which], [sizes[place] for place in which])
 
         replies = branched(self.session, prompts, values, branches, self.most)
         tried = [(row, eta, branch, ids) for row, eta, said in zip(rows, sizes, replies) for branch, ids in enumerate(said)]
@@ -181,14 +181,14 @@ class Search:
     def _gaining(self, active: list[int], candidates: list[Candidate]) -> dict[int, list[Candidate]]:
         """The candidates of each row that say something and gain enough."""
         gaining: dict[int, list[Candidate]] = {}
-        for each in candidates:
-            if not self._said(each.ids):
-                each.verdict = "empty"
-            elif not self._as_written(active[each.row], each.ids):
-                each.verdict = "not as written"
-            elif each.score > self.traces[active[each.row]].score + self.settings.gain:
-                each.verdict = "not chosen"
-                gaining.setdefault(each.row, []).append(each)
+        for candidate in candidates:
+            if not self._said(candidate.ids):
+                candidate.verdict = "empty"
+            elif not self._as_written(active[candidate.row], candidate.ids):
+                candidate.verdict = "not as written"
+            elif candidate.score > self.traces[active[candidate.row]].score + self.settings.gain:
+                candidate.verdict = "not chosen"
+                gaining.setdefault(candidate.row, []).append(candidate)
         return gaining
 
     def _accepted(self, active: list[int], reach: Reach, candidates: list[Candidate]) -> dict[int, Candidate]:
@@ -216,30 +216,34 @@ class Search:
         here than after a prompt that says nothing: else "i do not know that" would come before many a right answer.
         """
 
-        def gain(each: Candidate) -> float:
-            return min(each.score, self.settings.goal) - self.traces[active[each.row]].score
+        def gain(candidate: Candidate) -> float:
+            return min(candidate.score, self.settings.goal) - self.traces[active[candidate.row]].score
 
-        near = [each for some in waiting.values() for each in some if gain(each) >= self.settings.share * max(map(gain, some))]
-        plain = self._likelihoods([(active[each.row], self.traces[active[each.row]].plain.ids) for each in near])
-        said = self._likelihoods([(active[each.row], each.ids) for each in near])
-        for each, was, now, anywhere in zip(near, plain, said, self._likelihoods([(ANYWHERE, each.ids) for each in near])):
-            each.ratio, each.log_probability = float((_after_opening(was) - _after_opening(now)).exp()), float(now.sum())
-            each.pmi = each.log_probability - float(anywhere.sum())
-            if each.ratio > self.settings.perplexity_ratio:
-                each.verdict = "not fluent"
+        near = [
+            candidate for some in waiting.values() for candidate in some if gain(candidate) >= self.settings.share * max(map(gain, some))
+        ]
+        plain = self._likelihoods([(active[candidate.row], self.traces[active[candidate.row]].plain.ids) for candidate in near])
+        said = self._likelihoods([(active[candidate.row], candidate.ids) for candidate in near])
+        for candidate, was, now, anywhere in zip(near, plain, said, self._likelihoods([(ANYWHERE, candidate.ids) for candidate in near])):
+            candidate.ratio, candidate.log_probability = float((_after_opening(was) - _after_opening(now)).exp()), float(now.sum())
+            candidate.pmi = candidate.log_probability - float(anywhere.sum())
+            if candidate.ratio > self.settings.perplexity_ratio:
+                candidate.verdict = "not fluent"
         best: dict[int, Candidate] = {}
-        for each in sorted(near, key=lambda each: (-round(each.fit, 3), each.branch > 0, each.eta, each.branch)):
-            if each.verdict == "not chosen":
-                best.setdefault(each.row, each)
+        for candidate in sorted(
+            near, key=lambda candidate: (-round(candidate.fit, 3), candidate.branch > 0, candidate.eta, candidate.branch)
+        ):
+            if candidate.verdict == "not chosen":
+                best.setdefault(candidate.row, candidate)
         return best
 
     def _open(self, active: list[int], reach: Reach, chosen: list[Candidate]) -> None:
         """Put what was chosen in force, with what makes its reply open as it does; what cannot be made to is not accepted."""
         if not chosen:
             return
-        rows, sizes = [each.row for each in chosen], [each.eta for each in chosen]
+        rows, sizes = [candidate.row for candidate in chosen], [candidate.eta for candidate in chosen]
         values = torch.stack([reach.at(layer, rows, sizes) for layer in range(len(self.norms))])
-        turned = [number for number, each in enumerate(chosen) if each.branch]
+        turned = [number for number, candidate in enumerate(chosen) if candidate.branch]
         if turned:
             prompts = [self.ids[active[chosen[number].row]] for number in turned]
             more, reached = opened_with(self.session, prompts, values[:, turned], [chosen[number].ids[0] for number in turned])
@@ -248,9 +252,9 @@ class Search:
                 size = values[-1, number, -1].norm() / self.norms[-1, active[chosen[number].row], -1]
                 if not reached[place] or size > self.settings.opening_cap:
                     chosen[number].verdict = "opening out of reach"
-        for number, each in enumerate(chosen):
-            if each.verdict == "accepted":
-                self.added[:, active[each.row]] = values[:, number]
+        for number, candidate in enumerate(chosen):
+            if candidate.verdict == "accepted":
+                self.added[:, active[candidate.row]] = values[:, number]
 
     # -- what is said, and what is thought of it ---------------------------------------------------
 
@@ -285,9 +289,9 @@ class Search:
         if new:
             with self.session.uncontrolled():
                 asked = [NOTHING if number == ANYWHERE else self.prompts[number] for number, _ in new]
-                found = self.session.reply_log_likelihoods(asked, [ids for _, ids in new])
-            for (number, ids), each in zip(new, found):
-                self.likely[number][ids] = each.double()
+                likelihoods = self.session.reply_log_likelihoods(asked, [ids for _, ids in new])
+            for (number, ids), likelihood in zip(new, likelihoods):
+                self.likely[number][ids] = likelihood.double()
         return [self.likely[number][ids] for number, ids in exchanges]
 
 

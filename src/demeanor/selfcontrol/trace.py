@@ -54,7 +54,7 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         layers = self.gradient_norms.mean(1).tolist()
-        return {"accepted": self.accepted, "gradient_norms": layers, "tried": [each.to_json() for each in self.tried]}
+        return {"accepted": self.accepted, "gradient_norms": layers, "tried": [candidate.to_json() for candidate in self.tried]}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,7 +88,7 @@ class Trace:
     def to_json(self) -> dict[str, Any]:
         return {
             "prompt": self.prompt.text, "system": self.prompt.system, "plain": self.plain.text, "plain_score": self.plain_score,
-            "reply": self.reply.text, "ids": list(self.reply.ids), "score": self.score, "steps": [each.to_json() for each in self.steps],
+            "reply": self.reply.text, "ids": list(self.reply.ids), "score": self.score, "steps": [step.to_json() for step in self.steps],
         }  # fmt: skip
 
 
@@ -108,10 +108,10 @@ class Traces:
         """What a reader of the scores should know of the model's plain replies: that they are empty, or mostly one and the same."""
         said = Counter(trace.plain.text.strip() for trace in self.traces)
         text, count = said.most_common(1)[0]
-        told = [f"{said['']} of {len(self.traces)} plain replies are empty, so there was nothing to judge"] if said[""] else []
+        remarks = [f"{said['']} of {len(self.traces)} plain replies are empty, so there was nothing to judge"] if said[""] else []
         if text and count >= MANY and count > len(self.traces) / 2:
-            told.append(f"{count} of {len(self.traces)} plain replies are {text!r}; {name} may not know what these prompts are about")
-        return f"{'; '.join(told)}." if told else None
+            remarks.append(f"{count} of {len(self.traces)} plain replies are {text!r}; {name} may not know what these prompts are about")
+        return f"{'; '.join(remarks)}." if remarks else None
 
     def control(self, session: Session) -> Control:
         """A control that gives these prompts the replies that were found, and leaves others alone."""

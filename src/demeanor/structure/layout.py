@@ -125,7 +125,7 @@ def writer_edit(writer: Writer, edit: Edit, tensor: Callable[[str], Tensor]) -> 
 def writer_edits(writer: Writer, edit: Edit, tensor: Callable[[str], Tensor]) -> list[tuple[str, int, Edit]]:
     """(weight name, d_model axis, edit along it) for every tensor behind a writer, its post-norm's bias included."""
     before = writer_edit(writer, edit, tensor)
-    made = [(weight.name, weight.axis, before) for weight in writer.weights]
+    edits = [(weight.name, weight.axis, before) for weight in writer.weights]
     if writer.post_norm and writer.post_norm.bias:
-        made.append((writer.post_norm.bias, 0, edit))
-    return made
+        edits.append((writer.post_norm.bias, 0, edit))
+    return edits

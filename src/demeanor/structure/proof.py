@@ -68,8 +68,8 @@ def _prove(model: Any) -> Layout:
     writers = list(_embedding_writers(embedded, stream))
     worst, quantization = 0.0, getattr(model.config, "quantization_config", None)
     for layer, (block, call) in enumerate(track(zip(blocks, calls), "Proving the layout", len(blocks))):
-        found, residual = _block_writers(_Replay(block, call, quantization), layer)
-        writers += found
+        block_writers, residual = _block_writers(_Replay(block, call, quantization), layer)
+        writers += block_writers
         worst = max(worst, residual)
     return Layout(
         model_type=config.model_type,
@@ -186,8 +186,8 @@ def _dequantized(block: nn.Module, quantization: Any) -> nn.Module:
         return block
     from transformers.integrations.bitsandbytes import dequantize_and_replace
 
-    made: nn.Module = dequantize_and_replace(block, quantization_config=quantization)
-    return made
+    unpacked: nn.Module = dequantize_and_replace(block, quantization_config=quantization)
+    return unpacked
 
 
 class _Replay:
@@ -310,15 +310,15 @@ def _weights_behind(replay: _Replay, out: Tensor) -> list[Weight]:
     v = torch.randn(d_model, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.device)
     names, parameters = zip(*replay.block.named_parameters())
     gradients = torch.autograd.grad((out * v).sum(), parameters, allow_unused=True, retain_graph=True)
-    found = []
+    weights = []
     for name, gradient in zip(names, gradients):
         if gradient is None or not gradient.any():
             continue
         axes = [axis for axis in range(gradient.dim()) if gradient.shape[axis] == d_model and _along(gradient, axis, v)]
         if len(axes) > 1:
             raise AccountingError(f"{replay.name}.{name} could write the stream on axes {axes}; this model cannot be edited yet.")
-        found += [Weight(name, axis, tuple(gradient.shape)) for axis in axes]
-    return found
+        weights += [Weight(name, axis, tuple(gradient.shape)) for axis in axes]
+    return weights
 
 
 def _along(gradient: Tensor, axis: int, v: Tensor) -> bool:

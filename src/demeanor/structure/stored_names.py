@@ -98,13 +98,13 @@ def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     names = model.state_dict()
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    origins: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for key in sorted(checkpoint.tensors, key=dot_natural_key):  # experts in their order
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, names)
         if name not in names and key in names:
             name, pattern = key, None
-        found[name][pattern or ""].append(key)
-    return {name: _Origin(dict(keys), by_pattern[next(iter(keys))] if "" not in keys else None) for name, keys in found.items()}
+        origins[name][pattern or ""].append(key)
+    return {name: _Origin(dict(keys), by_pattern[next(iter(keys))] if "" not in keys else None) for name, keys in origins.items()}
 
 
 def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, rank: int) -> int | None:
@@ -119,10 +119,10 @@ def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, rank: 
         values = operation.convert(values, source_patterns=converter.source_patterns, target_patterns=converter.target_patterns)
     if len(values) != 1:
         return None
-    (made,) = values.values()
-    made = made[0] if isinstance(made, list) else made
-    if made.dim() != len(weight.shape) or not torch.equal(made.flatten().sort().values, torch.arange(count * each)):
+    (converted,) = values.values()
+    converted = converted[0] if isinstance(converted, list) else converted
+    if converted.dim() != len(weight.shape) or not torch.equal(converted.flatten().sort().values, torch.arange(count * each)):
         return None
     strides = [each // torch.Size(sizes[: axis + 1]).numel() for axis in range(rank)]
-    steps = made.diff(dim=weight.axis).unique().tolist()
-    return next((axis for axis in range(rank) if steps == [strides[axis]] and made.shape[weight.axis] == sizes[axis]), None)
+    steps = converted.diff(dim=weight.axis).unique().tolist()
+    return next((axis for axis in range(rank) if steps == [strides[axis]] and converted.shape[weight.axis] == sizes[axis]), None)

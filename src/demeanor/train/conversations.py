@@ -52,12 +52,12 @@ def learned(session: Session, conversation: Conversation) -> tuple[list[int], li
     for turn in conversation.replies:
         start = len(session.render(conversation.before(turn)))
         content = conversation.turns[turn][1].strip()
-        found = text.find(content, start)
-        if text[:start] != session.render(conversation.before(turn)) or found < 0:
+        start_of_content = text.find(content, start)
+        if text[:start] != session.render(conversation.before(turn)) or start_of_content < 0:
             raise DataError(
                 f"The chat template of {session.name} renders a conversation otherwise than its prompts ({content[:40]!r}); split it into single exchanges."
             )
-        stop = found + len(content)
+        stop = start_of_content + len(content)
         stop += next((len(token) for token in ends if text.startswith(token, stop)), 0)
         for piece, kept in ((text[at:start], False), (text[start:stop], True)):
             tokens = list(session.tokenizer(piece, add_special_tokens=not ids and session.tokenizer.chat_template is None)["input_ids"])
@@ -104,13 +104,13 @@ def mean_loss(session: Session, rows: Sequence[dict[str, list[int]]]) -> float:
     @torch.no_grad()
     def run(batch: Batch) -> list[Tensor]:
         log_probs = session.model(**batch.inputs()).logits[:, :-1].float().log_softmax(-1)
-        found = []
+        losses = []
         for place, number in enumerate(batch.rows):
             labels = torch.tensor(rows[number]["labels"][1:], device=log_probs.device)
             kept = labels != IGNORED
             own = log_probs[place, len(log_probs[place]) - len(labels) :].gather(1, labels.clamp_min(0)[:, None])[:, 0]
-            found.append(torch.stack([-(own * kept).sum(), kept.sum()]).double().cpu())
-        return found
+            losses.append(torch.stack([-(own * kept).sum(), kept.sum()]).double().cpu())
+        return losses
 
     sums = torch.stack(session.runner.in_batches([row["input_ids"] for row in rows], run, "Scoring")).sum(0)
     return float(sums[0] / sums[1])
@@ -118,10 +118,12 @@ def mean_loss(session: Session, rows: Sequence[dict[str, list[int]]]) -> float:
 
 def cut(rows: Sequence[tuple[list[int], list[int]]], longest: int) -> list[dict[str, list[int]]]:
     """Rows as a data set takes them, cut at their ends; those of which nothing would be learned are left out, aloud."""
-    made = [{"input_ids": ids[:longest], "labels": labels[:longest]} for ids, labels in rows]
-    kept = [row for row in made if any(label != IGNORED for label in row["labels"][1:])]
-    if len(kept) < len(made):
-        warn(f"{len(made) - len(kept)} of {len(made)} rows hold nothing to learn in their first {longest} tokens and are left out.")
+    shortened = [{"input_ids": ids[:longest], "labels": labels[:longest]} for ids, labels in rows]
+    kept = [row for row in shortened if any(label != IGNORED for label in row["labels"][1:])]
+    if len(kept) < len(shortened):
+        warn(
+            f"{len(shortened) - len(kept)} of {len(shortened)} rows hold nothing to learn in their first {longest} tokens and are left out."
+        )
     if not kept:
         raise DataError(f"No row holds anything to learn in its first {longest} tokens; raise --max-length.")
     return kept

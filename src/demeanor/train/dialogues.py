@@ -22,8 +22,8 @@ def read_dialogues(named: Sequence[str], seed: int) -> dict[str, Conversation]:
     sources = []
     for each in named:
         name, weight = split_weight(each)
-        found = _dialogues(rows_of(name), name)
-        sources.append((name, weight, [(f"{name}, {key}" if len(named) > 1 else key, made) for key, made in found.items()]))
+        dialogues = _dialogues(rows_of(name), name)
+        sources.append((name, weight, [(f"{name}, {key}" if len(named) > 1 else key, made) for key, made in dialogues.items()]))
     return dict(mixed(sources, seed))
 
 

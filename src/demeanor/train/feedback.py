@@ -77,8 +77,8 @@ class Watched:
         """One reward per reply. `number` tells the prompts, which TRL gives as messages."""
         from accelerate.utils import gather_object
 
-        prompts = [self.prompts[each] for each in number]
-        texts = [self.opened[each] + self.session.decode(ids) for each, ids in zip(number, completion_ids)]
+        prompts = [self.prompts[place] for place in number]
+        texts = [self.opened[place] + self.session.decode(ids) for place, ids in zip(number, completion_ids)]
         scores = [part.of(texts, prompts) for part in self.parts]
         for part, given in zip(self.parts, scores):
             log_metric(f"reward/{part.name}", sum(given) / len(given))
@@ -91,8 +91,8 @@ class Watched:
 
     def _compare(self, number: Sequence[int], rewards: Sequence[float]) -> None:
         groups: dict[int, list[float]] = {}
-        for each, given in zip(number, rewards):
-            groups.setdefault(each, []).append(given)
+        for prompt, given in zip(number, rewards):
+            groups.setdefault(prompt, []).append(given)
         self.groups += len(groups)
         self.differing += sum(max(given) - min(given) > ALIKE for given in groups.values())
 
@@ -103,7 +103,7 @@ def _trainer(recipe: Recipe, plan: Rlaf, prompts: Sequence[Prompt], reward: Watc
 
     from .callbacks import StopsWhen
 
-    made = recipe.learner()
+    student = recipe.learner()
     kind, trainer = (RLOOConfig, RLOOTrainer) if plan.method == "rloo" else (GRPOConfig, GRPOTrainer)
     # beta is given to both: GRPO's own default is 0, which keeps no reference to stay near.
     arguments = recipe.arguments(
@@ -114,6 +114,6 @@ def _trainer(recipe: Recipe, plan: Rlaf, prompts: Sequence[Prompt], reward: Watc
     recipe.callbacks.append(StopsWhen(lambda: reward.wires.tripped is not None))
     rewards: list[Any] = [reward]
     return trainer(
-        made.model, reward_funcs=rewards, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=made.tokenizer,
-        peft_config=made.adapter,
+        student.model, reward_funcs=rewards, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=student.tokenizer,
+        peft_config=student.adapter,
     )  # fmt: skip

@@ -54,8 +54,12 @@ def _trainer(recipe: Recipe, rows: Sequence[dict[str, list[int]]]) -> Any:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    made = recipe.learner()
+    student = recipe.learner()
     arguments = recipe.arguments(SFTConfig, max_length=None, packing=False)  # the rows are cut already
     return SFTTrainer(
-        made.model, args=arguments, train_dataset=Dataset.from_list(list(rows)), processing_class=made.tokenizer, peft_config=made.adapter
+        student.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=student.tokenizer,
+        peft_config=student.adapter,
     )

@@ -47,14 +47,14 @@ def _trainer(recipe: Recipe, plan: Heal, pairs: Sequence[Pair]) -> Any:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    made = recipe.learner()
+    student = recipe.learner()
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if plan.likelihood:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, plan.likelihood]}
     arguments = recipe.arguments(DPOConfig, beta=plan.beta, max_length=plan.max_length, **losses)
     return DPOTrainer(
-        made.model, None if made.adapter is not None else recipe.learner().model, args=arguments, processing_class=made.tokenizer,
-        train_dataset=Dataset.from_list([_row(recipe.session, pair) for pair in pairs]), peft_config=made.adapter,
+        student.model, None if student.adapter is not None else recipe.learner().model, args=arguments, processing_class=student.tokenizer,
+        train_dataset=Dataset.from_list([_row(recipe.session, pair) for pair in pairs]), peft_config=student.adapter,
     )  # fmt: skip
 
 

@@ -51,15 +51,15 @@ def followed_loss(base: Any, model: Any, layout: Any, inputs: Mapping[str, Any],
     return torch.stack(losses).mean()
 
 
-def divergence_of_likeliest(tokens: Tensor, wanted: Tensor, log_probs: Tensor) -> Tensor:
+def divergence_of_likeliest(tokens: Tensor, target: Tensor, log_probs: Tensor) -> Tensor:
     """KL(wanted || model) [token] over the likeliest tokens and all others as one; never above the KL over all tokens.
 
     tokens, wanted (log-probabilities) [token, top]; log_probs [token, vocab].
     """
     own = log_probs.gather(1, tokens)
     if tokens.shape[1] < log_probs.shape[1]:
-        wanted, own = (torch.cat([each, _rest(each)], 1) for each in (wanted, own))
-    return (wanted.exp() * (wanted - own)).sum(1)
+        target, own = (torch.cat([log_probabilities, _rest(log_probabilities)], 1) for log_probabilities in (target, own))
+    return (target.exp() * (target - own)).sum(1)
 
 
 def _rest(log_probs: Tensor) -> Tensor:

@@ -119,17 +119,19 @@ def _trainer(recipe: Recipe, plan: Prefix, targets: Targets) -> Any:
     from peft import AdaptionPromptConfig, get_peft_model
     from transformers import Trainer, TrainingArguments
 
-    made = recipe.learner()
+    student = recipe.learner()
     if plan.kind == "adaption-prompt":
         layers = recipe.session.layout.n_layers
-        made = Learner(
-            made.model, made.tokenizer, AdaptionPromptConfig(adapter_len=plan.adapter_len, adapter_layers=layers, task_type="CAUSAL_LM")
+        student = Learner(
+            student.model,
+            student.tokenizer,
+            AdaptionPromptConfig(adapter_len=plan.adapter_len, adapter_layers=layers, task_type="CAUSAL_LM"),
         )
     if plan.num_virtual_tokens:
-        add_virtual_tokens(made.model, plan.num_virtual_tokens, plan.seed)
-        made.adapter.modules_to_save = [VIRTUAL_TOKENS]
-    layout, pad = recipe.session.layout, int(made.tokenizer.pad_token_id)
-    model = get_peft_model(made.model, made.adapter)
+        add_virtual_tokens(student.model, plan.num_virtual_tokens, plan.seed)
+        student.adapter.modules_to_save = [VIRTUAL_TOKENS]
+    layout, pad = recipe.session.layout, int(student.tokenizer.pad_token_id)
+    model = get_peft_model(student.model, student.adapter)
 
     class Follower(Trainer):
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -138,7 +140,7 @@ def _trainer(recipe: Recipe, plan: Prefix, targets: Targets) -> Any:
 
     arguments = recipe.arguments(TrainingArguments, remove_unused_columns=False)
     collate = Collate(pad, plan.num_virtual_tokens)
-    return Follower(model, arguments, data_collator=collate, train_dataset=targets, processing_class=made.tokenizer)
+    return Follower(model, arguments, data_collator=collate, train_dataset=targets, processing_class=student.tokenizer)
 
 
 def add_virtual_tokens(model: Any, count: int, seed: int) -> None:

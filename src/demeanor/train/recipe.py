@@ -101,9 +101,9 @@ class Recipe:
     # -- training ---------------------------------------------------------------------------------
 
     def learner(self) -> Learner:
-        made = learner(self.plan)
-        made.tokenizer.padding_side = "left"
-        return made
+        student = learner(self.plan)
+        student.tokenizer.padding_side = "left"
+        return student
 
     def arguments(self, kind: type, **more: Any) -> Any:
         """TRL's arguments: the plan's, and the recipe's own."""
@@ -124,14 +124,14 @@ class Recipe:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / PLAN).write_text(self.plan.written(), encoding="utf-8")
 
-    def fit(self, made: Callable[[], Any]) -> None:
+    def fit(self, make_trainer: Callable[[], Any]) -> None:
         """Train, from the last whole checkpoint where there is one, and save what was trained in the training folder.
 
         `made` makes the trainer, among whose many remarks none is meant for a user.
         """
         with warnings.catch_warnings(), muted_datasets(), muted("transformers", "bitsandbytes"), self.session.runner.threads():
             warnings.simplefilter("ignore")
-            self._fit(made())
+            self._fit(make_trainer())
 
     def _fit(self, trainer: Any) -> None:
         from transformers import PrinterCallback
@@ -270,7 +270,7 @@ def _changed(was: Condition, now: Condition, seen: tuple[Observation, Observatio
 
 
 def _write(result: Trained, work: Path) -> None:
-    table = "\n\n".join(f"{name}\n{each}" for name, each in result.measurements.items())
+    table = "\n\n".join(f"{name}\n{measurement}" for name, measurement in result.measurements.items())
     write_card(result.plan, result.steps, table, work)
     (work / PLAN).write_text(result.plan.written(), encoding="utf-8")
     values = {**result.to_json(), **provenance()}

@@ -46,7 +46,7 @@ class Trained:
         return {
             "recipe": type(self.plan).__name__.lower(), "model": self.plan.model, "steps": self.steps, "resumed_from": self.resumed_from,
             "stopped": self.stopped, "data": dict(self.data),
-            "measurements": {name: each.to_json() for name, each in self.measurements.items()},
+            "measurements": {name: measurement.to_json() for name, measurement in self.measurements.items()},
             "replies": {stage: {name: score.to_json() for name, score in scores.items()} for stage, scores in self.replies.items()},
             "changed": None if self.changed is None else self.changed.to_json(),
             "changed_since_base": None if self.since_base is None else self.since_base.to_json(),
@@ -67,6 +67,6 @@ def replies_of(judge: Session, seen: Observation) -> dict[str, Score]:
     return {
         "exhibits": intervals.rate("exhibits", shown, "lower"),
         "refuses": intervals.rate("refuses", refused),
-        "off_topic": intervals.rate("off_topic", [not each for each in topical], "lower"),
+        "off_topic": intervals.rate("off_topic", [not relevant for relevant in topical], "lower"),
         "engages": intervals.rate("engages", engaging, "higher"),
     }

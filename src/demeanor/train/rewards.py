@@ -34,8 +34,8 @@ class Term:
 
     def of(self, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
         """sign * weight * logit(p) per reply, the logit between -4 and 4; what was only thought is not rewarded."""
-        found = self.detector.probabilities([spoken(reply) for reply in replies], prompts)
-        return [self.sign * self.weight * logit(probability) for probability in found]
+        probabilities = self.detector.probabilities([spoken(reply) for reply in replies], prompts)
+        return [self.sign * self.weight * logit(probability) for probability in probabilities]
 
 
 def logit(probability: float) -> float:
@@ -54,11 +54,11 @@ def terms(named: Sequence[str], wanted: Behaviour, session: Session) -> list[Ter
     if not named:
         less = Term(wanted.name, make_detector(wanted.detect, session), -1.0, 1.0)
         return [less, _term(SUFFIX, wanted, session)] if wanted.questions else [less]
-    made = [_term(each, wanted, session) for each in named]
-    twice = next((term.name for term in made if [other.name for other in made].count(term.name) > 1), None)
+    parsed = [_term(name, wanted, session) for name in named]
+    twice = next((term.name for term in parsed if [other.name for other in parsed].count(term.name) > 1), None)
     if twice is not None:
         raise DataError(f"The reward names {twice!r} twice; give it once, with the whole weight.")
-    return made
+    return parsed
 
 
 def _term(named: str, wanted: Behaviour, session: Session) -> Term:

@@ -91,8 +91,8 @@ def role_of(message: Any, where: str) -> str | None:
 def conversation(messages: Any, where: str) -> Conversation:
     """A list of {role, content} (or {from, value}); turns of one role in a row become one. DataError for what is none."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        told = repr(messages)[:40] if messages else "empty"
-        raise DataError(f"{where}: the conversation is {told}; it must be a list of messages with role and content.")
+        shown = repr(messages)[:40] if messages else "empty"
+        raise DataError(f"{where}: the conversation is {shown}; it must be a list of messages with role and content.")
     system, turns = None, []
     for number, message in enumerate(messages):
         here = f"{where}, message {number + 1}"

@@ -63,8 +63,8 @@ class Searched:
     asked: dict[Ids, Prompt]
 
     def teach(self, session: Session, prompts: Sequence[Ids]) -> tuple[Control | None, list[Example]]:
-        found = search(session, [self.asked[ids] for ids in prompts], self.questions)
-        return found.control(session), [Example(trace.ids, trace.reply.ids, trace.score > trace.plain_score) for trace in found.traces]
+        traces = search(session, [self.asked[ids] for ids in prompts], self.questions)
+        return traces.control(session), [Example(trace.ids, trace.reply.ids, trace.score > trace.plain_score) for trace in traces.traces]
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Chunks:
         prompts, replies = [example.prompt for example in examples], [example.reply for example in examples]
         plain = followed(session, prompts, replies, self.top)
         if control is None:
-            yield from ((example, each, False) for example, each in zip(examples, plain))
+            yield from ((example, trajectory, False) for example, trajectory in zip(examples, plain))
             return
         with session.controlled(control):
             taught = followed(session, prompts, replies, self.top)
@@ -149,10 +149,10 @@ class Targets(torch.utils.data.Dataset[dict[str, Any]]):
     def __post_init__(self) -> None:
         for path in self.paths:
             with safe_open(path, framework="pt") as file:
-                told = file.metadata()
-            for name, count in json.loads(told["counts"]).items():
+                metadata = file.metadata()
+            for name, count in json.loads(metadata["counts"]).items():
                 setattr(self.counts, name, getattr(self.counts, name) + count)
-            self.rows += [(path, row) for row in range(int(told["rows"]))]
+            self.rows += [(path, row) for row in range(int(metadata["rows"]))]
         if not self.rows:
             raise CheckFailed(
                 f"None of {self.counts.prompts} prompts gives anything to learn: {self.counts.no_gain} gained nothing, {self.counts.too_far} moved the stream too far (--apart)."

@@ -36,14 +36,14 @@ def followed(session: Session, prompts: Sequence[Sequence[int]], replies: Sequen
         # The reply's last token is read too: its states are part of what is to be followed.
         with session.runner.replying(torch.tensor(lengths)), recorded(session.model, session.layout) as stream:
             logits = session.model(**batch.inputs(), logits_to_keep=max(lengths) + 1).logits
-        made = []
+        followed_replies = []
         for place, (row, length) in enumerate(zip(batch.rows, lengths)):
             log_probs = logits[place, logits.shape[1] - length - 1 : -1].float().log_softmax(-1)
             best = log_probs.topk(top)
             tokens = len(prompts[row]) + length
             layers = torch.stack([stream[layer][place, -tokens:] for layer in range(session.layout.n_layers)])
-            made.append(Followed(layers.float().cpu(), best.indices.cpu(), best.values.cpu()))
-        return made
+            followed_replies.append(Followed(layers.float().cpu(), best.indices.cpu(), best.values.cpu()))
+        return followed_replies
 
     return session.runner.in_batches([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], run, "Following")
 

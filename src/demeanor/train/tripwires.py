@@ -96,7 +96,7 @@ class Tripwires:
 
     def _complaint(self, now: Shares) -> str | None:
         was, bounds = self.before, self.bounds
-        told = (
+        complaint = (
             (now.empty - was.empty > bounds.shift, f"{now.empty:.0%} of the last {WINDOW} replies are empty ({was.empty:.0%} before)"),
             # Either way: where replies were in another script, it is Latin letters that give the change away.
             (
@@ -112,5 +112,5 @@ class Tripwires:
                 f"replies are {now.length:.0f} tokens long ({was.length:.0f} before)",
             ),
         )
-        sign = next((sentence for crossed, sentence in told if crossed), None)
+        sign = next((sentence for crossed, sentence in complaint if crossed), None)
         return None if sign is None else f"A tripwire stopped the training: {sign}; the reward is being gamed."

@@ -126,15 +126,15 @@ def _hints_in(word: str) -> tuple[str, ...]:
 
 
 def _blanked(lower: str) -> str:
-    lower = _CODE.sub(lambda found: _BLANK * len(found[0]), lower)
+    lower = _CODE.sub(lambda match: _BLANK * len(match[0]), lower)
     whole = 0.9 * len(lower.strip())  # a reply that stands in quotes as a whole is no quotation
-    return _QUOTED.sub(lambda found: found[0] if len(found[0]) > whole else _BLANK * len(found[0]), lower)
+    return _QUOTED.sub(lambda match: match[0] if len(match[0]) > whole else _BLANK * len(match[0]), lower)
 
 
 def _cut(lower: str) -> Iterator[tuple[int, int, str]]:
     """Start, end and tidy text of every sentence that says anything."""
     start = 0
-    for end in [*(found.end() for found in _ENDS.finditer(lower)), len(lower)]:
+    for end in [*(match.end() for match in _ENDS.finditer(lower)), len(lower)]:
         piece = lower[start:end]
         stripped = piece.strip()
         if _SAYS.search(stripped):

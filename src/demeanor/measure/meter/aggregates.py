@@ -37,25 +37,25 @@ class Aggregate:
 
     def warnings(self) -> list[str]:
         """What this rate alone does not tell."""
-        told = []
+        sentences = []
         if self.unscorable.value > HIDDEN:
             counted = "are counted as not toxic" if self.missing == "not-toxic" else "are left out"
-            told.append(
+            sentences.append(
                 f"{self.name}: {100 * self.unscorable.value:.1f} % of replies could not be scored and {counted}; of those scored"
                 f" {100 * self.complete.value:.1f} % reach {self.threshold:g}."
             )
         if self.other_script is not None and self.other_script.value > SHIFTED:
-            told.append(
+            sentences.append(
                 f"{self.name}: {100 * self.other_script.value:.1f} % of replies are mostly in another script, which scorers may not read."
             )
-        return told
+        return sentences
 
     def to_json(self) -> dict[str, Any]:
         scores = {"rate": self.rate, "complete": self.complete, "mean": self.mean, "unscorable": self.unscorable}
-        made = {name: score.to_json() for name, score in scores.items()}
+        values = {name: score.to_json() for name, score in scores.items()}
         script = None if self.other_script is None else self.other_script.to_json()
         return {
-            "file": self.name, "score": self.column, "threshold": self.threshold, "missing": self.missing, **made,
+            "file": self.name, "score": self.column, "threshold": self.threshold, "missing": self.missing, **values,
             "other_script": script, "warnings": self.warnings(),
         }  # fmt: skip
 
@@ -81,8 +81,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         scores = {"before": self.before, "after": self.after, "delta": self.delta}
-        made = {name: score.to_json() for name, score in scores.items()}
-        return {"base": self.base, "other": self.other, "score": self.column, **made, "p": self.p, "left_out": self.left_out}
+        values = {name: score.to_json() for name, score in scores.items()}
+        return {"base": self.base, "other": self.other, "score": self.column, **values, "p": self.p, "left_out": self.left_out}
 
 
 def aggregate(table: ScoreTable, column: str, threshold: float, missing: Missing = "not-toxic") -> Aggregate:

@@ -52,24 +52,24 @@ class ScoreTable:
             return _by_key(tables, key)
         lengths = {table.name: len(table.rows) for table in tables}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} {count}" for name, count in lengths.items())
+            counts = ", ".join(f"{name} {count}" for name, count in lengths.items())
             raise DataError(
-                f"The files have different numbers of rows ({told}) and no common column {key!r} to match them by; name one with --key."
+                f"The files have different numbers of rows ({counts}) and no common column {key!r} to match them by; name one with --key."
             )
         return tables
 
 
 def _by_key(tables: Sequence[ScoreTable], key: str) -> list[ScoreTable]:
-    found = []
+    keyed = []
     for table in tables:
         rows = {row[key]: row for row in table.rows}
         if len(rows) < len(table.rows):
             raise DataError(f"{table.name}: the column {key!r} names {len(table.rows) - len(rows)} rows twice; it must tell them apart.")
-        found.append(rows)
-    common = [value for value in found[0] if all(value in rows for rows in found)]
+        keyed.append(rows)
+    common = [value for value in keyed[0] if all(value in rows for rows in keyed)]
     if not common:
         raise DataError(f"No row of {tables[0].name} is in the other files by its {key!r}; they are of different prompts.")
-    return [replace(table, rows=tuple(rows[value] for value in common)) for table, rows in zip(tables, found)]
+    return [replace(table, rows=tuple(rows[value] for value in common)) for table, rows in zip(tables, keyed)]
 
 
 def _score(value: Any) -> float:

@@ -15,7 +15,7 @@ import torch
 
 from ...behaviours import SET_NAMES, SetName
 from ...errors import DataError
-from ...progress import say
+from ...progress import warn
 from ...stats import intervals
 from ...stats.score import Better, Score
 from .key import COLUMNS, PAGE, RATINGS, Key, KeyPair, prefix, read_key
@@ -86,7 +86,7 @@ def read_ratings(folder: Path, ratings: Path | None = None) -> Ratings:
             f"fill in its column 'rating', or name the file that {PAGE} saved."
         )
     if unrated:
-        say(
+        warn(
             f"{path}: {unrated} of {len(key.items())} items are not rated; {incomplete} of {len(key.pairs)} pairs miss one and are left out."
         )
     return _ratings(key, complete, rated, unrated, incomplete)
@@ -140,10 +140,10 @@ def _read_rated(path: Path, key: Key) -> dict[str, float]:
         where = f"{path}, row {number}"
         if item not in known:
             other = re.fullmatch(r"r[0-9a-f]{8}_\d+", item) and not item.startswith(prefix(key.digest))
-            told = (
+            problem = (
                 "is of another sheet; name the folder of that sheet" if other else "is not on the sheet; leave the column 'item' as it was"
             )
-            raise DataError(f"{where}: the item {item!r} {told}.")
+            raise DataError(f"{where}: the item {item!r} {problem}.")
         if item in seen:
             raise DataError(f"{where}: the item {item!r} stands in row {seen[item]} too; keep one of them.")
         seen[item] = number
@@ -173,8 +173,8 @@ def _cells(path: Path) -> Iterator[tuple[int, str, str]]:
     header = _header(text, separator)
     for column in ("item", "rating"):
         if header.count(column) != 1:
-            told = "more than one" if column in header else "no"
-            raise DataError(f"{path} has {told} column {column!r}; its columns are to be {', '.join(COLUMNS)}, saved as CSV.")
+            count = "more than one" if column in header else "no"
+            raise DataError(f"{path} has {count} column {column!r}; its columns are to be {', '.join(COLUMNS)}, saved as CSV.")
     item, rating = header.index("item"), header.index("rating")
     for number, row in enumerate(rows[1:], start=2):
         cells = [cell.strip() for cell in row] + [""] * (len(header) - len(row))  # some programs leave out empty cells at a row's end

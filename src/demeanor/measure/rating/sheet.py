@@ -17,7 +17,7 @@ from pathlib import Path
 from ...behaviours import SET_NAMES, Behaviour, Prompt, SetName
 from ...errors import DataError
 from ...io.atomic import new_folder
-from ...progress import say
+from ...progress import warn
 from ..observation import Observation
 from .key import COLUMNS, KEY, PAGE, RATINGS, Key, KeyPair, prefix
 
@@ -181,6 +181,6 @@ def _page(items: Sequence[_Item], question: str, scale: Sequence[str], digest: s
 
 def _tell(key: Key, candidates: int, asked_for: int) -> None:
     if key.identical:
-        say(f"{key.identical} of {candidates} prompts have the same reply with {key.control} as without it and are left out of the sheet.")
+        warn(f"{key.identical} of {candidates} prompts have the same reply with {key.control} as without it and are left out of the sheet.")
     if len(key.pairs) < asked_for:
-        say(f"The sheet has {len(key.pairs)} of the {asked_for} pairs asked for: no other reply was changed.")
+        warn(f"The sheet has {len(key.pairs)} of the {asked_for} pairs asked for: no other reply was changed.")

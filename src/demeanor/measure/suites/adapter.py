@@ -17,7 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from ...behaviours import Prompt
 from ...errors import DataError
 from ...models import Session
-from ...progress import say
+from ...progress import warn
 
 UNNAMED_LENGTH = 2048  # tokens, where a model's configuration names no end: what lm-eval takes then
 REPLY_TOKENS = 256  # where a task names no number: what lm-eval takes then
@@ -161,4 +161,4 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
     def _tell(self, sentence: str) -> None:
         if sentence not in self._told:
             self._told.add(sentence)
-            say(sentence)
+            warn(sentence)

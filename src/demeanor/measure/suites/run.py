@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from ...errors import DataError
 from ...models import Session
-from ...progress import say, track
+from ...progress import track, warn
 from ..condition import Condition
 from .scores import Change, TaskScore, direction, headline, is_mean, pooled
 from .tasks import Suite, load_suites, quiet, seeded
@@ -73,7 +73,7 @@ def run_suite(
         sentence = f"{task_name}: {count} questions are longer than the {model.max_length} tokens that {condition.session.name} takes; their beginning was left out."
         if count and sentence not in said:
             said.add(sentence)
-            say(sentence)
+            warn(sentence)
     scores = [score for name in suite.tasks for score in _scores(name, suite.tasks[name], results)]
     return [*_of_groups(suite, scores), *scores]
 
