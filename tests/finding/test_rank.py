@@ -14,7 +14,7 @@ from demeanor.finding.estimators import ESTIMATORS
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import find_again
 from demeanor.finding.select import layer_limit
-from demeanor.job.confirm import _shortlist
+from demeanor.job.confirm import shortlist
 from demeanor.job.result import Run
 from demeanor.job.run import run
 from demeanor.measure import Bench
@@ -148,5 +148,5 @@ def test_directions_are_ranked_by_what_was_asked_for(whole: Run, organism: dm.Se
 
 
 def test_the_ranking_decides_which_directions_are_run_for_real(whole: Run) -> None:
-    shortlists = {by: _shortlist(replace(whole.found, rank_by=by), False) for by in ("bypass", "induce", "gap")}  # type: ignore[arg-type]
-    assert len({tuple(numbers) for numbers in shortlists.values()}) == 3
+    shortlists = {by: shortlist(replace(whole.found, rank_by=by), gated=False) for by in ("bypass", "induce", "gap")}  # type: ignore[arg-type]
+    assert len({tuple(id(direction) for direction in directions) for directions in shortlists.values()}) == 3

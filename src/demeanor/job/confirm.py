@@ -171,12 +171,15 @@ class _Trials:
 
 
 def _shortlist(trials: _Trials) -> Iterator[Proposal]:
-    """The best few directions of each estimator; behind a gate, those that change neutral prompts may compete too."""
-    findings = trials.findings
-    order = findings.eligible(frozenset({CHANGES_NEUTRAL} if trials.gates else ()))
-    for estimator in findings.estimators:
-        for number in [number for number in order if findings.candidates[number].estimator == estimator][:BEST]:
-            yield Proposal(findings.directions[number])
+    """The best few directions of each estimator."""
+    yield from map(Proposal, shortlist(trials.findings, bool(trials.gates)))
+
+
+def shortlist(findings: Findings, gated: bool) -> list[Direction]:
+    """The directions that are run for real; behind a gate, those that change neutral prompts may compete too."""
+    order = findings.eligible(frozenset({CHANGES_NEUTRAL} if gated else ()))
+    best = ([number for number in order if findings.candidates[number].estimator == estimator][:BEST] for estimator in findings.estimators)
+    return [findings.directions[number] for numbers in best for number in numbers]
 
 
 def _wordings(trials: _Trials) -> Iterator[Proposal]:
