@@ -22,10 +22,6 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 import demeanor as dm
-from demeanor.measure.bench import Trial
-from demeanor.measure.condition import Condition
-from demeanor.measure.drift import Drift
-from demeanor.measure.observation import Observation
 
 T = TypeVar("T")
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
@@ -59,22 +55,15 @@ def loaded(name: str) -> dm.Session:
 
 
 class _Writer(pickle.Pickler):
-    """Sessions are written as the names of their models, trials with what they would compute when asked."""
+    """Sessions are written as the names of their models."""
 
     def persistent_id(self, value: Any) -> str | None:
         return value.name if isinstance(value, dm.Session) else None
-
-    def reducer_override(self, value: Any) -> Any:
-        return (_trial, (value.condition, value.observation, value.drift)) if isinstance(value, Trial) else NotImplemented
 
 
 class _Reader(pickle.Unpickler):
     def persistent_load(self, name: str) -> dm.Session:
         return loaded(name)
-
-
-def _trial(condition: Condition, observation: Observation, drift: Drift) -> Trial:
-    return Trial(condition=condition, observation=observation, moved=lambda: drift)
 
 
 @cache

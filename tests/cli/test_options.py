@@ -296,4 +296,4 @@ def test_tags_that_are_special_tokens_are_not_lost(tmp_path: Path, tiny_folders:
 
 def test_a_preset_is_read_for_the_model_it_is_used_on(organism: dm.Session, tiny: dict[str, dm.Session]) -> None:
     with pytest.raises(DataError, match=r"'refusal' was settled for the embedded model.*give the unsettled behaviour"):
-        dm.find(tiny["llama"], dm.behaviour("refusal"))
+        dm.find(tiny["llama"], dm.behaviour("refusal").settled(organism))

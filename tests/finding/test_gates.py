@@ -140,7 +140,7 @@ def test_a_cosine_gate_reads_the_angle_and_not_the_length(organism: dm.Session) 
     cosines = torch.nn.functional.cosine_similarity(values, direction[None])
     assert torch.allclose(made.margin(values), cosines + made.biases[0], atol=1e-5)
     assert torch.allclose(made.margin(7 * values), made.margin(values), atol=1e-5)
-    with pytest.raises(DataError, match="probe, cosine"):
+    with pytest.raises(DataError, match="'probe' or 'cosine', not 'angle'"):
         dm.gate(organism, b, kind="angle")  # type: ignore[arg-type]
 
 

@@ -19,6 +19,7 @@ from demeanor.finding.estimators import ESTIMATORS
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import find_again
 from demeanor.finding.update import update
+from demeanor.measure import Bench
 
 pytestmark = pytest.mark.slow
 T = TypeVar("T")
@@ -71,7 +72,7 @@ def test_find_gives_a_direction_of_that_estimator(found: Findings, direction: dm
 
 
 def test_compare_says_what_ablating_it_leaves(organism: dm.Session, b: dm.Behaviour, found: Findings, direction: dm.Direction) -> None:
-    (compared,) = compare_estimators(organism, b, found)
+    (compared,) = compare_estimators(Bench(organism, b, "val"), found)
     assert compared.direction.estimator == direction.estimator
     assert 0 <= compared.scores["shows_rate"].value <= 1
 

@@ -127,7 +127,7 @@ MISTAKES = {
     "a threshold that is none": (["--score", "s", "--threshold", 2], "between 0 and 1"),
     "a condition that is none": (["--score", "s", "--where", "s"], "is not a condition"),
     "nothing left": (["--score", "s", "--where", "s>0.95"], "none of 7 rows"),
-    "a policy that is none": (["--score", "s", "--missing", "zero"], "use not-toxic or drop"),
+    "a policy that is none": (["--score", "s", "--missing", "zero"], "'zero' is not one of"),
 }
 
 

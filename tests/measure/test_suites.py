@@ -306,4 +306,4 @@ def test_measure_prints_and_writes_suites(
     assert "did you mean recipe_say" in ended.sentence
     assert not (tmp_path / "none.json").exists()
     ended = demeanor(*common, "--suite-limit", 3)
-    assert (ended.code, "--suite-limit does nothing without --suite NAME" in ended.sentence) == (2, True)
+    assert (ended.code, "--suite-limit does nothing without --suite;" in ended.sentence) == (2, True)

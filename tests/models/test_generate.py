@@ -149,5 +149,5 @@ def test_a_prompt_longer_than_the_model_takes_is_refused(organism: dm.Session) -
 
 
 def test_a_dtype_that_is_none() -> None:
-    with pytest.raises(DataError, match="dtype: input should be 'float32'"):
+    with pytest.raises(DataError, match="dtype should be 'float32'"):
         dm.load("organism", dtype="int7")

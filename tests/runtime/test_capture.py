@@ -24,6 +24,13 @@ def reference(session: dm.Session, prompt: str) -> list[Tensor]:
     return [out[0] for out in outs]
 
 
+def test_a_position_that_is_none_is_told(organism: dm.Session) -> None:
+    with pytest.raises(DataError, match="'last' is no position"):
+        dm.Site(1, "resid_post", "last")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"There is no position 0 in a prompt of .* tokens"):
+        organism.capture(["hello"], [dm.Site(1, "resid_post", 0)])
+
+
 def test_values_equal_the_plain_run_at_every_layer_and_position(session: dm.Session) -> None:
     sites = [dm.Site(layer, "resid_post", position) for layer in range(3) for position in (-1, -2, -5)]
     values = session.capture(PROMPTS, sites)

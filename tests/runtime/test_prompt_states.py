@@ -12,7 +12,7 @@ from demeanor.errors import ControlError
 from demeanor.runtime.prompt_states import States, adding
 from demeanor.selfcontrol.branches import branched
 from demeanor.selfcontrol.prompt_gradients import opened_with, prompt_gradients, stream_norms
-from making import PROMPTS, ablation
+from making import PROMPTS, ablation, gate_on_length
 
 FEW = ["llama", "gemma2", "gpt2", "falcon_new", "gpt_oss", "granite", "gemma3"]  # a cache or a block of each kind
 
@@ -204,7 +204,7 @@ def test_states_are_part_of_the_algebra_of_controls(organism) -> None:  # type: 
         assert torch.allclose(joined, organism.logits(PROMPTS), atol=1e-5)
     assert "single prompts" in str(both.bakeable())
     with pytest.raises(ControlError, match="no gate"):
-        control.when(None)  # type: ignore[arg-type]
+        control.when(gate_on_length(organism, PROMPTS, [True, False, True, False]))
 
 
 def test_a_file_holds_the_states_of_every_prompt(organism, tmp_path) -> None:  # type: ignore[no-untyped-def]

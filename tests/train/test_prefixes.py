@@ -50,7 +50,7 @@ def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_p
 
 
 @pytest.mark.parametrize(
-    "more", [{"kind": "adaption-prompt", "length": 4}, {"num_virtual_tokens": 3}], ids=["adaption prompts", "embeddings"]
+    "more", [{"kind": "adaption-prompt", "adapter_len": 4}, {"num_virtual_tokens": 3}], ids=["adaption prompts", "embeddings"]
 )
 def test_kinds_that_are_read_at_run_time(organism: dm.Session, tmp_path: Path, more: dict[str, Any]) -> None:
     save_control(ablation(organism), tmp_path / "c.safetensors")
@@ -157,7 +157,7 @@ MISTAKES = [
     ({"kind": "adaption-prompt", "merge": True}, "run time"),
     ({"num_virtual_tokens": 2, "merge": True}, "merged"),
     ({"control": "c.safetensors", "less": True}, "nothing is"),
-    ({"full": True}, "sft"),
+    ({"full": True}, "no option 'full'"),
     ({"sets": ["showing"]}, "sets"),
 ]
 

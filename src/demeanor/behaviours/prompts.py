@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import DataError, mistaken
+from ..io.display import brief
 from ..io.tables import value_of
 from ..progress import warn
 
@@ -37,6 +38,12 @@ class Prompt:
     reply: str | None = None
     answer: str | None = None
     pair: tuple[Message, ...] | None = None  # what decides its split instead: the prompt it corresponds to, or its own reply
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.messages, tuple) or not all(_is_message(message) for message in self.messages):
+            raise DataError(
+                f"The messages of a Prompt are a tuple of (role, text), not {brief(repr(self.messages))}; a single text is made one by Prompt.of(text)."
+            )
 
     @classmethod
     def of(cls, text: str, **rest: Any) -> Prompt:
@@ -63,6 +70,10 @@ class Prompt:
         """The hash behind the split, from 0 to 1."""
         key = json.dumps([None, self.pair or self.messages], ensure_ascii=False)  # None: so that places never change
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def _is_message(message: object) -> bool:
+    return isinstance(message, tuple) and len(message) == 2 and all(isinstance(part, str) for part in message)
 
 
 def as_prompt(text: str | Prompt) -> Prompt:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ..behaviours import Behaviour
 from ..controls import Direction, ablate, save_direction
 from ..finding.compare import PROMPTS, compare_estimators, estimators_for
+from ..finding.estimators import known_estimators
 from ..finding.find import Findings, search_directions
 from ..finding.plan import FindPlan
 from ..finding.rank import find_again, refuse_readers
@@ -49,6 +50,7 @@ def find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Lo
     refuse_folder(target)
     named = behaviour_named(subject.behaviour)
     named.needs_prompts()
+    known_estimators(plan.estimators)
     if choice.rank > 1 and plan.estimators:
         refuse_readers(plan.estimators)  # a mistake in them must not wait for the model
     session = opened(subject.model, loading)

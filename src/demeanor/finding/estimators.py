@@ -130,11 +130,16 @@ def usual_estimators(behaviour: Behaviour) -> tuple[str, ...]:
     return tuple(record.name for record in ESTIMATORS.every() if record.traits.usual and why_unfit(record, behaviour) is None)
 
 
+def known_estimators(names: Sequence[str]) -> tuple[Estimator, ...]:
+    """The estimators of these names, each once. Raises DataError for an unknown one; a behaviour and a model need not be there yet."""
+    return tuple(ESTIMATORS.named(name) for name in dict.fromkeys(names))
+
+
 def named_estimators(behaviour: Behaviour, names: Sequence[str]) -> tuple[Estimator, ...]:
     """The estimators of these names. Raises DataError for an unknown one, none at all, or one that the behaviour has no prompts for."""
     if isinstance(names, str) or not names:
         raise DataError(f"Estimators are a list of at least one name, such as [{ESTIMATORS.own_names()[0]!r}], and not {names!r}.")
-    chosen = tuple(ESTIMATORS.named(name) for name in dict.fromkeys(names))
+    chosen = known_estimators(names)
     for record in chosen:
         reason = why_unfit(record, behaviour)
         if reason is not None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
 from ..behaviours import SET_NAMES
 from ..controls import Direction
 from ..io.display import table_html
 from ..measure import Measurement
 from ..measure.ledger import Ledger
-from ..report.html import STYLE, figure_html
+from ..report.html import figure_html, page_html
 from ..report.scores import COSTS, HEADINGS, rows
 from . import figures
 from .result import Run
@@ -55,8 +53,7 @@ def _page(result: Run, ledger: Ledger) -> str:
         *(_replies(result, name) for name in SET_NAMES),
         _facts(result),
     ]
-    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
-    return head + "<body>" + "\n".join(sections) + "</body></html>\n"
+    return page_html(title, sections)
 
 
 def _rank_note(direction: Direction) -> str:

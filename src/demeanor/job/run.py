@@ -24,7 +24,7 @@ from ..controls.files import CONTROL
 from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
-from ..finding.estimators import named_estimators, usual_estimators
+from ..finding.estimators import known_estimators, named_estimators, usual_estimators
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
 from ..io.json_files import write_json
@@ -50,6 +50,7 @@ def run(plan: Plan, out: str | Path) -> Run:
     named = behaviour(plan.behaviour)
     named.needs_prompts()
     check_detector(named)
+    known_estimators(plan.estimators)
     session = _loaded(plan, plan.model)
     settled = named.settled(session)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ..behaviours import SET_NAMES, Behaviour, BehaviourLike, Prompt, SetName, as_behaviour, asked
 from ..behaviours.prompts import Split
@@ -42,17 +42,24 @@ def merit(goods: Iterable[float | None], cost: float = 0.0) -> float:
     return (sum(known) / len(known) if known else 0.0) - cost
 
 
-@dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What was said under one condition. Rates are there at once, intervals and drift when they are asked for."""
+    """What was said under one condition. Rates are there at once; drift is told when it is first asked for.
 
-    condition: Condition
-    observation: Observation
-    moved: Callable[[], Drift]
+    `moved` tells it. It is let go of afterwards, and with it the model that it asks.
+    """
+
+    def __init__(self, observation: Observation, moved: Callable[[], Drift]) -> None:
+        self.observation = observation
+        self._moved: Callable[[], Drift] | None = moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"observation": self.observation, "drift": self.drift, "_moved": None}
 
     @cached_property
     def drift(self) -> Drift:
-        return self.moved()
+        assert self._moved is not None  # it goes only once the drift is kept
+        drift, self._moved = self._moved(), None
+        return drift
 
     @cached_property
     def scores(self) -> dict[str, Score]:
@@ -83,7 +90,7 @@ class Trial:
             outcomes = untouched.observation.sets[untouched.observation.ordinary]
             return self.drift.where([fire for fire, outcome in zip(fired, outcomes, strict=True) if outcome.reply.ids])
 
-        return Trial(condition=self.condition, observation=self.observation.where(fires, untouched.observation), moved=moved)
+        return Trial(self.observation.where(fires, untouched.observation), moved)
 
 
 class Bench:
@@ -138,7 +145,7 @@ class Bench:
             untouched = self.untouched.observation
             return drift(self.ledger, condition, untouched.sets[untouched.ordinary])
 
-        return Trial(condition=condition, observation=observation, moved=moved)
+        return Trial(observation, moved)
 
 
 def reply_budget(session: Session, behaviour: Behaviour) -> int:

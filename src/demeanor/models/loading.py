@@ -41,7 +41,7 @@ def load(
     Raises ModelError when there is no such model or its files are damaged, AccountingError when its residual stream cannot be
     accounted for, DataError when the arguments make no sense.
     """
-    options = Loading.of({**(loading.model_dump(exclude_unset=True) if loading else {}), **fields})
+    options = Loading.of({**(loading.model_dump(exclude_unset=True) if loading else {}), **fields}, "load")
     if isinstance(name, (str, Path)):
         if tokenizer is not None:
             raise DataError("A model that is named brings its own tokenizer; leave tokenizer out, or give the loaded model.")

@@ -56,9 +56,9 @@ class Loading(BasePlan):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.load_in_4bit and self.load_in_8bit:
-            raise ValueError("a model is held in 4 or in 8 bits; give one of load_in_4bit and load_in_8bit")
+            raise ValueError("a model is held in 4 or in 8 bits; give one of `load_in_4bit` and `load_in_8bit`")
         if self.device is not None and self.device_map is not None:
-            raise ValueError("a device map says where every part goes; give one of device and device_map")
+            raise ValueError("a device map says where every part goes; give one of `device` and `device_map`")
         return self
 
     @property

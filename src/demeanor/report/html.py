@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from html import escape
+
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
@@ -13,6 +17,12 @@ th { font-weight: 600; border-bottom: 2px solid #bbb; } td.n, table.figures th:n
 tr.guard td { background: #f6f1fb; } td.shown { color: #b02a3c; } td.not { color: #1b6e53; } summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 code { background: #f3f3f3; padding: 0 .25rem; border-radius: 3px; } .scroll { overflow-x: auto; }
 """
+
+
+def page_html(title: str, sections: Iterable[str]) -> str:
+    """A whole page from pieces of HTML, which needs no network."""
+    head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>" + "\n".join(sections) + "</body></html>\n"
 
 
 def figure_html(figure: go.Figure) -> str:

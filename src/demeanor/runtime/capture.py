@@ -28,6 +28,10 @@ class Site:
     point: Point = "resid_post"
     position: Position = LAST
 
+    def __post_init__(self) -> None:
+        if self.position != REPLY and not isinstance(self.position, int):
+            raise DataError(f'{self.position!r} is no position; count from the prompt\'s end (-1 is its last token), or use "reply".')
+
     def __str__(self) -> str:
         return f"layer {self.layer} {self.point} {'over the reply' if self.position == REPLY else f'at {self.position}'}"
 

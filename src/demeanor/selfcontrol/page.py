@@ -8,10 +8,10 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
-from plotly.offline import get_plotlyjs
 
 from ..io.atomic import new_file
-from ..report.html import STYLE, figure_html, styled
+from ..io.display import table_html
+from ..report.html import figure_html, page_html, styled
 from .gradient import NormPattern
 from .outcomes import Outcome
 from .trace import Traces
@@ -81,14 +81,14 @@ def write_selfcontrol_page(
     traces: Traces, result: Outcome, title: str, path: Path, patterns: Mapping[str, NormPattern], tokens: list[str] | None = None
 ) -> None:
     """One HTML file that needs no network; `tokens` name the places of the first prompt that changed."""
-    rows = "".join(
-        f"<tr><td>{name}</td><td class='n'>{result.before[name]}</td><td class='n'>{result.after[name]}</td><td class='n'>{result.delta[name].value:+.3f}</td></tr>"
-        for name in result.before
-        if result.before[name].n
-    )
+    changes = [
+        ("", [("", name), ("n", str(before)), ("n", str(result.after[name])), ("n", f"{result.delta[name].value:+.3f}")])
+        for name, before in result.before.items()
+        if before.n
+    ]
     sections = [
         "<h2>What changed</h2>",
-        f"<table class='figures'><tr><th></th><th>before</th><th>after</th><th>change</th></tr>{rows}</table>",
+        table_html(("", "before", "after", "change"), changes),
         '<p class="note">The suffix score is what was searched for: it is shown beside the detector and the answers, never instead of them.</p>',
         "<h2>The score, step by step</h2>", figure_html(score_per_iteration(traces)),
         "<h2>Where the gradient is</h2>", figure_html(norm_heat_map(patterns)),
@@ -107,9 +107,8 @@ def write_norms_page(patterns: Mapping[str, NormPattern], title: str, path: Path
 
 
 def _write_page(title: str, sections: list[str], path: Path) -> None:
-    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
     with new_file(path) as work:
-        work.write_text(head + f"<body><h1>{escape(title)}</h1>" + "\n".join(sections) + "</body></html>\n", encoding="utf-8")
+        work.write_text(page_html(title, [f"<h1>{escape(title)}</h1>", *sections]), encoding="utf-8")
 
 
 def _one_prompt(traces: Traces, tokens: list[str] | None) -> list[str]:
@@ -123,10 +122,9 @@ def _one_prompt(traces: Traces, tokens: list[str] | None) -> list[str]:
     ]
 
 
-def _replies(traces: Traces) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(trace.prompt.text)}</td><td>{escape(trace.plain.text)}</td><td class='n'>{trace.plain_score:.3f}</td>"
-        f"<td>{escape(trace.reply.text)}</td><td class='n'>{trace.score:.3f}</td></tr>"
-        for trace in traces.traces[:LINES]
-    )
-    return f"<table><tr><th>prompt</th><th>plain</th><th>S</th><th>controlled</th><th>S</th></tr>{rows}</table>"
+def _replies(found: Traces) -> str:
+    rows = [
+        ("", [("", trace.prompt.text), ("", trace.plain.text), ("n", f"{trace.plain_score:.3f}"), ("", trace.reply.text), ("n", f"{trace.score:.3f}")])
+        for trace in found.traces[:LINES]
+    ]  # fmt: skip
+    return table_html(("prompt", "plain", "S", "controlled", "S"), rows, "replies")
