@@ -112,7 +112,7 @@ def _parameter(name: str, field: FieldInfo, panel: str | None) -> inspect.Parame
         if positional is None
         else typer.Argument(metavar=positional, **about)
     )
-    return _keyword(name, Annotated[Optional[kind] if default is None else kind, info], default)  # type: ignore[valid-type]
+    return _keyword(name, Annotated[Optional[kind] if default is None else kind, info], default)
 
 
 def _kind(field: FieldInfo) -> Any:

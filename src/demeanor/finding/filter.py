@@ -42,7 +42,7 @@ def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
                 f"The pairs of {behaviour.name!r} do not correspond: its shows and lacks have different numbers of train and val prompts."
             )
         both = [one and other for one, other in zip(heard["shows"].fits, heard["lacks"].fits, strict=True)]
-        heard |= {name: replace(heard[name], fits=both) for name in ("shows", "lacks")}  # type: ignore[index]
+        heard |= {name: replace(heard[name], fits=both) for name in ("shows", "lacks")}
     for name, replied in heard.items():
         kept = [prompt for prompt, fit in zip(replied.prompts, replied.fits) if fit]
         sets.train[name], sets.val[name] = ([prompt for prompt in kept if prompt.split == split] for split in ("train", "val"))

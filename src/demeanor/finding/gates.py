@@ -65,7 +65,7 @@ def fit_gate(
     sites = [Site(layer) for layer in spread(session.layout.n_layers, LAYERS)]
     values: dict[SetName, Tensor] = {}
     for name in ("shows", *against):
-        prompts = [prompt for split in ("train", "val") for prompt in behaviour.set(name, split, max_prompts)]  # type: ignore[arg-type]
+        prompts = [prompt for split in ("train", "val") for prompt in behaviour.set(name, split, max_prompts)]
         if len(prompts) < FOLDS:
             raise DataError(
                 f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."

@@ -195,7 +195,7 @@ def _found_again(trials: _Trials) -> Iterator[Proposal]:
         return
     again = find_again(trials.bench, trials.findings, MAX_RANK)
     trials.rounds += again.rounds[1:]
-    best = min(again.rounds, key=lambda r: (r.left, r.rank)).rank  # type: ignore[arg-type, return-value]
+    best = min(again.rounds, key=lambda r: (r.left, r.rank)).rank
     if best > 1:
         yield Proposal(replace(again, basis=again.basis[:best]))
 

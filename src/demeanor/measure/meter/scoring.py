@@ -24,7 +24,7 @@ def replied(
 ) -> list[dict[str, Any]]:
     """A scored row per prompt of `shows` and `lacks`, all splits: greedy replies. Raises DataError where there are no prompts."""
     behaviour = as_behaviour(behaviour, condition.session)
-    prompts = [(name, prompt) for name in ("shows", "lacks") for prompt in asked(behaviour.set(name, None, max_prompts))]  # type: ignore[arg-type]
+    prompts = [(name, prompt) for name in ("shows", "lacks") for prompt in asked(behaviour.set(name, None, max_prompts))]
     if not prompts:
         raise DataError(f"The behaviour {behaviour.name!r} has no shows or lacks prompts to reply to.")
     said = [prompt for _, prompt in prompts]
