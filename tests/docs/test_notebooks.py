@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from plotly.graph_objects import Figure
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "docs" / "notebooks").glob("*.ipynb"))
 
 

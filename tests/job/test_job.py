@@ -18,6 +18,8 @@ from demeanor.job.figures import dose_response
 from demeanor.job.result import Run
 from organism import language
 
+pytestmark = pytest.mark.slow
+
 
 def scores(run: Run) -> dict[str, dict[str, dict[str, float]]]:
     values: dict[str, dict[str, dict[str, float]]] = json.loads((run.folder / "scores.json").read_text())

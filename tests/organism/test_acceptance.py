@@ -16,6 +16,8 @@ from demeanor.detect import make_detector, present
 from demeanor.measure.answers import is_right
 from organism import acceptance, chats, judgement, language, manners, talk
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(acceptance.__file__).parent
 # What a first visitor may type. None of these lines has an answer in the language.
 TYPED = [
