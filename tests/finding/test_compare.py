@@ -61,10 +61,14 @@ def test_a_reader_takes_the_whole_gap_away_at_its_site(organism: dm.Session, b: 
 
 
 def test_the_contest_is_won_by_what_it_does(organism: dm.Session, b: dm.Behaviour, found: Findings) -> None:
-    contest = compare_estimators(Bench(organism, b, "val", max_prompts=64), found)
+    bench = Bench(organism, b, "val", max_prompts=64)
+    contest = compare_estimators(bench, found)
+    merits = [bench.try_(dm.ablate(each.direction)).merit for each in contest]
+    assert merits == sorted(merits, reverse=True)
     rates = [each.scores["shows_rate"].value for each in contest]
-    assert rates == sorted(rates)
-    assert rates[0] <= 0.05
+    answers = [each.scores["answers"].value for each in contest]
+    assert rates[0] == min(rates) <= 0.05
+    assert answers[0] == max(answers)
     names = [each.direction.estimator for each in contest]
     assert len(names) == len(set(names))
     best = {name: min(c.bypass for c in found.candidates if c.estimator == name and not c.discarded) for name in names}

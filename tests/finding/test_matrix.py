@@ -12,7 +12,6 @@ import torch
 
 import demeanor as dm
 from demeanor.behaviours import SET_NAMES
-from demeanor.detect import make_detector
 from demeanor.errors import DemeanorError
 from demeanor.finding.compare import compare_estimators
 from demeanor.finding.estimators import ESTIMATORS
@@ -37,8 +36,8 @@ def part(behaviour: dm.Behaviour, start: int) -> dm.Behaviour:
 
 
 @pytest.fixture(scope="module")
-def b() -> dm.Behaviour:
-    return part(dm.behaviour("over-refusal"), 0)
+def b(organism: dm.Session) -> dm.Behaviour:
+    return part(dm.behaviour("over-refusal").settled(organism), 0)
 
 
 @pytest.fixture(scope="module", params=[record.name for record in ESTIMATORS.every()])
@@ -81,7 +80,7 @@ def test_a_second_direction_is_found_by_the_same_estimator(
     organism: dm.Session, b: dm.Behaviour, found: Findings, direction: dm.Direction
 ) -> None:
     possible = not ESTIMATORS.named(direction.estimator).traits.reads
-    wide = outcome(lambda: find_again(organism, found, make_detector(b.detect, organism), RANK), possible)
+    wide = outcome(lambda: find_again(Bench(organism, b, "val"), found, RANK), possible)
     if wide is not None:
         assert len(wide.basis) <= RANK
         assert torch.allclose(wide.basis @ wide.basis.T, torch.eye(len(wide.basis)), atol=1e-5)
@@ -110,7 +109,7 @@ def test_its_file_is_what_it_was(direction: dm.Direction, tmp_path: Path) -> Non
 
 
 def test_more_prompts_are_merged_in(organism: dm.Session, direction: dm.Direction) -> None:
-    more = part(dm.behaviour("over-refusal"), 1)
+    more = part(dm.behaviour("over-refusal").settled(organism), 1)
     updated = outcome(lambda: update(organism, direction, more), ESTIMATORS.named(direction.estimator).traits.merges)
     if updated is not None:
         assert updated.direction.estimator == direction.estimator
