@@ -104,3 +104,9 @@ def test_the_index_of_decisions_names_every_record() -> None:
         assert text.startswith(f"# {number}. ")
         assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequence"]
         assert len(text.splitlines()) <= 40, "a record is one short page"
+
+
+def test_no_text_holds_what_a_merge_left() -> None:
+    texts = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")]
+    left = [str(path.relative_to(ROOT)) for path in texts if re.search(r"^(<{7}|>{7}) ", path.read_text(encoding="utf-8"), re.M)]
+    assert not left
