@@ -16,7 +16,7 @@ from ..progress import warn
 from .audience import CALLED, Audience, LoadedModel, audience_of
 from .prompts import SPLITS, Prompt, Split, distinct
 from .questions import Question
-from .schema import BehaviourFile, Detect, Source
+from .schema import BehaviourFile, Detect, Source, Words
 
 SetName = Literal["shows", "lacks", "guard", "neutral"]
 SET_NAMES: tuple[SetName, ...] = ("shows", "lacks", "guard", "neutral")
@@ -34,6 +34,7 @@ class Behaviour:
     description: str = ""
     detect: Detect = field(default_factory=lambda: Detect(name="refusal"))
     questions: tuple[Question, ...] = ()
+    words: Words = field(default_factory=Words)
     shows: tuple[Prompt, ...] = ()
     lacks: tuple[Prompt, ...] = ()
     guard: tuple[Prompt, ...] = ()
@@ -138,7 +139,7 @@ def behaviour_of(values: Mapping[str, Any], folder: Path, where: str) -> Behavio
     sets = _checked(rows, file.pairs, where)
     return Behaviour(
         name=file.name, description=file.description, detect=_beside(file.detect, folder), questions=tuple(file.questions), pairs=file.pairs,
-        shows=sets["shows"], lacks=sets["lacks"], guard=sets["guard"], neutral=sets["neutral"],
+        words=file.words, shows=sets["shows"], lacks=sets["lacks"], guard=sets["guard"], neutral=sets["neutral"],
     )  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def _first_mistake(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        keys: Any = {"detect": Detect, "questions": Question}.get(str(first["loc"][0]), Source if len(first["loc"]) > 1 else BehaviourFile)
+        keys: Any = {"detect": Detect, "questions": Question, "words": Words}.get(str(first["loc"][0]), Source if len(first["loc"]) > 1 else BehaviourFile)
         return f"{place!r} is not a key; the keys are {', '.join(keys.model_fields)}."
     message = first["msg"].removeprefix("Value error, ")
     return f"{place + ': ' if place else ''}{message[0].lower()}{message[1:]}."

@@ -71,6 +71,15 @@ class Detect(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Words(BaseModel):
+    """How results are told: what the prompts of `shows` and of `guard` are, and what a reply that shows the behaviour is said to be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    shows: Annotated[str, Field(min_length=1)] = "prompts of shows"
+    guard: Annotated[str, Field(min_length=1)] = "guard prompts"
+    shown: Annotated[str, Field(min_length=1)] = "showing it"
+
+
 class BehaviourFile(BaseModel):
     """The YAML file, as written."""
 
@@ -79,6 +88,7 @@ class BehaviourFile(BaseModel):
     description: str = ""
     detect: Detect = Detect(name="refusal")
     questions: list[Question] = []
+    words: Words = Words()
     pairs: bool = False
     shows: list[Source]
     lacks: list[Source]

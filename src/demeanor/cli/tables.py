@@ -43,15 +43,16 @@ def measurement_table(measurement: Measurement, title: str, costs: bool = True) 
 
 
 def run_table(result: Run) -> Table:
-    """Before and after on the test split; a last section for the best bakeable control, where that is another one."""
+    """Before and after on the test split; sections for what was made permanent and for the best bakeable control, where there are such."""
     table = measurement_table(
         result.measurement, f"{result.plan.model}, {result.behaviour.name}: test split, before and after", costs=False
     )
-    if result.bakeable is not None:
-        table.add_section()
-        table.add_row("best bakeable control", style="bold")
-        for row in rows(result.bakeable):
-            table.add_row(*row, style="dim")
+    for title, other in (("made permanent", result.permanent), ("best bakeable control", result.bakeable)):
+        if other is not None:
+            table.add_section()
+            table.add_row(title, style="bold")
+            for row in rows(other):
+                table.add_row(*row, style="dim")
     return table
 
 

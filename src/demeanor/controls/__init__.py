@@ -4,7 +4,7 @@ from .checked import Checked, check
 from .constructors import ablate, add, clamp, rotate, scale
 from .control import Control
 from .direction import Candidate, Direction, Round, load_direction, save_direction
-from .files import load_control, read_layout, save_control
+from .files import digest, load_control, read_layout, save_control
 from .foreign import convert
 from .gate import Gate
 from .interference import Overlap, overlaps
@@ -13,5 +13,5 @@ from .scope import Scope
 
 __all__ = [
     "Candidate", "Checked", "Control", "Direction", "Gate", "Overlap", "Part", "Round", "Scope", "ablate", "add", "check", "clamp",
-    "convert", "load_control", "load_direction", "overlaps", "read_layout", "rotate", "save_control", "save_direction", "scale",
+    "convert", "digest", "load_control", "load_direction", "overlaps", "read_layout", "rotate", "save_control", "save_direction", "scale",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,26 @@ CONTROL = "control.safetensors"  # in the folders of runs and trainings
 def save_control(control: Control, path: str | Path) -> None:
     """Write a control; read it back with `load_control`."""
     control = as_control(control)
+    tensors, how = _encoded(control)
+    header = {
+        "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
+        "made_from": dict(control.made_from), **how,
+    }  # fmt: skip
+    write_tensors(Path(path), tensors, header)
+
+
+def digest(control: Control) -> str:
+    """What a control does, as a hash: the same for two controls that do the same to the same structure, whoever made them."""
+    tensors, how = _encoded(control)
+    hashed = hashlib.sha256(json.dumps([control.layout_hash, how], sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def _encoded(control: Control) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a control does: its tensors by their names in a file, and what the header says of them."""
     tensors: dict[str, Tensor] = {}
     parts: list[dict[str, Any]] = []
     gates: list[Gate] = []
@@ -39,13 +60,12 @@ def save_control(control: Control, path: str | Path) -> None:
                 gates.append(gate)
         numbers = [next(index for index, other in enumerate(gates) if other is gate) for gate in part.gates]
         parts.append({"kind": part.kind, "dose": part.dose, "scope": part.scope.to_json(), "gates": numbers})
-    header = {
-        "kind": "control", "model": control.model_name, "layout_hash": control.layout_hash, "layout": control.layout.to_json(),
-        "parts": parts, "gates": [gate.to_json() for gate in gates], "made_from": dict(control.made_from),
+    how = {
+        "parts": parts, "gates": [gate.to_json() for gate in gates],
         "states": [{"prompts": states.keys(), "dose": states.dose} for states in control.states],
         "adapters": [{"dose": adapter.dose, "transposed": adapter.transposed} for adapter in control.adapters],
     }  # fmt: skip
-    write_tensors(Path(path), tensors | _states_tensors(control.states) | _adapter_tensors(control.adapters), header)
+    return tensors | _states_tensors(control.states) | _adapter_tensors(control.adapters), how
 
 
 def load_control(path: str | Path) -> Control:

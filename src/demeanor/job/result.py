@@ -60,6 +60,7 @@ class Run:
     bakeable: Measurement | None  # of the best bakeable control, where the control is not bakeable itself
     baked: Baked | None
     not_baked: str | None  # why a bakeable control was not
+    permanent: Measurement | None  # of the adapter that was distilled from a control which is not bakeable, and baked instead
     parity: Parity | None
     dial: Dial | None
     seconds: float

@@ -1,8 +1,9 @@
 """The main job: find, select, confirm, measure, bake, report. One frozen plan in, one run folder out.
 
 The folder holds plan.yaml (replayable), run.json (what was resolved, and the environment), scores.json,
-control.safetensors, direction.safetensors, dial.safetensors, report.html and, where weights can do exactly
-what the control does, model/. It is made beside its target and renamed when everything is in it.
+replies.jsonl, control.safetensors, direction.safetensors, dial.safetensors, report.html and, where weights can do exactly
+what the control does, model/; where they cannot, bakeable.safetensors, and permanent/ where an adapter was to learn it. It is
+made beside its target and renamed when everything is in it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,72 +28,123 @@ from ..export import Baked, bake
 from ..finding.estimators import known_estimators, named_estimators, usual_estimators
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder, refuse_existing
-from ..io.json_files import write_json
+from ..io.json_files import write_json, write_json_lines
 from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
 from ..progress import say, warn
+from ..train.learner import check_extras
 from .confirm import Decision, Option, confirm
 from .page import write_report
+from .permanent import FOLDER as PERMANENT
+from .permanent import distilled
 from .plan import Plan
 from .result import Parity, Run
+from .resume import refuse_other_plan, resumable, running_folder
+
+BAKEABLE = "bakeable.safetensors"  # the best control that weights can do exactly, where the chosen one is another
 
 
 def run(plan: Plan, out: str | Path) -> Run:
-    """Do the main job and write the run folder `out`.
+    """Do the main job and write the run folder `out`. One that was killed goes on where it was.
 
     Raises DataError when `out` exists, NoUsableDirection or NoCandidate when there is nothing to control,
     CheckFailed when the baked model does not do what the control does.
     """
     out = Path(out)
     refuse_existing(out)
+    refuse_other_plan(plan, out)
     started = time.monotonic()
     named = behaviour(plan.behaviour)
     named.needs_prompts()
     check_detector(named)
     known_estimators(plan.estimators)
+    if plan.permanent:
+        check_extras()
+    stages = _Stages(5 + bool(plan.doses))
+    stages.begin(f"Loading {plan.model}.")
     session = _loaded(plan, plan.model)
-    settled = named.settled(session)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
-    estimators = [estimator.name for estimator in named_estimators(settled, [*usual_estimators(settled), *plan.estimators])]
-    ledger = Ledger(session)
-    findings = search_directions(
-        session, settled, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, estimators=estimators, ledger=ledger
-    )  # fmt: skip
-    for name, count in findings.sets.counts.items():
-        say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
-    val = Bench(session, settled, "val", ledger, max_prompts=plan.max_prompts)
-    decision = confirm(val, findings, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
-    with new_folder(out) as work:
-        result = _measured(plan, ledger, settled, findings, decision, work, started)
-        _write(result, ledger, work)
+    with resumable(plan, session, out) as journal:
+        job = _Job(plan, out, named.settled(session), Ledger(session, journal), stages)
+        findings = _found(job)
+        stages.begin("Trying the best controls on the val split.")
+        val = Bench(session, job.behaviour, "val", job.ledger, max_prompts=plan.max_prompts)
+        decision = confirm(val, findings, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
+        with new_folder(out) as work:
+            result = replace(_measured(job, findings, decision, work), seconds=time.monotonic() - started)
+            _write(result, job.ledger, work)
     if result.parity is not None and not result.parity.exact:
         raise CheckFailed(f"{result.parity.complaint} The rest of the run is in {out}, without model/.")
     baked = replace(result.baked, folder=out / "model") if result.baked else None
     return replace(result, folder=out, baked=baked)
 
 
+class _Stages:
+    """One line as each stage of a run begins: which it is, and of how many."""
+
+    def __init__(self, of: int) -> None:
+        self.of, self.number = of, 0
+
+    def begin(self, what: str) -> None:
+        self.number += 1
+        say(f"{self.number}/{self.of} {what}")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every stage needs: the plan and its target, the behaviour, and the untouched model."""
+
+    plan: Plan
+    out: Path
+    behaviour: Behaviour
+    ledger: Ledger
+    stages: _Stages
+
+    @property
+    def session(self) -> Session:
+        return self.ledger.session
+
+    def measured(self, control: Control) -> Measurement:
+        """On the test split."""
+        return measure(self.session, self.behaviour, control, max_prompts=self.plan.max_prompts, ledger=self.ledger)
+
+
 def _loaded(plan: Plan, model: str) -> Session:
     return load(model, loading=plan.loading)
 
 
-def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, findings: Findings, decision: Decision, work: Path, started: float) -> Run:
-    """The test split, touched once: the chosen control, and the best bakeable one beside it where that is another."""
-    session, control = ledger.session, _described(decision.chosen)
-    measurement = measure(session, wanted, control, max_prompts=plan.max_prompts, ledger=ledger)
-    baked, parity, other, reason = None, None, None, None
-    if control.bakeable() is None:
-        baked, reason = _baked(plan.model, control, work / "model")
-        parity = _parity(plan, session, control, measurement, work / "model") if baked else None
-        if parity is not None and not parity.exact:
-            shutil.rmtree(work / "model")  # it is not what the scores describe
-    elif decision.best_bakeable is not None:
-        other = measure(session, wanted, decision.best_bakeable.control, max_prompts=plan.max_prompts, ledger=ledger)
-    turned = dial(session, wanted, findings, doses(plan.doses), plan.max_prompts, ledger) if plan.doses else None
+def _found(job: _Job) -> Findings:
+    job.stages.begin("Looking for directions: prompts filtered by what the model does, the stream captured, candidates tried.")
+    plan = job.plan
+    names = [estimator.name for estimator in named_estimators(job.behaviour, [*usual_estimators(job.behaviour), *plan.estimators])]
+    findings = search_directions(
+        job.session, job.behaviour, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, estimators=names, ledger=job.ledger
+    )  # fmt: skip
+    for name, count in findings.sets.counts.items():
+        say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
+    return findings
+
+
+def _measured(job: _Job, findings: Findings, decision: Decision, work: Path) -> Run:
+    """The test split, touched once: the chosen control, what is permanent in its place, and the best bakeable one."""
+    plan, control = job.plan, _described(decision.chosen)
+    job.stages.begin("Measuring the chosen control on the test split.")
+    measurement, exact = job.measured(control), control.bakeable() is None
+    other = None if exact or decision.best_bakeable is None else job.measured(decision.best_bakeable.control)
+    job.stages.begin(
+        "Writing the model, and comparing it with the control." if exact or plan.permanent else "Nothing to write into the weights."
+    )
+    weights, permanent = (control, None) if exact else _permanent(job, control, work) if plan.permanent else (None, None)
+    baked, parity, reason = _in_weights(job, weights, permanent or measurement, work) if weights else (None, None, None)
+    turned = None
+    if plan.doses:
+        job.stages.begin("Measuring every dose of the dial.")
+        turned = dial(job.session, job.behaviour, findings, doses(plan.doses), plan.max_prompts, job.ledger)
     return Run(
         plan=plan,
         folder=work,
-        behaviour=wanted,
+        behaviour=job.behaviour,
         found=findings,
         decision=decision,
         control=control,
@@ -100,10 +152,28 @@ def _measured(plan: Plan, ledger: Ledger, wanted: Behaviour, findings: Findings,
         bakeable=other,
         baked=baked,
         not_baked=reason,
+        permanent=permanent,
         parity=parity,
         dial=turned,
-        seconds=time.monotonic() - started,
+        seconds=0.0,
     )
+
+
+def _permanent(job: _Job, control: Control, work: Path) -> tuple[Control, Measurement]:
+    """The adapter that learned to do what the control does, put beside it, and what it does on the test split."""
+    folder = running_folder(job.out) / PERMANENT
+    adapter = distilled(job.plan, control, job.out / CONTROL, folder)
+    shutil.copytree(folder, work / PERMANENT)
+    return adapter, job.measured(adapter)
+
+
+def _in_weights(job: _Job, control: Control, measurement: Measurement, work: Path) -> tuple[Baked | None, Parity | None, str | None]:
+    """The model with a control in it, compared with the control at run time; or why its files cannot take it."""
+    baked, reason = _baked(job.plan.model, control, work / "model")
+    parity = _parity(job.plan, job.session, control, measurement, work / "model") if baked else None
+    if parity is not None and not parity.exact:
+        shutil.rmtree(work / "model")  # it is not what the scores describe
+    return baked, parity, reason
 
 
 def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, str | None]:
@@ -145,6 +215,9 @@ def _write(result: Run, ledger: Ledger, work: Path) -> None:
     write_json(work / "scores.json", scores(result))
     write_json(work / "run.json", resolved(result))
     save_control(result.control, work / CONTROL)
+    write_json_lines(work / "replies.jsonl", result.measurement.replies())
+    if result.bakeable is not None and result.decision.best_bakeable is not None:
+        save_control(_described(result.decision.best_bakeable), work / BAKEABLE)
     save_direction(result.direction, work / "direction.safetensors")
     if result.dial is not None:
         save_control(result.dial.control, work / "dial.safetensors")
@@ -156,6 +229,8 @@ def scores(result: Run) -> dict[str, Any]:
     values = result.measurement.to_json()
     if result.bakeable is not None:
         values["best_bakeable"] = {"control": str(result.decision.best_bakeable), **result.bakeable.to_json()}
+    if result.permanent is not None:
+        values["permanent"] = result.permanent.to_json()
     return values
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..behaviours import SET_NAMES, Behaviour, BehaviourLike, Prompt, SetName, as_behaviour, asked
@@ -21,7 +21,7 @@ from ..stats import intervals
 from ..stats.score import Better, Score
 from .condition import Condition
 from .drift import Drift, drift
-from .ledger import Ledger
+from .ledger import Ledger, kept_replies
 from .observation import Observation, judged
 
 # Every yes-or-no score: its name, which outcomes it counts, and which way is better.
@@ -126,12 +126,14 @@ class Bench:
             raise DataError(
                 f"The behaviour {self.behaviour.name!r} has no prompts in its {self.split} split, so nothing can be measured; give it more."
             )
-        return self._tried(Condition(self.session), self.ledger.replies)
+        return self._tried(Condition(self.session), self.ledger.replies)  # which keeps them itself
 
     def try_(self, control: Control | Condition | None) -> Trial:
         """What a control (or any other condition, or nothing) makes of the prompts."""
         condition = control if isinstance(control, Condition) else Condition(self.session, control)
-        return self.untouched if condition == Condition(self.session) else self._tried(condition, condition.generate)
+        if condition == Condition(self.session):
+            return self.untouched
+        return self._tried(condition, partial(kept_replies, self.ledger.journal, condition))
 
     def _tried(self, condition: Condition, replies: Callable[[Sequence[Prompt], int], Sequence[Reply]]) -> Trial:
         observation = Observation(

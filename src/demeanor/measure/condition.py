@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 from torch import Tensor
 
 from ..behaviours import Prompt
-from ..controls import Control
+from ..controls import Control, digest
 from ..detect import Detector, present
 from ..models import Reply, Session
 from ..runtime.rows import as_control
@@ -38,6 +39,13 @@ class Condition:
     @property
     def untouched(self) -> bool:
         return self.control is None and self.prompting is None
+
+    @cached_property
+    def digest(self) -> str | None:
+        """Which model, and what acts on it, told from all others; None where that cannot be told (a detector decides)."""
+        if self.redo is not None:
+            return None
+        return f"{self.session.name}, {'untouched' if self.control is None else digest(self.control)}, {self.prompting!r}"
 
     def asked(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The prompts as this condition gets them."""

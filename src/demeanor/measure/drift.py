@@ -78,7 +78,7 @@ def drift(base: Ledger, after: Condition, replies: Sequence[Outcome]) -> Drift:
         raise DataError(
             f"{before.name} and {after.session.name} have different vocabularies, so how far one is from the other cannot be told; compare models of one family."
         )
-    rows = [row for some in _chunks(before, heard(replies)) for row in _compared(base, after, some)]
+    rows = [row for some in _chunks(before, heard(replies)) for row in _kept(base, after, some)]
     tokens, kl_sum, first_kl, base_nll, nll = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5).T
     return Drift(tokens=tokens, kl_sum=kl_sum, first_kl=first_kl, base_nll=base_nll, nll=nll)
 
@@ -86,6 +86,15 @@ def drift(base: Ledger, after: Condition, replies: Sequence[Outcome]) -> Drift:
 def _chunks(session: Session, outcomes: Sequence[Outcome]) -> list[Sequence[Outcome]]:
     few = max(1, KEPT // (TOKENS * session.vocabulary))
     return [outcomes[start : start + few] for start in range(0, len(outcomes), few)]
+
+
+def _kept(base: Ledger, after: Condition, outcomes: Sequence[Outcome]) -> list[tuple[float, ...]]:
+    """`_compared`, from the base's journal where it was computed before."""
+    if not base.journal.keeps or after.digest is None:
+        return _compared(base, after, outcomes)
+    rows = [(base.session.encode(outcome.prompt), outcome.reply.ids[:TOKENS]) for outcome in outcomes]
+    kept: list[tuple[float, ...]] = base.journal.recall(("drift", after.digest, rows), lambda: _compared(base, after, outcomes))
+    return kept
 
 
 def _compared(base: Ledger, after: Condition, outcomes: Sequence[Outcome]) -> list[tuple[float, ...]]:

@@ -12,19 +12,37 @@ import torch
 from torch import Tensor
 
 from ..behaviours import Prompt, as_prompt
+from ..io.journal import Journal
 from ..models import Activations, Reply, Session, Site
 from ..runtime.positions import REPLY
+from .condition import Condition
 
 KEPT = 1 << 27  # log-probabilities held in all: whole vocabularies are large
 
 Ids = tuple[int, ...]
 
 
-class Ledger:
-    """What `session` does with nothing of ours in force. Ask it only there."""
+def kept_replies(journal: Journal, condition: Condition, prompts: Sequence[Prompt], budget: int) -> list[Reply]:
+    """Greedy replies under a condition; from the journal where the same prompts were asked together before."""
+    if not journal.keeps or condition.digest is None:
+        return condition.generate(prompts, budget)
+    asked = [condition.session.encode(prompt) for prompt in prompts]
+    rows = journal.recall(
+        ("replies", condition.digest, asked, budget),
+        lambda: [[reply.text, list(reply.ids)] for reply in condition.generate(prompts, budget)],
+    )
+    return [Reply(text, tuple(ids)) for text, ids in rows]
 
-    def __init__(self, session: Session) -> None:
+
+class Ledger:
+    """What `session` does with nothing of ours in force. Ask it only there.
+
+    `journal` keeps on disk what is said, here and by every bench that has this ledger.
+    """
+
+    def __init__(self, session: Session, journal: Journal | None = None) -> None:
         self.session = session
+        self.journal = Journal() if journal is None else journal  # an empty one has no length
         self._replies: dict[Ids, tuple[int, Reply]] = {}  # with the budget they were given
         self._states: dict[Ids, dict[Site, Tensor]] = {}
         self._log_probs: dict[tuple[Ids, Ids], Tensor] = {}
@@ -35,7 +53,7 @@ class Ledger:
         keys = [tuple(self.session.encode(prompt)) for prompt in prompts]
         missing = {key: prompt for key, prompt in zip(keys, prompts) if not self._covers(key, budget)}
         if missing:
-            replies = self.session.generate(list(missing.values()), budget)
+            replies = kept_replies(self.journal, Condition(self.session), list(missing.values()), budget)
             self._replies |= {key: (budget, reply) for key, reply in zip(missing, replies, strict=True)}
         return [self._cut(self._replies[key][1], budget) for key in keys]
 

@@ -48,6 +48,19 @@ class Measurement:
         delta = {name: {**score.to_json(), "p": self.p.get(name), "p_holm": self.p_holm.get(name)} for name, score in self.delta.items()}
         return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta}
 
+    def replies(self) -> list[dict[str, Any]]:
+        """A row per prompt: what was said to it before and after, and how that was judged."""
+        before, after = self.observed
+        return [
+            {
+                "set": name, "prompt": was.prompt.text, "messages": [list(message) for message in was.prompt.messages], "system": was.prompt.system,
+                "answer": was.prompt.answer, "before": was.reply.text, "after": now.reply.text, "before_shows": was.shown,
+                "after_shows": now.shown, "before_right": was.right, "after_right": now.right,
+            }
+            for name in before.sets
+            for was, now in zip(before.sets[name], after.sets[name], strict=True)
+        ]  # fmt: skip
+
     def __repr__(self) -> str:
         rates = [name for name in ("shows_rate", "guard_rate", "answers") if self.after[name].n]
         changes = "".join(f", {name} {self.before[name].value:.3f} to {self.after[name].value:.3f}" for name in rates)

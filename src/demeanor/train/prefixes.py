@@ -28,14 +28,16 @@ from .result import Trained
 from .targets import CHUNK, Chunks, Ids, Plain, Searched, Targets, Teacher
 
 
-def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained | None:
+def prefix(plan: Prefix, out: str | Path, callbacks: Sequence[Any] = (), control: Control | None = None) -> Trained | None:
     """Train an adapter that does what a control does, and write it to the new folder `out`, as a control and in PEFT's form.
 
+    control: the control itself, where the file that the plan names is not written yet.
     Raises DataError for what cannot be learned from or when `out` exists, CheckFailed where no prompt gives anything to learn.
     None on every process of a launch but the first.
     """
     recipe = PrefixRecipe(plan, out, callbacks)
-    control = None if plan.control is None else load_control(plan.control)
+    if control is None and plan.control is not None:
+        control = load_control(plan.control)
     if plan.kind == "adaption-prompt":
         _refuse_unknown(recipe.session)
     work = _work(recipe, plan, control)
