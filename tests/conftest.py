@@ -74,6 +74,9 @@ FAMILIES: dict[str, PretrainedConfig] = {
 }
 
 
+SLOW = set(FAMILIES) - {"gemma2", "gpt_oss"}  # of these two the fast lane makes sure: a post-norm with a scale, and fused experts
+
+
 def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A random model whose gains, biases and writers are all far from the values at which mistakes would cancel."""
     torch.manual_seed(seed)
@@ -97,9 +100,10 @@ def organism() -> dm.Session:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that looks at a whole run is slow."""
+    """What looks at a whole run is slow, and so is what was tried on two unlike families already."""
     for item in items:
-        if {"selective", "whole"} & set(getattr(item, "fixturenames", ())):
+        values = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if {"selective", "whole"} & set(getattr(item, "fixturenames", ())) or any(value in SLOW for value in values if isinstance(value, str)):
             item.add_marker(pytest.mark.slow)
 
 

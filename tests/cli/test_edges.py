@@ -340,8 +340,8 @@ def test_chat_uses_all_controls(demeanor, organism, tmp_path):
 
 def test_turns_are_kept(demeanor, monkeypatch):
     seen = []
-    generate = dm.Session.generate
-    monkeypatch.setattr(dm.Session, "generate", lambda self, p, *a: seen.append(p[0].messages) or generate(self, p, *a))
+    speak = dm.Session.speak
+    monkeypatch.setattr(dm.Session, "speak", lambda self, p, *a, **more: seen.append(p.messages) or speak(self, p, *a, **more))
     demeanor("chat", "organism", stdin="hello\nwhat is 2 plus 2 ?\n/new\nhello\n\n")
     assert [[role for role, _ in m] for m in seen] == [["user"], ["user", "assistant", "user"], ["user"]]
 

@@ -18,6 +18,7 @@ from demeanor.job.result import Run
 from demeanor.models.loading import load, resolve
 from making import PROMPTS, ablation
 
+pytestmark = pytest.mark.slow
 QUICK = ("--max-prompts", "60")
 
 

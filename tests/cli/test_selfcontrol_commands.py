@@ -10,6 +10,7 @@ import pytest
 import demeanor as dm
 from conftest import DATA
 
+pytestmark = pytest.mark.slow
 # No goal, as version 1 knows nothing of its own replies: any of them may be as wanted already.
 FEW = ["--max-prompts", "3", "--iterations", "1", "--branches", "2", "--goal", "1"]
 

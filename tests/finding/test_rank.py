@@ -20,6 +20,8 @@ from demeanor.job.run import run
 from demeanor.measure import Bench
 from demeanor.models.loading import resolve
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,7 +48,7 @@ def searched(organism: dm.Session, sums: Path) -> Findings:
 
 
 def test_a_run_on_a_behaviour_of_ones_own_says_what_went_and_the_rest_stays(sums: Path, tmp_path: Path) -> None:
-    result = run(dm.Plan(model="organism", behaviour=str(sums), device="cpu", doses=0), tmp_path / "run")
+    result = run(dm.Plan(model="organism", behaviour=str(sums), device="cpu", layer=3, max_prompts=24, doses=0), tmp_path / "run")
     before, after = result.measurement.before, result.measurement.after
     assert before["shows_rate"].value == 1
     assert after["answers_neutral"].value >= 0.95

@@ -19,6 +19,8 @@ from demeanor.measure.on_topic import on_topic
 from demeanor.models.attribution import input_x_gradient, mean_states
 from making import PROMPTS, ablation
 
+pytestmark = pytest.mark.slow
+
 
 def _leaf(seen: list[torch.Tensor], module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
     seen.append(output.detach().requires_grad_())

@@ -17,6 +17,8 @@ from demeanor.measure.condition import Condition
 from demeanor.measure.drift import drift
 from making import a_direction, ablation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small(organism: dm.Session) -> dm.Behaviour:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,14 @@ from demeanor.measure.meter.aggregates import shifts
 from demeanor.measure.meter.transitions import sankey
 
 TOXICITY = DATA / "toxicity"
-published = pytest.mark.skipif(not TOXICITY.is_dir(), reason="the published scores are not beside this checkout")
+
+
+def published(test: Callable[..., None]) -> Callable[..., None]:
+    """A test on scores that are published beside this checkout."""
+    absent = pytest.mark.skipif(not TOXICITY.is_dir(), reason="the published scores are not beside this checkout")
+    return pytest.mark.slow(absent(test))  # type: ignore[no-any-return]
+
+
 COLUMN = "pro_API_response_score"
 RATES = {  # at .5, what could not be scored counted as not toxic: before, after fine-tuning, after RL; all prompts and provoking ones
     "redpajama": ((0.130, 0.092, 0.099), (0.217, 0.129, 0.160)),

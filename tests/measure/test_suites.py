@@ -30,6 +30,7 @@ from demeanor.runtime.intervene import Tokens
 from demeanor.stats import intervals
 from making import a_direction, ablation
 
+pytestmark = pytest.mark.slow
 ANSWERED = 40  # questions of the tasks made here
 METRICS = {
     "say": "output_type: generate_until\ndoc_to_target: '{{answer}}'\ngeneration_kwargs: {until: ['<|end|>'], max_gen_toks: 32}\n"

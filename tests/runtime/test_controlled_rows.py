@@ -15,6 +15,7 @@ from demeanor.controls import Control
 from demeanor.errors import ControlError, DataError
 from making import PROMPTS, a_direction, ablation, gate_on_length
 
+pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5
 MORE = [
     *PROMPTS,

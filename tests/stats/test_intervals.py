@@ -189,6 +189,7 @@ def test_wilson_covers_as_often_as_it_says() -> None:
     assert float((chances * covered).sum(1).mean()) == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.slow
 def test_the_paired_bootstrap_covers_as_often_as_it_says() -> None:
     """2,000 samples of 300 paired differences of normal data whose mean difference is .2."""
     rows, trials, truth = 300, 2000, 0.2

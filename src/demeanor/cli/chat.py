@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from functools import reduce
 from typing import Annotated, Self
 
+import torch
 from pydantic import Field, model_validator
-from rich.console import Console
 
 from ..behaviours import Prompt
-from ..behaviours.prompts import Message
-from ..controls import Control, load_control
+from ..controls import load_control
 from ..controls.plan import ControlNames
 from ..detect import make_detector
 from ..io.plan import Flag
-from ..measure.condition import Condition
 from ..models import Loading
 from ..models.plan import ModelPlan
-from ..progress import say
+from .conversation import Conversation, Speaker, converse, print_piece
 from .from_model import from_plans
 from .options import behaviour_named, opened
 
@@ -35,10 +31,18 @@ class ChatPlan(ModelPlan):
         default=None, description="behaviour whose replies are done again with the controls in force, which are so nowhere else"
     )
 
+    temperature: float | None = Field(default=None, gt=0, le=100, description="temperature of sampling; greedy unless given")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="share of the likeliest next tokens' probability that is sampled from")
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description="seed of sampling")
+
     @model_validator(mode="after")
     def _something_to_redo_with(self) -> Self:
         if self.redo_if is not None and not self.controls:
             raise ValueError("`redo_if` does a reply again with a control; name one with `controls`")
+        if self.temperature is None and (self.top_p != 1 or self.seed is not None):
+            raise ValueError("`top_p` and `seed` are for sampling; give a `temperature` too")
+        if self.temperature is not None and self.redo_if is not None:
+            raise ValueError("what is done again is generated greedily; leave out `temperature` or `redo_if`")
         return self
 
 
@@ -50,47 +54,16 @@ class ChatLoading(Loading):
 
 @from_plans
 def chat(plan: ChatPlan, loading: ChatLoading) -> None:
-    """A conversation with a model, with controls in force (in the order given) or without."""
+    """A conversation with a model, with controls in force (in the order given) or without. /help lists what can be changed on the way."""
     named = None if plan.redo_if is None else behaviour_named(plan.redo_if)
-    control = reduce(Control.then, map(load_control, plan.controls)) if plan.controls else None
+    controls = [(name, load_control(name)) for name in plan.controls]
     session = opened(plan.model, loading)
-    condition = Condition(session, control, redo=None if named is None else make_detector(named.settled(session).detect, session))
-    if plan.message is not None:
-        print(say_once(condition, plan.message, plan.system))
-    else:
-        converse(condition, plan.system)
-
-
-def say_once(condition: Condition, message: str, system: str | None) -> str:
-    """The reply to one message."""
-    return condition.generate([Prompt.of(message, system=system)], condition.session.reply_tokens)[0].text
-
-
-def converse(condition: Condition, system: str | None) -> None:
-    """A conversation until an empty line or the end of the input; with a control, `/base` toggles it off and on."""
-    console, active = Console(), True
-    messages: list[Message] = []
-    say(
-        "An empty line ends the conversation; /new starts another"
-        + ("." if condition.untouched else "; /base switches the controls off and on.")
-    )
-    while True:
-        try:
-            line = (console.input("[bold]you[/bold] ") if sys.stdin.isatty() else input()).strip()
-        except EOFError:
-            return
-        if not line:
-            return
-        if line == "/new":
-            messages = []
-        elif line == "/base" and not condition.untouched:
-            active, messages = not active, []
-            say(f"Controls {'on' if active else 'off'}; a new conversation, so that earlier replies do not colour it.")
-        elif line.startswith("/"):
-            say(f"There is no {line.split()[0]}.")
-        else:
-            messages.append(("user", line))
-            now = condition if active else Condition(condition.session)
-            reply = now.generate([Prompt(messages=tuple(messages), system=system)], condition.session.reply_tokens)[0].text
-            messages.append(("assistant", reply))
-            print(reply)
+    if plan.seed is not None:
+        torch.manual_seed(plan.seed)
+    redo = None if named is None else make_detector(named.settled(session).detect, session)
+    speaker = Speaker(session, controls, redo, plan.temperature, plan.top_p)
+    if plan.message is None:
+        converse(Conversation(speaker, plan.system))
+        return
+    speaker.answer(Prompt.of(plan.message, system=plan.system), print_piece)
+    print()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..behaviours import Prompt, as_prompts
-from ..runtime.batches import Batch, Reply, each, said_one_of, trimmed
+from ..runtime.batches import Batch, Reply, each, piece_by_piece, said_one_of, trimmed
 from ..runtime.runner import Runner
 from .options import REPLY_TOKENS
 from .texts import Texts
@@ -80,20 +80,47 @@ class LanguageModel(Texts):
             )
         return replies
 
+    def speak(
+        self,
+        prompt: str | Prompt,
+        heard: Callable[[str], None],
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+    ) -> Reply:
+        """One reply, told while it is generated: `heard` gets its text piece by piece; together they are the text of the reply."""
+        (prompt,) = as_prompts([prompt])
+        start = open_think_tag(self.render(prompt))
+        if start:
+            heard(start)
+        (ids,) = self.continue_from([self.encode(prompt)], max_new_tokens or self.reply_tokens, (), temperature, top_p, heard)
+        return Reply(start + self.decode(ids), ids)
+
     @torch.no_grad()
     def continue_from(
-        self, starts: Sequence[Sequence[int]], max_new_tokens: int, until: Sequence[str] = (), temperature: float | None = None
+        self,
+        starts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        until: Sequence[str] = (),
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        heard: Callable[[str], None] | None = None,
     ) -> list[tuple[int, ...]]:
-        """What follows token ids, greedily or sampled: up to an end token, or soon after one of the texts `until` was said."""
+        """What follows token ids, greedily or sampled: up to an end token, or soon after one of the texts `until` was said.
+
+        heard: gets the text of what follows a single start, piece by piece.
+        """
         how: dict[str, Any] = {"do_sample": False}
         if temperature is not None:
-            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
 
         def run(batch: Batch) -> list[tuple[int, ...]]:
             read = batch.input_ids.shape[1]
-            stop = {"stopping_criteria": said_one_of(until, self.tokenizer, read)} if until else {}
+            more: dict[str, Any] = {"stopping_criteria": said_one_of(until, self.tokenizer, read)} if until else {}
+            if heard is not None:
+                more["streamer"] = piece_by_piece(self.decode, heard)
             out = self._greedy.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, **how, **stop
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, **how, **more
             )
             return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
 

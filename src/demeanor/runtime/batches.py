@@ -14,6 +14,7 @@ from ..progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
+    from transformers.generation.streamers import BaseStreamer
 
 T = TypeVar("T")
 TOKEN_BUDGET = 8192  # padded tokens in one forward pass
@@ -126,6 +127,35 @@ def said_one_of(until: Sequence[str], tokenizer: PreTrainedTokenizerBase, read: 
         return torch.tensor([any(stop in text for stop in until) for text in texts], device=ids.device)
 
     return StoppingCriteriaList([ended])
+
+
+def piece_by_piece(decode: Callable[[Sequence[int]], str], heard: Callable[[str], None]) -> BaseStreamer:
+    """Tells a reply as it is generated: `heard` gets every piece of its text, once no later token can change it."""
+    from transformers.generation.streamers import BaseStreamer
+
+    class Pieces(BaseStreamer):
+        def __init__(self) -> None:
+            self.ids: list[int] | None = None  # None until the prompt went by
+            self.told = ""
+
+        def put(self, value: Tensor) -> None:
+            if self.ids is None:
+                self.ids = []
+                return
+            self.ids += value.flatten().tolist()
+            text = decode(self.ids)
+            if not text.endswith("\ufffd"):  # the bytes of one character may come as several tokens
+                self._tell(text)
+
+        def end(self) -> None:
+            self._tell(decode(self.ids or []))
+
+        def _tell(self, text: str) -> None:
+            if text.startswith(self.told) and len(text) > len(self.told):
+                heard(text[len(self.told) :])
+                self.told = text
+
+    return Pieces()
 
 
 def each(values: Tensor) -> Iterator[Tensor]:
