@@ -6,6 +6,9 @@ the fix; the command line prints it without a traceback and exits with `exit_cod
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class DemeanorError(Exception):
     """A mistake in the input: printed as one sentence, exit 2."""
@@ -16,6 +19,12 @@ class DemeanorError(Exception):
 def mistaken(meant: str, value: object, fix: str) -> str:
     """The sentence for a value of another kind than is meant, such as swapped arguments."""
     return f"{meant} is meant here, but {type(value).__name__} was given; {fix}."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The one of the known names that was probably meant, in brackets; nothing where none is near."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class DataError(DemeanorError):

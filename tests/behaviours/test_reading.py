@@ -103,7 +103,6 @@ MISTAKES = {
     "a column twice": ("shows: {file: p.csv}\nlacks: [b]", "prompt,prompt\na,b\n", "two columns named 'prompt'"),
     "a truth value as a prompt": ("shows: [{prompt: true}]\nlacks: [b]", "", "holds True, which is not text"),
     "arguments that are no mapping": ("detect: {refusal: abc}\nshows: [a]\nlacks: [b]", "", "must be a mapping"),
-    "missing set": ("shows: [a]", "", "lacks: field required"),
     "in two sets": ("shows: [a, b]\nlacks: [b]", "", "'b' stands in both shows and lacks"),
     "not YAML": ("shows: [a\nlacks: [b]", "", "not valid YAML"),
     "a list as a prompt": ("shows: [[a]]\nlacks: [b]", "", "is list, not a text"),

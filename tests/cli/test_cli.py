@@ -187,7 +187,7 @@ def test_find_control_measure_bake_chat_belong_together(demeanor, tmp_path: Path
     scores = tmp_path / "scores.json"
     ended = demeanor("measure", "organism", "-b", "refusal", "-c", c, "-o", scores, "--json")
     assert json.loads(ended.out) == json.loads(scores.read_text())
-    assert json.loads(ended.out)["after"]["shows_rate"]["value"] <= 0.01
+    assert json.loads(ended.out)[str(c)]["after"]["shows_rate"]["value"] <= 0.01
     both = demeanor("measure", "organism", "-b", "refusal", "-c", c, "-c", f"{c}:0", "--max-prompts", 5, "--json")
     rates = [values["after"]["shows_rate"]["value"] for values in json.loads(both.out).values()]
     assert rates == [0.0, 1.0]

@@ -128,7 +128,7 @@ def test_reply_tokens_bound_what_is_judged(demeanor, organism: dm.Session) -> No
     assert {len(reply.ids) for reply in short.generate(PROMPTS)} == {3}
     # Three tokens are no sum.
     ended = demeanor("measure", "organism", "-b", "refusal", "--max-prompts", 5, "--reply-tokens", 200, "--json")
-    assert json.loads(ended.out)["before"]["answers_neutral"]["value"] == 1.0
+    assert json.loads(ended.out)["none"]["before"]["answers_neutral"]["value"] == 1.0
 
 
 # -- finding ---------------------------------------------------------------------------------------

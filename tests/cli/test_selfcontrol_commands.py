@@ -51,7 +51,8 @@ def test_measure_takes_the_control_of_a_run(demeanor, organism, tmp_path: Path) 
     ended = demeanor("measure", "organism", "-b", "over-refusal", "-c", run / "control.safetensors", "--max-prompts", "3", "--json")
     assert ended.code == 0, ended.err
     after = json.loads((run / "scores.json").read_text())["after"]["detected_rate"]
-    assert json.loads(ended.out)["after"]["shows_rate"]["value"] == pytest.approx(after["value"])
+    (measured,) = json.loads(ended.out).values()
+    assert measured["after"]["shows_rate"]["value"] == pytest.approx(after["value"])
     assert after["n"] == len(test)
 
 

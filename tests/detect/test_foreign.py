@@ -114,7 +114,7 @@ def test_what_the_detector_says_is_what_is_measured(in_files: Path, demeanor) ->
     for words in (["sorry", "unable", "decline"], ["first"]):
         behaviour = yaml.safe_load(FILES["apologies.yaml"]) | {"detect": {"apologies.py:apologies": {"words": words}}}
         (in_files / "b.yaml").write_text(yaml.safe_dump(behaviour))
-        before = json.loads(demeanor("measure", "organism", "-b", "b.yaml", "--max-prompts", 6, "--json").out)["before"]
+        before = json.loads(demeanor("measure", "organism", "-b", "b.yaml", "--max-prompts", 6, "--json").out)["none"]["before"]
         rates[words[0]] = [before[name]["value"] for name in ("shows_rate", "lacks_rate")]
     assert rates == {"sorry": [1.0, 0.0], "first": [0.0, 1.0]}
 

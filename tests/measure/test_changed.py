@@ -88,7 +88,7 @@ def test_measure_tells_what_changed_between_models(demeanor: Any, tmp_path: Path
     command = ("measure", tmp_path / "other", "-b", "refusal", "--max-prompts", "4", "--device", "cpu")
     ended = demeanor(*command, "--base", "organism", "--json")
     assert ended.code == 0
-    told = json.loads(ended.out)["changed"]
+    told = json.loads(ended.out)[str(tmp_path / "other")]["changed"]
     assert told["after"]["log_likelihood"]["value"] < told["before"]["log_likelihood"]["value"]
     assert "organism" in told["similarity_by"]
     assert "Inside" in demeanor(*command, "--base", "organism").out

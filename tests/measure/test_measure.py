@@ -112,7 +112,7 @@ def test_prompting_and_another_model_are_measured_like_a_control(
     assert both["prompting: be brief ."]["after"]["shows_rate"]["value"] == 1.0
     assert both["prompting: be brief ."]["after"]["drift"]["value"] > 0  # it is another prompt
     dm.bake("organism", dm.ablate(over_refusal), tmp_path / "baked")
-    other = json.loads(demeanor("measure", tmp_path / "baked", "--base", "organism", *options).out)
+    other = json.loads(demeanor("measure", tmp_path / "baked", "--base", "organism", *options).out)[str(tmp_path / "baked")]
     assert other["before"]["shows_rate"]["value"] == 1.0
     for name in ("shows_rate", "answers", "drift"):
         assert other["after"][name]["value"] == pytest.approx(both[str(tmp_path / "c")]["after"][name]["value"], abs=1e-4)

@@ -202,3 +202,16 @@ def test_mistakes_in_scoring_are_one_sentence(demeanor, tmp_path: Path, requests
     assert "--prompt" in demeanor("meter", "score", tmp_path / "r.csv", "-b", asks, "--model", "organism", "-o", target).sentence
     assert not target.exists()
     assert demeanor("meter", "score", tmp_path / "r.csv", "-b", asks, "--prompt", "requests", "--model", "organism", "-o", target).code == 0
+
+
+def test_scoring_reads_no_prompts(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A preset's prompts lie on the Hub, and a behaviour of one's own may have none."""
+    replies = write(tmp_path / "r.csv", [{"reply": "I'm sorry, but I can't help with that."}, {"reply": "Use a sponge and water."}])
+    (tmp_path / "b.yaml").write_text("name: sponges\ndetect: {matches: {any: [sponge]}}\n")
+    ended = demeanor("meter", "score", replies, "-b", "over-refusal", "-b", tmp_path / "b.yaml", "-o", tmp_path / "scored.csv")
+    assert ended.code == 0, ended.err
+    with (tmp_path / "scored.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["over-refusal"]) > 0.5 for row in rows] == [True, False]
+    assert [float(row["sponges"]) > 0.5 for row in rows] == [False, True]
+    assert "has no 'shows' prompts" in demeanor("find", "organism", "-b", tmp_path / "b.yaml", "-o", tmp_path / "d").sentence

@@ -5,10 +5,10 @@ from .definition import SET_NAMES, Behaviour, SetName
 from .preset import Preset, presets
 from .prompts import Prompt, as_prompt, as_prompts, asked
 from .questions import Question, as_questions, opposites, question_presets, questions_of
-from .reading import BehaviourLike, as_behaviour, behaviour
+from .reading import BehaviourLike, as_behaviour, behaviour, detect_of
 from .schema import BehaviourFile, Detect
 
 __all__ = [
     "SET_NAMES", "Behaviour", "BehaviourFile", "BehaviourLike", "Detect", "LoadedModel", "Preset", "Prompt", "Question", "SetName",
-    "as_behaviour", "as_prompt", "as_prompts", "as_questions", "asked", "behaviour", "opposites", "presets", "question_presets", "questions_of",
+    "as_behaviour", "as_prompt", "as_prompts", "as_questions", "asked", "behaviour", "detect_of", "opposites", "presets", "question_presets", "questions_of",
 ]  # fmt: skip

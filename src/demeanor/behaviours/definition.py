@@ -131,19 +131,24 @@ def behaviour_of(values: Mapping[str, Any], folder: Path, where: str) -> Behavio
 
     Raises DataError for the first thing that is wrong with them or with their data.
     """
-    try:
-        file = BehaviourFile.model_validate(values)
-    except ValidationError as error:
-        raise DataError(f"{where}: {_first_mistake(error)}") from error
+    file = file_of(values, where)
     rows = {name: [prompt for source in getattr(file, name) for prompt in source.read(folder, f"{where}, {name}")] for name in SET_NAMES}
     sets = _checked(rows, file.pairs, where)
     return Behaviour(
-        name=file.name, description=file.description, detect=_beside(file.detect, folder), questions=tuple(file.questions), pairs=file.pairs,
+        name=file.name, description=file.description, detect=beside(file.detect, folder), questions=tuple(file.questions), pairs=file.pairs,
         words=file.words, shows=sets["shows"], lacks=sets["lacks"], guard=sets["guard"], neutral=sets["neutral"],
     )  # fmt: skip
 
 
-def _beside(detect: Detect, folder: Path) -> Detect:
+def file_of(values: Mapping[str, Any], where: str) -> BehaviourFile:
+    """The values of a behaviour file, checked; no prompt is read. Raises DataError for the first thing that is wrong."""
+    try:
+        return BehaviourFile.model_validate(values)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_first_mistake(error)}") from error
+
+
+def beside(detect: Detect, folder: Path) -> Detect:
     """A detector's `file` is relative to the behaviour file, as the paths of sets are; so is the file of one named `path.py:name`,
     if it lies there."""
     file, in_file = detect.arguments.get("file"), file_and_name(detect.name)

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from ..errors import DataError, mistaken
-from .audience import Audience, LoadedModel
-from .definition import Behaviour, behaviour_of
+from ..errors import DataError, did_you_mean, mistaken
+from .audience import Audience, LoadedModel, audience_of
+from .definition import Behaviour, behaviour_of, beside, file_of
 from .preset import Preset, preset_file, presets
 from .questions import question_presets, questions_for
 from .schema import Detect
@@ -40,9 +40,22 @@ def behaviour(source: str | Path | None = None, *, question: str | None = None) 
             return replace(read_file(preset_file(name, audience)), audience=audience)
 
         return Preset(name, f"behaviour({name!r})", read)
+    return read_file(_existing(name))
+
+
+def detect_of(source: str | Path, model: LoadedModel | None) -> tuple[str, Detect]:
+    """The name of a behaviour (a preset, or a file) and its detector, without reading its prompts: what only judges replies needs none."""
+    name = str(source)
+    path = preset_file(name, audience_of(model)) if name in presets() else _existing(name)
+    file = file_of(_values(path), str(path))
+    return file.name, beside(file.detect, path.parent)
+
+
+def _existing(name: str) -> Path:
     if not Path(name).is_file():
-        raise DataError(f"There is no behaviour {name!r}: not a file, and the presets are {', '.join(presets())}.")
-    return read_file(Path(name))
+        known = presets()
+        raise DataError(f"There is no behaviour {name!r}{did_you_mean(name, known)}: not a file, and the presets are {', '.join(known)}.")
+    return Path(name)
 
 
 def as_behaviour(wanted: BehaviourLike, model: LoadedModel | None) -> Behaviour:
@@ -76,6 +89,11 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def read_file(path: Path) -> Behaviour:
     """The behaviour that a YAML file describes. Raises DataError for the first thing that is wrong with it or with its data."""
+    return behaviour_of(_values(path), path.parent, str(path))
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What stands in a behaviour file, by key."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -83,4 +101,4 @@ def read_file(path: Path) -> Behaviour:
         raise DataError(f"{path} is not valid YAML: {told} (texts with signs such as ? : # , are written in quotes).") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold a mapping with name, shows and lacks.")
-    return behaviour_of(values, path.parent, str(path))
+    return values

@@ -90,8 +90,8 @@ class BehaviourFile(BaseModel):
     questions: list[Question] = []
     words: Words = Words()
     pairs: bool = False
-    shows: list[Source]
-    lacks: list[Source]
+    shows: list[Source] = []
+    lacks: list[Source] = []
     guard: list[Source] = []
     neutral: list[Source] = []
 

@@ -56,14 +56,13 @@ def measure(
     if compared.base is not None:
         inside = {name: changed(Condition(first), now, measured[name].observed, compared.embedder) for name, now in conditions.items()}
     values = {name: {**measurement.to_json(), **_besides(name, changes, inside)} for name, measurement in measured.items()}
-    content = next(iter(values.values())) if len(values) == 1 else values
     if target is not None:
         with new_file(target) as file:
-            write_json(file, content)
+            write_json(file, values)
     if rating_sheet is not None:
         _write_sheet(rating_sheet, behaviour, next(iter(measured.values())).observed, next(iter(controls)))
     if as_json:
-        print_json(content)
+        print_json(values)
         return
     before = compared.base or subject.model
     _show_measured(measured, f"{before}, {behaviour.name}: test split", "then" if compared.base else "control")

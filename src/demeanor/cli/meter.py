@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
+from ..behaviours import detect_of, presets
 from ..controls import load_control
 from ..detect import make_detector
 from ..errors import DataError
@@ -62,11 +63,13 @@ def meter_run(plan: ReplyPlan, loading: Loading, target: Target, as_json: AsJson
 def meter_score(plan: ScorePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """A column of scores per behaviour, added to a file of replies."""
     refuse_folder(target)
-    named = [behaviour_named(name) for name in plan.behaviours]
+    for name in set(plan.behaviours) - set(presets()):
+        make_detector(detect_of(name, None)[1])  # a mistake in a file must not wait for the model
     table = read_table(plan.file)
     replies, prompts = texts_of(table, plan.column, plan.prompt)
     session = None if plan.model is None else opened(plan.model, loading)
-    by = {behaviour.name: make_detector(behaviour.detect, session) for behaviour in (preset.settled(session) for preset in named)}
+    judges = dict(detect_of(name, session) for name in plan.behaviours)
+    by = {name: make_detector(detect, session) for name, detect in judges.items()}
     _finish(scored(table.rows, replies, prompts, by), list(by), target, as_json)
 
 

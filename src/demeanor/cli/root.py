@@ -22,6 +22,7 @@ from ..version import __version__
 from .bake import bake
 from .calibrate import dial, dose
 from .chat import chat
+from .check import check, init
 from .control import control_app
 from .find import find
 from .inspect import inspect
@@ -38,6 +39,8 @@ app = typer.Typer(
     help="Find, change and measure the behaviours of open-weight language models. Start with [bold]demeanor run organism --behaviour over-refusal -o RUN[/bold].",
 )  # fmt: skip
 app.command(epilog="Example: demeanor inspect organism")(inspect)
+app.command(epilog="Example: demeanor init my-behaviour.yaml")(init)
+app.command(epilog="Example: demeanor check over-refusal organism")(check)
 app.command(epilog="Example: demeanor run organism --behaviour over-refusal -o runs/first")(run)
 app.command(epilog="Example: demeanor find organism --behaviour refusal -o refusal.safetensors --candidates 3")(find)
 app.command(epilog="Example: demeanor update refusal.safetensors organism --behaviour more.yaml -o refusal2.safetensors")(update)

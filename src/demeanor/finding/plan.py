@@ -10,7 +10,7 @@ from ..behaviours import SetName
 from ..controls.gate import Kind
 from ..controls.plan import CONTROL_HELP
 from ..io.plan import BasePlan, Flag
-from ..models.plan import MaxPrompts
+from ..models.plan import BEHAVIOUR_HELP, MODEL_HELP, MaxPrompts
 from .select import RankBy
 
 Layer = Annotated[int | None, Field(ge=0, description="layer in which the direction is looked for; every layer unless given")]
@@ -33,6 +33,14 @@ class FindPlan(BasePlan):
         default=(), description="estimator that is tried instead of the usual ones; repeat for several"
     )
     max_prompts: MaxPrompts = None
+
+
+class CheckPlan(BasePlan):
+    """The behaviour that is looked at, and the model that is asked, if any."""
+
+    behaviour: Annotated[str, Flag(positional="BEHAVIOUR")] = Field(description=BEHAVIOUR_HELP)
+    model: Annotated[str | None, Flag(positional="[MODEL]")] = Field(default=None, description=f"{MODEL_HELP}; it is asked some prompts of each set")
+    per_set: int = Field(default=8, ge=1, description="prompts of each set that the model is asked")
 
 
 class GatePlan(BasePlan):

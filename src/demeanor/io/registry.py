@@ -16,12 +16,11 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from ..progress import warn
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -136,7 +135,7 @@ class Registry(Generic[Factory, Traits]):
         if name.endswith((".py", ".py:")):
             return f"{name!r} names a file and not what is in it; write {name.rstrip(':')}:NAME for the {self.noun} NAME."
         known = self.names()
-        return f"There is no {self.noun} {name!r}{_did_you_mean(name, known)}; the {self.noun}s are {', '.join(sorted(known))}."
+        return f"There is no {self.noun} {name!r}{did_you_mean(name, known)}; the {self.noun}s are {', '.join(sorted(known))}."
 
 
 def file_and_name(text: str) -> tuple[Path, str] | None:
@@ -166,7 +165,7 @@ def _defined(file: Path, name: str, what: str) -> Any:
     if name not in vars(module):
         callables = [other for other, value in vars(module).items() if callable(value) and inspect.getmodule(value) is module]
         holds = f"it defines {', '.join(callables)}" if callables else "it defines nothing that can be called"
-        raise DataError(f"{what} is not in that file{_did_you_mean(name, callables)}; {holds}.")
+        raise DataError(f"{what} is not in that file{did_you_mean(name, callables)}; {holds}.")
     return _called(vars(module)[name], what)
 
 
@@ -201,8 +200,3 @@ def _module_name(value: Any) -> str:
 
 def _package(point: importlib.metadata.EntryPoint) -> str:
     return "?" if point.dist is None else point.dist.name
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, did_you_mean
 from ..io.checkpoint import open_checkpoint, read_header, read_json
 from ..progress import muted, say, warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
@@ -255,7 +255,7 @@ def resolve(name: str) -> tuple[str, str | None]:
         return str(path), None
     hub, _, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or hub.count("/") != 1:
-        raise ModelError(f"There is no model {name!r}: not a folder here, and a Hub id has the form owner/model.")
+        raise ModelError(f"There is no model {name!r}{did_you_mean(name, [ORGANISM])}: not a folder here, and a Hub id has the form owner/model.")
     return hub, revision or None
 
 
