@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -14,14 +15,16 @@ from ..controls import load_control
 from ..detect import make_detector
 from ..errors import DataError
 from ..io.atomic import new_file, refuse_folder
+from ..io.display import table_html
 from ..measure.condition import Condition
-from ..measure.meter import ScoreTable, aggregate, compare, flows, read_table
+from ..measure.meter import Flows, ScoreTable, aggregate, compare, flows, read_table
 from ..measure.meter.aggregates import shifts
 from ..measure.meter.plan import ReplyPlan, ScorePlan
 from ..measure.meter.scoring import replied, scored, texts_of, write_rows
-from ..measure.meter.transitions import sankey
+from ..measure.meter.transitions import LEVELS, sankey
 from ..models import Loading
 from ..progress import say
+from ..report.html import beside_page, figure_html, page_html
 from .from_model import from_plans
 from .options import AsJson, MaybeTarget, Target, behaviour_named, help_alone, opened, out, print_json, say_result
 from .tables import aggregate_table, flows_table
@@ -151,7 +154,8 @@ def meter_flows(
     between = flows(base, others, score, low, high)
     if picture is not None:
         with new_file(picture) as work:
-            work.write_text(sankey(between).to_html(include_plotlyjs=True), encoding="utf-8")
+            work.write_text(_flows_page(between, score, low, high), encoding="utf-8")
+        beside_page(picture)
     if as_json:
         print_json([flow.to_json() for flow in between])
         return
@@ -159,3 +163,17 @@ def meter_flows(
         out.print(flows_table(flow))
         if flow.left_out:
             say(f"{flow.left_out} prompts could not be scored in both and are left out.")
+
+
+def _flows_page(between: Sequence[Flows], score: str, low: float, high: float) -> str:
+    """The flows as a picture, under a title that says what they are of, and as counts."""
+    title = f"Where replies go: {score}"
+    levels = f"low is under {low:g}, high is over {high:g}"
+    tables = [
+        f"<h2>{escape(flow.base)} to {escape(flow.other)}</h2><p>{flow.n} replies scored in both, {flow.left_out} left out.</p>"
+        + table_html(
+            ("from", *LEVELS), [("", [("", level), *(("n", str(n)) for n in row)]) for level, row in zip(LEVELS, flow.counts.tolist())]
+        )
+        for flow in between
+    ]
+    return page_html(title, [f"<h1>{escape(title)}</h1><p class='lead'>{levels}</p>", figure_html(sankey(between)), *tables])

@@ -42,7 +42,7 @@ def selection(result: Run) -> go.Figure:
                 figure.add_scatter(
                     x=[c.site.layer + 0.08 * (0 if c.site.position == REPLY else c.site.position + 1) for c in some], y=[c.bypass for c in some], mode="markers",
                     name=f"{estimator}{' (discarded)' if discarded else ''}", text=[_told(c) for c in some], hoverinfo="text",
-                    marker={"symbol": f"{symbol}-open" if discarded else symbol, "size": 10, "opacity": 0.45 if discarded else 1.0},
+                    marker={"symbol": f"{symbol}-open" if discarded else symbol, "size": 10, "line": {"width": 1.5}},
                 )  # fmt: skip
     figure.update_layout(xaxis_title="layer", yaxis_title="bypass (log-odds)")
     return styled(figure, 380)
@@ -87,7 +87,7 @@ def projections(result: Run, ledger: Ledger) -> go.Figure:
     """Histograms of the test prompts of every set along the direction, and along the gate's probe where there is one."""
     gate = result.decision.chosen.gate
     titles = [f"along the direction ({result.direction.site})"] + ([f"gate: fires right of 0 ({gate.site})"] if gate else [])
-    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles)
+    figure = make_subplots(rows=len(titles), cols=1, subplot_titles=titles, vertical_spacing=0.22)  # under one another: half a telephone is too narrow
     for name in SET_NAMES:
         prompts = result.behaviour.set(name, "test", result.plan.max_prompts)
         if not prompts or (result.direction.site.position == REPLY and any(prompt.reply is None for prompt in prompts)):
@@ -97,9 +97,9 @@ def projections(result: Run, ledger: Ledger) -> go.Figure:
         if gate:
             _histogram(figure, _margins(ledger, gate, prompts), name, 2)
     if gate:
-        figure.add_vline(x=0, line_dash="dot", line_color="#555", row=1, col=2)
+        figure.add_vline(x=0, line_dash="dot", line_color="#555", row=2, col=1)
     figure.update_layout(barmode="overlay")
-    return styled(figure, 340)
+    return styled(figure, 300 * len(titles))
 
 
 def roc(gate: Gate) -> go.Figure:
@@ -119,7 +119,7 @@ def _margins(ledger: Ledger, gate: Gate, prompts: Sequence[Prompt]) -> list[floa
     return [float(value) for value in values]
 
 
-def _histogram(figure: go.Figure, values: list[float], name: str, column: int) -> None:
+def _histogram(figure: go.Figure, values: list[float], name: str, row: int) -> None:
     figure.add_histogram(
-        x=values, name=name, legendgroup=name, showlegend=column == 1, marker_color=COLOURS[name], opacity=0.6, nbinsx=40, row=1, col=column
+        x=values, name=name, legendgroup=name, showlegend=row == 1, marker_color=COLOURS[name], opacity=0.6, nbinsx=40, row=row, col=1
     )

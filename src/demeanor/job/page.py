@@ -1,7 +1,8 @@
-"""The report of a run: one HTML file that needs no network."""
+"""The report of a run: an HTML page that needs no network, with the file that draws its figures beside it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from html import escape
 from pathlib import Path
 
@@ -10,17 +11,16 @@ from ..controls import Direction
 from ..io.display import table_html
 from ..measure import Measurement
 from ..measure.ledger import Ledger
-from ..report.html import figure_html, page_html
+from ..report.html import figure_html, page_html, write_page
 from ..report.scores import COSTS, HEADINGS, rows
+from ..report.sentence import in_words
 from . import figures
 from .result import Run
-
-REPLIES = 12  # of each set, side by side
 
 
 def write_report(result: Run, ledger: Ledger, path: Path) -> None:
     """Write the report of a finished run."""
-    path.write_text(_page(result, ledger), encoding="utf-8")
+    write_page(path, _page(result, ledger))
 
 
 def _page(result: Run, ledger: Ledger) -> str:
@@ -29,13 +29,14 @@ def _page(result: Run, ledger: Ledger) -> str:
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(result.behaviour.description)}</p>',
+        *(f'<p class="result">{escape(sentence)}</p>' for sentence in in_words(result.measurement, result.behaviour)),
         "<h2>What changed</h2>",
         _scores(result.measurement),
         f'<p class="note">Test split, every prompt of it, looked at once after everything was chosen. {_guard_note(result)}</p>',
         "<h2>What was done, and why</h2>",
         f"<p>{escape(str(result.control))}.</p><p>{escape(decision.why())}</p>",
         "" if result.removes else "<p><strong>This control removes nothing that can be told from chance on the test split.</strong></p>",
-        _bakeable(result),
+        _weights(result),
         _options(result),
         _dial(result),
         "<h2>Where the classes separate</h2>",
@@ -44,12 +45,14 @@ def _page(result: Run, ledger: Ledger) -> str:
         f"Along it the class means lie at {direction.component('shows'):.2f} (shows) and {direction.component('lacks'):.2f} (lacks).</p>",
         figure_html(figures.separation(result)),
         "<h2>What selection saw</h2>",
-        '<p class="note">A mark per candidate. Bypass: log-odds that the reply to a shows prompt opens with the behaviour, with the direction ablated; lower is better. Hover for the rest.</p>',
+        '<p class="note">A mark per candidate. Bypass: log-odds that the reply to a shows prompt opens with the behaviour, with the direction ablated; lower is better. Hover for the rest. Hollow marks were discarded.</p>',
+        _discarded(result),
         figure_html(figures.selection(result)),
         "<h2>How the prompts project</h2>",
         figure_html(figures.projections(result, ledger)),
         _gate(result),
         "<h2>Replies before and after</h2>",
+        '<p><input class="search" type="search" placeholder="words in prompts or replies" aria-label="words in prompts or replies"></p>',
         *(_replies(result, name) for name in SET_NAMES),
         _facts(result),
     ]
@@ -99,9 +102,24 @@ def _gate(result: Run) -> str:
     )
 
 
-def _bakeable(result: Run) -> str:
+def _discarded(result: Run) -> str:
+    """How many candidates selection discarded, and for which reasons."""
+    reasons = Counter(reason for candidate in result.found.candidates for reason in candidate.discarded)
+    if not reasons:
+        return "<p>No candidate was discarded.</p>"
+    many = sum(bool(candidate.discarded) for candidate in result.found.candidates)
+    told = "; ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    return f"<p>{many} of {len(result.found.candidates)} candidates were discarded: {escape(told)}.</p>"
+
+
+def _weights(result: Run) -> str:
+    """What is in the weights, and what that does where it is not the control itself."""
     if result.baked is not None and result.parity is not None:
-        return f"<p>Baked into <code>model/</code>: {result.baked.edited} of {result.baked.tensors} tensors edited. Loaded anew: {escape(str(result.parity))}.</p>"
+        baked = f"<p>Baked into <code>model/</code>: {result.baked.edited} of {result.baked.tensors} tensors edited. Loaded anew: {escape(str(result.parity))}.</p>"
+        if result.permanent is None:
+            return baked
+        told = " ".join(in_words(result.permanent, result.behaviour))
+        return f"<p>An adapter learned to do by itself what the control does (<code>permanent/</code>). {escape(told)}</p>{_scores(result.permanent)}{baked}"
     if result.not_baked is not None:
         return f"<p>Not baked: {escape(result.not_baked)}</p>"
     if result.bakeable is None:
@@ -137,7 +155,7 @@ def _replies(result: Run, name: str) -> str:
     if not before:
         return f"<p><strong>{name}: none</strong></p>"
     # Replies that changed come first: they are what a reader looks for.
-    order = sorted(range(len(before)), key=lambda i: before[i].reply.text == after[i].reply.text)[:REPLIES]
+    order = sorted(range(len(before)), key=lambda i: before[i].reply.text == after[i].reply.text)
     body = [
         (
             "",
@@ -150,9 +168,9 @@ def _replies(result: Run, name: str) -> str:
         for i in order
     ]
     changed = sum(was.reply.text != now.reply.text for was, now in zip(before, after))
-    summary = f"{name}: {changed} of {len(before)} replies changed; {len(order)} shown here"
+    summary = f"{name}: {changed} of {len(before)} replies changed"
     table = table_html(("prompt", "before", "after", "known answer"), body, "replies")
-    return f"<details{' open' if changed else ''}><summary>{summary}</summary>{table}</details>"
+    return f"<details><summary>{summary}</summary>{table}</details>"
 
 
 def _facts(result: Run) -> str:

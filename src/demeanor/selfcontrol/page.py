@@ -11,7 +11,7 @@ import torch
 
 from ..io.atomic import new_file
 from ..io.display import table_html
-from ..report.html import figure_html, page_html, styled
+from ..report.html import beside_page, figure_html, page_html, styled
 from .gradient import NormPattern
 from .outcomes import Outcome
 from .trace import Traces
@@ -109,6 +109,7 @@ def write_norms_page(patterns: Mapping[str, NormPattern], title: str, path: Path
 def _write_page(title: str, sections: list[str], path: Path) -> None:
     with new_file(path) as work:
         work.write_text(page_html(title, [f"<h1>{escape(title)}</h1>", *sections]), encoding="utf-8")
+    beside_page(path)
 
 
 def _one_prompt(traces: Traces, tokens: list[str] | None) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import plotly.graph_objects as go
@@ -68,11 +69,21 @@ def sankey(between: Sequence[Flows]) -> go.Figure:
                 links["target"].append(3 * right + end)
                 links["value"].append(int(counts[start, end]))
                 links["color"].append(_faint(COLOURS[middle]))
-    labels = [f"{name}: {level}" for name in names for level in LEVELS]
+    totals = [sum(value for end, value in zip(links[side], links["value"]) if end == node) for node, side in _nodes(len(names))]
+    labels = [f"{name}: {level} ({total})" for (name, level), total in zip(product(names, LEVELS), totals)]
     figure = go.Figure(go.Sankey(node={"label": labels, "color": list(COLOURS) * len(names), "pad": 18}, link=links))
+    told = "; ".join(f"{flow.base} to {flow.other}: {flow.n} replies scored in both, {flow.left_out} left out" for flow in between)
     return figure.update_layout(
-        font={"family": "system-ui, sans-serif", "size": 13}, height=480, margin={"l": 20, "r": 20, "t": 30, "b": 20}
-    )
+        title={"text": told.replace("; ", "<br>"), "font": {"size": 13}}, font={"family": "system-ui, sans-serif", "size": 13},
+        height=520, margin={"l": 10, "r": 10, "t": 70, "b": 20},
+    )  # fmt: skip
+
+
+def _nodes(columns: int) -> Iterator[tuple[int, str]]:
+    """Every node in order, and on which side its links say how many replies it stands for: the last column is only arrived at."""
+    for column in range(columns):
+        for level in range(len(LEVELS)):
+            yield len(LEVELS) * column + level, "source" if column < columns - 1 else "target"
 
 
 def _faint(colour: str) -> str:
