@@ -63,5 +63,5 @@ def _row(session: Session, pair: Pair) -> dict[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt, "chosen": f"\n{pair.chosen}", "rejected": f"\n{pair.rejected}"}
     chosen, rejected = ([{"role": "assistant", "content": reply}] for reply in (pair.chosen, pair.rejected))
-    template = {"chat_template_kwargs": session.chat_template_args} if session.chat_template_args else {}
+    template = {"chat_template_kwargs": session.template.arguments} if session.template.arguments else {}
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **template}
