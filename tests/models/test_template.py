@@ -118,7 +118,7 @@ FAILING = (
 
 @pytest.mark.parametrize("template", FAILING)
 def test_whatever_a_template_raises_ends_in_one_sentence(template: str) -> None:
-    with pytest.raises(DataError, match="^The chat template of m ") as caught:
+    with pytest.raises(DataError, match=r"^The chat template of m ") as caught:
         made(template)[0].rendered(TALK, "be kind .")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400

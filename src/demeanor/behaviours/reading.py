@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ..errors import DataError, mistaken
+from ..io.yaml_files import read_yaml
 from .audience import Audience, LoadedModel
 from .definition import Behaviour, behaviour_of
 from .preset import Preset, preset_file, presets
@@ -63,24 +61,12 @@ def _of_question(question: str) -> Behaviour | Preset:
     return Preset(question, f"behaviour(question={question!r})", read) if question.strip() in question_presets() else read("public")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which plain YAML silently takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice!r} is given twice", problem_mark=node.start_mark)
-        return dict(super().construct_mapping(node, deep))
-
-
 def read_file(path: Path) -> Behaviour:
     """The behaviour that a YAML file describes. Raises DataError for the first thing that is wrong with it or with its data."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
-        raise DataError(f"{path} is not valid YAML: {told} (texts with signs such as ? : # , are written in quotes).") from error
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid YAML: {error} (texts with signs such as ? : # , are written in quotes).") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold a mapping with name, shows and lacks.")
     return behaviour_of(values, path.parent, str(path))

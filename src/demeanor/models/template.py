@@ -182,7 +182,7 @@ class ChatTemplate:
             )
         except Endless as error:
             raise DataError(f"The chat template of {self.name} comes to no end; it was stopped. Correct the template.") from error
-        except Exception as error:  # noqa: BLE001  # the template is code that came with the model, and may raise anything
+        except Exception as error:  # the template is code that came with the model, and may raise anything
             reason = brief(error, 200).rstrip(".") or type(error).__name__
             raise Failed(f"The chat template of {self.name} refuses these messages: {reason}.") from error
         if len(text) > WRITTEN + sum(len(str(message["content"])) for message in messages):

@@ -25,7 +25,7 @@ def heal(plan: Heal, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     but the first.
     """
     recipe = Recipe(plan, out, callbacks)
-    pairs = read_pairs(plan.pairs, plan.seed)
+    pairs = read_pairs(plan.pairs, plan.seed, plan.columns)
     pairs = recipe.reserved.without(pairs, lambda pair: said_by_user(pair.prompt), "pairs")
     before = recipe.bench(recipe.session)
     base = _unedited(recipe, plan, before)
