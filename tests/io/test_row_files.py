@@ -50,7 +50,7 @@ def parquet(rows: Rows) -> bytes:
 
 FORMS: dict[str, Callable[[Rows], str | bytes]] = {
     "r.csv": lambda rows: table(rows, ","), "r.tsv": lambda rows: table(rows, "\t"), "R.CSV": lambda rows: "\ufeff" + table(rows, ","),
-    "r.json": json.dumps, "r.jsonl": lines, "r.ndjson": lines, "lines.json": lines, "indented.json": lambda rows: json.dumps(rows, indent=2),
+    "semicolons.csv": lambda rows: table(rows, ";"), "tabs.csv": lambda rows: table(rows, "\t"), "r.json": json.dumps, "r.jsonl": lines, "r.ndjson": lines, "lines.json": lines, "indented.json": lambda rows: json.dumps(rows, indent=2),
     "data.json": lambda rows: json.dumps({"version": "1", "data": rows}), "wrapped.json": lambda rows: json.dumps({"rows": rows, "total": len(rows)}),
     "noending": lines, "r.dat": lines, "r.parquet": parquet,
 }  # fmt: skip
@@ -128,6 +128,7 @@ BROKEN = {
     "between.csv": ('prompt,answer\n"first,1\nsecond,"2"\n', "row 1 has more or fewer fields than the header line; close its quotes"),
     "m.tsv": ('prompt\tanswer\n"first\t1\n', "line 2: a quote is opened here and never closed"),
     "w.tsv": ("prompt\tanswer\na\tb\tc\n", "row 1 has more or fewer fields than the header line; quote tabs"),
+    "s.csv": ("prompt;answer\na;b;c\n", "row 1 has more or fewer fields than the header line; quote semicolons"),
     "two.json": ('{"data": [], "rows": []}', "must hold a JSON list"),
     "cut.json": ('{"a": 1}\n{"a":', "is not valid JSON"),
     "sheet.xlsx": ("PK", "is not a kind of file that can be read"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -58,7 +59,7 @@ def test_what_was_said_is_written(template: str, system: str | None, said: list[
     text, at = chat.rendered(turns, system), 0
     for content in [*([system] if system else []), *said]:
         at = text.index(content.strip(), at) + len(content.strip())
-    assert text.endswith("[assistant] ") == ("[assistant] " in template)
+    assert text.rstrip(" ").endswith("[assistant]") == ("[assistant] " in template)
     whole = chat.rendered([*turns, ("assistant", "a reply")], system)
     assert whole.startswith(text)  # a reply begins where its prompt ends
     assert "a reply" in whole[len(text) :]
@@ -73,7 +74,7 @@ def test_a_dropped_system_prompt_opens_the_first_user_message_and_is_told() -> N
 def test_a_missing_generation_prompt_is_that_of_the_replies_also_for_others() -> None:
     template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
     chat, told = made(template)
-    assert chat.rendered(TALK[:1], None) == "[user] hello there\n[assistant] "
+    assert chat.rendered(TALK[:1], None) == "[user] hello there\n[assistant]"
     assert "no generation prompt" in told[0]
     assert made(chat.complete)[0].rendered(TALK[:1], None) == chat.rendered(TALK[:1], None)
     assert made(chat.complete)[1] == []
@@ -112,7 +113,7 @@ def test_a_template_that_loses_what_was_said_is_refused(template: str) -> None:
 FAILING = (
     "{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{% include 'x' %}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{{ messages[9]['content'] }}",
     "{{ raise_exception('') }}", "{{ nothing.at.all }}", "{% for %}", "{{ messages | no_such_filter }}", "{% import 'os' as os %}", "{{ [1][none] + 1 }}",
-    "{{ ''.__class__.__mro__ }}", "{{ [] | first + 1 }}", "{{ strftime_now(1) }}",
+    "{{ ''.__class__.__mro__ }}", "{{ " + "(" * 3000 + ")" * 3000 + " }}", "{{ [] | first + 1 }}", "{{ strftime_now(1) }}",
 )  # fmt: skip
 
 
@@ -185,6 +186,14 @@ def test_several_templates_are_named_and_one_is_chosen() -> None:
     assert made(NAMED, chat_template="{{ messages[0]['content'] }}-")[0].rendered(TALK[:1], None) == "hello there-"
     with pytest.raises(DataError, match="none of them is 'rag'"):
         made(NAMED, chat_template="rag")[0].rendered(TALK, None)
+
+
+def test_a_template_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}!")
+    for own in (None, "", NAMED):
+        assert made(own, chat_template=str(tmp_path / "t.jinja"))[0].rendered(TALK[:1], None) == "hello there!"
+    with pytest.raises(DataError, match="chat_template is 7; name one of the model's templates"):
+        made(NAMED, chat_template=7)
 
 
 # -- in a session --------------------------------------------------------------------------------------

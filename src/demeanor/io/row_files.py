@@ -22,6 +22,7 @@ from ..errors import DataError
 TEXT = "utf-8-sig"  # UTF-8, with or without a byte order mark
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # such a file is told by its encoding
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 WRAPPERS = ("data", "rows", "examples", "items", "records", "instances", "samples", "prompts", "train")  # of a list in a JSON object
 SAVED = ("state.json", "dataset_dict.json")  # in a folder that `datasets` saved
 NO_TEXT = (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".arrow", ".feather", ".zip", ".tar", ".tgz", ".zst", ".pdf", ".docx")
@@ -116,7 +117,7 @@ def _json_objects(text: str) -> list[Any] | None:
 
 
 def _read_jsonl(file: TextIO, path: Path) -> list[Any]:
-    rows = []
+    rows: list[Any] = []
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:
@@ -130,7 +131,11 @@ def _read_tsv(file: TextIO, path: Path) -> list[Any]:
     return _read_csv(file, path, "\t")
 
 
-def _read_csv(file: TextIO, path: Path, delimiter: str = ",") -> list[Any]:
+def _read_csv(file: TextIO, path: Path, delimiter: str | None = None) -> list[Any]:
+    if delimiter is None:  # where a comma is a decimal point, spreadsheets write semicolons
+        heading = file.readline()
+        file.seek(0)
+        delimiter = next((sign for sign in (",", ";", "\t") if sign in heading), ",")
     lines = _cells(file, path, delimiter)
     header = next(lines, [])
     twice = next((name for name in header if header.count(name) > 1), None)
@@ -139,7 +144,7 @@ def _read_csv(file: TextIO, path: Path, delimiter: str = ",") -> list[Any]:
     rows = []
     for number, cells in enumerate(lines, start=1):
         if len(cells) != len(header):
-            fix = "close its quotes" if any("\n" in cell for cell in cells) else f"quote {'tabs' if delimiter != ',' else 'commas'} inside a field"
+            fix = "close its quotes" if any("\n" in cell for cell in cells) else f"quote {SEPARATORS[delimiter]} inside a field"
             raise DataError(f"{path}, row {number} has more or fewer fields than the header line; {fix}.")
         rows.append(dict(zip(header, cells)))
     return rows

@@ -155,6 +155,6 @@ class Session(LanguageModel):
         facts = {
             "type": self.layout.model_type, "layers": self.layout.n_layers, "d_model": self.layout.d_model, "vocabulary": self.vocabulary,
             "weights": f"{self.dtype_name} on {self.device}", "structure": f"{self.layout.hash}, proven to {self.layout.worst_residual:.0e}",
-            "chat template": "yes" if self.has_template else "none", "longest": self.longest or "not told",
+            "chat template": "yes" if self.tokenizer.chat_template is not None else "none", "longest": self.longest or "not told",
         }  # fmt: skip
         return object_html(f"Session {self.name}", facts)

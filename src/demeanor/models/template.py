@@ -16,12 +16,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
 from ..errors import DataError
-from ..io.display import brief
+from ..io.display import brief, shown
 from ..io.limit import Endless, limited
 from .thinking import spoken
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Turn = tuple[str, str]  # (role, content)
 Messages = list[dict[str, Any]]
 
-CHOICE = "chat_template"  # the argument that names one of several templates, or is one
+CHOICE = "chat_template"  # the argument that names one of several templates, or a file of one, or is one
 WRITTEN = 1_000_000  # most characters that a template adds to what was said
 OWN_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # of transformers, around what the assistant says; jinja does not know it
 REPEATED = 100_000  # longest text or list that a template may make by a multiplication that it spells out
@@ -67,7 +68,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, arguments: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         self.tokenizer, self.name, self.tell = tokenizer, name, tell
-        self.choice = arguments.get(CHOICE)
+        self.choice = _choice(arguments.get(CHOICE))
         self.arguments = {key: value for key, value in arguments.items() if key != CHOICE}
         self._forms: dict[tuple[str, tuple[str, ...], bool], Form] = {}
         self._checked: set[str] = set()
@@ -77,10 +78,10 @@ class ChatTemplate:
         """The template itself; None where the model has none. DataError where there are several and none is chosen."""
         own: Any = self.tokenizer.chat_template
         if not isinstance(own, Mapping):
-            return own if self.choice is None else str(self.choice)
-        if self.choice is not None and "{" in str(self.choice):
-            return str(self.choice)
-        chosen = "default" if self.choice is None else str(self.choice)
+            return own if self.choice is None else self.choice
+        if self.choice is not None and "{" in self.choice:
+            return self.choice
+        chosen = self.choice or "default"
         if chosen not in own:
             what = "none of them is the default" if self.choice is None else f"none of them is {chosen!r}"
             raise DataError(
@@ -99,6 +100,10 @@ class ChatTemplate:
         """A conversation that ends with the user, as messages that the template takes."""
         return self._form_of(turns, system).messages(turns, system)
 
+    def answer(self, turns: Sequence[Turn], system: str | None, reply: str) -> Messages:
+        """A reply to such a conversation, as messages that the template takes."""
+        return self._form_of(turns, system).messages([("assistant", reply)], None)
+
     def rendered(self, turns: Sequence[Turn], system: str | None) -> str:
         """A conversation up to where a reply begins, or up to the end of a reply where that is its last turn.
 
@@ -111,7 +116,7 @@ class ChatTemplate:
         if lost is not None:
             raise DataError(
                 f"The chat template of {self.name} does not write what the {lost[0]} says ({brief(lost[1], 40)!r}); "
-                f"correct the template, or give another with --chat-template-arg {CHOICE}=TEMPLATE."
+                f"correct the template, or give another with --chat-template-arg {CHOICE}=FILE."
             )
         return text if replied else text + form.header
 
@@ -143,7 +148,7 @@ class ChatTemplate:
                 return Form(form.parts, form.system_in_user, self._header(form, marks, above, text))
             failure = failure or DataError(
                 f"The chat template of {self.name} does not write what the {lost[0] if lost else 'user'} says; "
-                f"correct the template, or give another with --chat-template-arg {CHOICE}=TEMPLATE."
+                f"correct the template, or give another with --chat-template-arg {CHOICE}=FILE."
             )
         assert failure is not None
         raise failure
@@ -162,6 +167,7 @@ class ChatTemplate:
         if not whole.startswith(opened) or not found:
             self.tell(f"The chat template of {self.name} has no generation prompt, and its replies do not show one; prompts end as it writes them.")
             return ""
+        header = header.rstrip(" ")  # tokenizers write the space before a word with the word
         if not header.strip():
             return ""
         self.tell(f"The chat template of {self.name} has no generation prompt; prompts end with the header of its replies, {header!r}.")
@@ -195,12 +201,25 @@ class ChatTemplate:
             return
         try:
             tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(OWN_TAG.sub("", template))
-        except TemplateSyntaxError:
+        except (TemplateSyntaxError, RecursionError):
             return  # transformers says what is wrong with it
         factors = [side for node in tree.find_all(nodes.Mul) for side in (node.left, node.right) if isinstance(side, nodes.Const)]
         if next(tree.find_all(nodes.Pow), None) or any(isinstance(one.value, int) and one.value > REPEATED for one in factors):
             raise DataError(f"The chat template of {self.name} computes with powers or huge factors, which no prompt needs; correct the template.")
         self._checked.add(template)
+
+
+def _choice(value: object) -> str | None:
+    """The argument `chat_template`: a name, a template, or the text of the file that it names. DataError for what is no text."""
+    if value is None or (isinstance(value, str) and "{" in value):
+        return value
+    if not isinstance(value, str):
+        raise DataError(f"{CHOICE} is {shown(value)}; name one of the model's templates, or a file that holds one.")
+    path = Path(value)
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else value
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The chat template {path} cannot be read: {error}.") from error
 
 
 def _lost(text: str, said: Sequence[Turn]) -> Turn | None:

@@ -62,6 +62,6 @@ def _row(session: Session, pair: Pair) -> dict[str, Any]:
     prompt = as_messages(session, pair.prompt)
     if isinstance(prompt, str):
         return {"prompt": prompt, "chosen": f"\n{pair.chosen}", "rejected": f"\n{pair.rejected}"}
-    chosen, rejected = ([{"role": "assistant", "content": reply}] for reply in (pair.chosen, pair.rejected))
+    chosen, rejected = (session.template.answer(pair.prompt.messages, pair.prompt.system, reply) for reply in (pair.chosen, pair.rejected))
     template = {"chat_template_kwargs": session.template.arguments} if session.template.arguments else {}
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **template}
