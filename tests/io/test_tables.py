@@ -14,7 +14,7 @@ import pytest
 
 import demeanor as dm
 from demeanor.errors import DataError
-from demeanor.io.tables import read_rows
+from demeanor.io.row_files import read_rows
 
 COLOURS = ["red", "blue", "red", "green", "blue", "red"]
 ROWS = [

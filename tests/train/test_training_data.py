@@ -124,6 +124,53 @@ def test_pairs_in_every_form(tmp_path: Path) -> None:
     assert pair.prompt.system == "be brief ."
 
 
+SAME_PAIRS = [
+    {"system": "be brief", "question": "q", "chosen": "a", "rejected": "b"},
+    {"system_prompt": "be brief", "instruction": "q", "input": "", "chosen_response": "a", "rejected_response": "b"},
+    {"system": "be brief", "query": "q", "prompt": "q", "preferred": "a", "dispreferred": "b"},
+    {"prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "q"}]}], "chosen": "a", "rejected": "b"},
+]
+
+
+@pytest.mark.parametrize("row", SAME_PAIRS)
+def test_pairs_whose_columns_are_called_as_published_data_call_them(tmp_path: Path, row: dict[str, Any]) -> None:
+    (pair,) = read_pairs([str(write(tmp_path / "pairs.jsonl", [row]))], 0)
+    assert (pair.prompt.system, pair.prompt.text, pair.chosen, pair.rejected) == ("be brief", "q", "a", "b")
+
+
+def test_pairs_whose_columns_are_named(tmp_path: Path) -> None:
+    row = {"ask": {"text": "q"}, "yes": "a", "no": "b", "prompt": "not this", "tone": ""}
+    named = {"prompt": "ask.text", "chosen": "yes", "rejected": "no", "system": "tone"}
+    data = str(write(tmp_path / "pairs.jsonl", [row]))
+    (pair,) = read_pairs([data], 0, named)
+    assert (pair.prompt.system, pair.prompt.text, pair.chosen, pair.rejected) == (None, "q", "a", "b")
+    with pytest.raises(DataError, match="has no column 'nothing'; it has"):
+        read_pairs([data], 0, {**named, "prompt": "nothing"})
+    with pytest.raises(DataError, match="'promt' is nothing that a pair has; name the column of prompt, chosen"):
+        read_pairs([data], 0, {"promt": "ask"})
+
+
+def test_a_pair_with_two_columns_that_may_be_its_prompt_is_refused(tmp_path: Path) -> None:
+    data = str(write(tmp_path / "pairs.jsonl", [{"instruction": "sort", "input": "3 1 2", "chosen": "a", "rejected": "b"}]))
+    with pytest.raises(DataError, match=r"may have the prompt in instruction or input; say which with --column prompt=instruction"):
+        read_pairs([data], 0)
+
+
+@pytest.mark.parametrize("content", ["", " ", None, []])
+def test_an_empty_system_message_in_training_data_is_none(tmp_path: Path, content: object) -> None:
+    system, user = {"role": "system", "content": content}, {"role": "user", "content": "q"}
+    (pair,) = read_pairs([str(write(tmp_path / "pairs.jsonl", [{"prompt": [system, user], "chosen": "a", "rejected": "b"}]))], 0)
+    (talk,) = read_texts([str(write(tmp_path / "texts.jsonl", [{"messages": [system, user, {"role": "assistant", "content": "a"}]}]))], 0)
+    assert isinstance(talk, Conversation)
+    assert (pair.prompt.system, talk.system) == (None, None)
+
+
+def test_the_columns_of_pairs_are_an_option(demeanor: Any, tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [{"ask": "q", "chosen": "a", "rejected": "b"}])
+    ended = demeanor("train", "heal", "organism", "--pairs", data, "--column", "prompt=asked", "-b", "refusal", "-o", tmp_path / "out")
+    assert "has no column 'asked'; it has 'ask', 'chosen', 'rejected'" in ended.sentence
+
+
 def test_sources_are_mixed_by_weight() -> None:
     a, b = [f"a{number}" for number in range(100)], [f"b{number}" for number in range(40)]
     assert sorted(mixed([("a", None, a), ("b", None, b)], 0)) == sorted(a + b)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ..errors import DataError
-from ..io.display import brief, object_html
+from ..io.display import brief, object_html, shown
 from ..io.registry import file_and_name
 from ..progress import warn
 from .audience import CALLED, Audience, LoadedModel, audience_of
@@ -185,10 +185,13 @@ def _paired(shows: Sequence[Prompt], lacks: Sequence[Prompt], where: str) -> dic
     """Both sets with the rows of a pair in the same split, every pair once."""
     if len(shows) != len(lacks):
         raise DataError(f"{where}: pairs needs as many rows in lacks as in shows; there are {len(lacks)} and {len(shows)}.")
-    both = dict.fromkeys((one, replace(other, pair=one.pair or one.messages)) for one, other in zip(shows, lacks))
+    pairs = [(one, replace(other, pair=one.pair or one.messages)) for one, other in zip(shows, lacks)]
+    both: dict[Any, tuple[Prompt, Prompt]] = {}
+    for pair in pairs:
+        both.setdefault(tuple((prompt.key, prompt.reply, prompt.answer) for prompt in pair), pair)
     if len(both) < len(shows):
         warn(f"{where}: {len(shows) - len(both)} of {len(shows)} pairs repeat another and are counted once.")
-    return {"shows": tuple(one for one, _ in both), "lacks": tuple(other for _, other in both)}
+    return {"shows": tuple(one for one, _ in both.values()), "lacks": tuple(other for _, other in both.values())}
 
 
 # Sets that say opposite things of the same prompt.
@@ -197,11 +200,11 @@ _APART: tuple[tuple[SetName, SetName], ...] = (("shows", "lacks"), ("shows", "gu
 
 def _refuse_overlap(sets: Mapping[SetName, tuple[Prompt, ...]], where: str) -> None:
     for one, other in _APART:
-        known = {(prompt.system, prompt.messages, prompt.reply) for prompt in sets[one]}
-        both = [prompt for prompt in sets[other] if (prompt.system, prompt.messages, prompt.reply) in known]
+        known = {(prompt.key, prompt.reply) for prompt in sets[one]}
+        both = [prompt for prompt in sets[other] if (prompt.key, prompt.reply) in known]
         if both:
             raise DataError(
-                f"{where}: {both[0].text!r} stands in both {one} and {other} ({len(both)} such in all); keep a prompt in one of them."
+                f"{where}: {shown(both[0].text)} stands in both {one} and {other} ({len(both)} such in all); keep a prompt in one of them."
             )
 
 
@@ -211,6 +214,6 @@ def _tell_half_replies(sets: Mapping[SetName, tuple[Prompt, ...]], where: str) -
     without = [prompt for prompt in prompts if prompt.reply is None]
     if 0 < len(without) < len(prompts):
         warn(
-            f"{where}: {len(without)} of {len(prompts)} rows in shows and lacks have no reply ({without[0].text!r}, for one), so the replies of"
+            f"{where}: {len(without)} of {len(prompts)} rows in shows and lacks have no reply ({shown(without[0].text)}, for one), so the replies of"
             " the others are not used."
         )

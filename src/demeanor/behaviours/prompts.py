@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import DataError, mistaken
-from ..io.display import brief
-from ..io.tables import value_of
+from ..io.display import shown
+from ..io.tables import content_of, value_of
 from ..progress import warn
 
 Split = Literal["train", "val", "test"]
@@ -40,9 +41,11 @@ class Prompt:
     pair: tuple[Message, ...] | None = None  # what decides its split instead: the prompt it corresponds to, or its own reply
 
     def __post_init__(self) -> None:
+        if self.system is not None and isinstance(self.system, str) and not self.system.strip():
+            object.__setattr__(self, "system", None)  # an empty system prompt is none
         if not isinstance(self.messages, tuple) or not all(_is_message(message) for message in self.messages):
             raise DataError(
-                f"The messages of a Prompt are a tuple of (role, text), not {brief(repr(self.messages))}; a single text is made one by Prompt.of(text)."
+                f"The messages of a Prompt are a tuple of (role, text), not {shown(self.messages)}; a single text is made one by Prompt.of(text)."
             )
 
     @classmethod
@@ -66,10 +69,24 @@ class Prompt:
         return "train" if share < TRAIN_SHARE else "val" if share < TRAIN_SHARE + VAL_SHARE else "test"
 
     @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes it the same prompt as another: who says what under which system prompt, however it is typed."""
+        return (_alike_text(self.system or ""), _alike(self.messages))
+
+    @property
     def share(self) -> float:
         """The hash behind the split, from 0 to 1."""
-        key = json.dumps([None, self.pair or self.messages], ensure_ascii=False)  # None: so that places never change
+        key = json.dumps([None, _alike(self.pair or self.messages)], ensure_ascii=False)  # None: so that places never change
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def _alike_text(text: str) -> str:
+    """The same for texts that look the same: space around them and how Unicode composes letters do not count."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _alike(messages: Iterable[Message]) -> tuple[Message, ...]:
+    return tuple((role, _alike_text(text)) for role, text in messages)
 
 
 def _is_message(message: object) -> bool:
@@ -120,12 +137,12 @@ def prompts_from_rows(rows: Sequence[Any] | Mapping[int, Any], columns: Columns,
 
 def asked(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Every prompt once, whatever replies came with it."""
-    return list({(prompt.system, prompt.messages): prompt for prompt in prompts}.values())
+    return list({prompt.key: prompt for prompt in prompts}.values())
 
 
 def distinct(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
     """Repeated prompts once, counted aloud. The same prompt with another reply is another row of data."""
-    kept = {(prompt.system, prompt.messages, prompt.reply): prompt for prompt in prompts}
+    kept = {(prompt.key, prompt.reply): prompt for prompt in prompts}
     if len(kept) < len(prompts):
         warn(f"{where}: {len(prompts) - len(kept)} of {len(prompts)} prompts repeat another and are counted once.")
     return tuple(kept.values())
@@ -175,7 +192,7 @@ def _cell(row: dict[str, Any], column: str | None, where: str) -> str | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:
-        raise DataError(f"{where}, column {column!r} holds {value!r}, which is not text.")
+        raise DataError(f"{where}, column {column!r} holds {shown(value)}, which is not text.")
     # Where a column has gaps, readers make 7 a 7.0.
     return _text(str(int(value) if isinstance(value, float) and value.is_integer() else value), where)
 
@@ -188,16 +205,24 @@ def _text(value: str, where: str) -> str:
     return value
 
 
+def _empty(content: Any) -> bool:
+    return not content or (isinstance(content, str) and not content.strip())
+
+
 def _conversation(messages: list[Any], rest: dict[str, Any], where: str) -> Prompt:
     turns: list[tuple[Any, str]] = []
     for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message["content"].strip():
+        content = content_of(message.get("content"), where) if isinstance(message, dict) else None
+        if not turns and isinstance(message, dict) and message.get("role") == "system" and _empty(content):
+            content = ""
+        elif not isinstance(content, str) or not content.strip():
             raise DataError(f"{where}: every message needs a role and a content that is text.")
-        turns.append((message.get("role"), _text(message["content"], where)))
+        turns.append((message.get("role"), _text(content, where)))
     if turns and turns[0][0] == "system":
-        rest = {**rest, "system": turns.pop(0)[1]}
+        own = turns.pop(0)[1]
+        rest = {**rest, "system": own if own.strip() else rest["system"]}
     wrong = next((role for role, _ in turns if role not in ROLES), None)
     if wrong is not None or not turns or turns[-1][0] != "user":
-        told = f"has the role {wrong!r}; roles are" if wrong is not None else "must end with a user message; roles are"
+        told = f"has the role {shown(wrong)}; roles are" if wrong is not None else "must end with a user message; roles are"
         raise DataError(f"{where}: a conversation {told} system (first), user and assistant.")
     return Prompt(messages=tuple(turns), **rest)

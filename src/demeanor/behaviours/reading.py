@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DataError, did_you_mean, mistaken
+from ..io.yaml_files import read_yaml
 from .audience import Audience, LoadedModel, audience_of
 from .definition import Behaviour, behaviour_of, beside, file_of
 from .preset import Preset, preset_file, presets
@@ -76,17 +75,6 @@ def _of_question(question: str) -> Behaviour | Preset:
     return Preset(question, f"behaviour(question={question!r})", read) if question.strip() in question_presets() else read("public")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which plain YAML silently takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice!r} is given twice", problem_mark=node.start_mark)
-        return dict(super().construct_mapping(node, deep))
-
-
 def read_file(path: Path) -> Behaviour:
     """The behaviour that a YAML file describes. Raises DataError for the first thing that is wrong with it or with its data."""
     return behaviour_of(_values(path), path.parent, str(path))
@@ -95,10 +83,9 @@ def read_file(path: Path) -> Behaviour:
 def _values(path: Path) -> dict[str, Any]:
     """What stands in a behaviour file, by key."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
-        raise DataError(f"{path} is not valid YAML: {told} (texts with signs such as ? : # , are written in quotes).") from error
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid YAML: {error} (texts with signs such as ? : # , are written in quotes).") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold a mapping with name, shows and lacks.")
     return values

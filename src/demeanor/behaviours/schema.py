@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from ..io.tables import dataset_rows, read_rows, selected
+from ..io.row_files import read_rows
+from ..io.tables import dataset_rows, selected
 from .prompts import Columns, Prompt, prompts_from_rows
 from .questions import Question
 

@@ -13,13 +13,13 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 import typer
-import yaml
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from ..errors import DataError
 from ..io.plan import BasePlan, Flag, read_values, unknown_option
+from ..io.yaml_files import read_yaml
 from ..models import Loading
 
 PANELS: Mapping[type[BasePlan], str] = {Loading: "Loading the model"}
@@ -168,4 +168,7 @@ def _value(field: FieldInfo, given: Any) -> Any:
     wrong = next((key for key, sign, _ in pairs if not sign or not key), None)
     if wrong is not None:
         raise DataError(f"{wrong!r} is no KEY=VALUE; write it so, such as enable_thinking=false.")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+    try:
+        return {key: read_yaml(value) for key, _, value in pairs}
+    except ValueError as error:
+        raise DataError(f"The value in {' '.join(given)} is not valid YAML: {error}.") from error

@@ -11,7 +11,8 @@ import typer
 from ..detect.judge import judge as judge_replies
 from ..errors import DataError
 from ..io.atomic import new_file, refuse_folder
-from ..io.tables import read_rows, value_of
+from ..io.row_files import read_rows
+from ..io.tables import value_of
 from ..models.thinking import spoken
 from ..progress import say
 from .options import AsJson, MaybeTarget, print_json
@@ -20,7 +21,7 @@ COLUMNS = ("label", "probability", "evidence")
 
 
 def judge(
-    file: Annotated[Path, typer.Argument(help="CSV, JSON, JSONL, Parquet or text file with a reply a row.")],
+    file: Annotated[Path, typer.Argument(help="File with a reply a row: CSV, TSV, JSON, JSON lines, Parquet or text.")],
     column: Annotated[str, typer.Option(help="Column of replies.")] = "reply",
     prompt: Annotated[Optional[str], typer.Option(help="Column of prompts, where there is one: it helps.", show_default=False)] = None,
     target: MaybeTarget = None,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..behaviours import Prompt
 from ..errors import DataError
-from ..io.tables import TEXT
+from ..io.row_files import TEXT
 from .matches import spaced_words
 from .registry import detector
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 LONGEST = 60  # characters of a name or a prompt in one line
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = LONGEST
 
 
 def brief(text: object, longest: int = LONGEST) -> str:
     """A text in one line of at most `longest` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}\u2026"
+
+
+def shown(value: object, longest: int = LONGEST) -> str:
+    """A value of the user's as a message shows it: its beginning, whatever it holds and however deep."""
+    return brief(_SHORT.repr(value), longest)
 
 
 def table_html(headings: Iterable[str], body: Iterable[tuple[str, Iterable[tuple[str, str]]]], kind: str = "figures") -> str:

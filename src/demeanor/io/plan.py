@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import DataError
+from .display import shown
+from .yaml_files import read_yaml
 
 PLAN = "plan.yaml"  # in the folder of a run or a training
 NAMED = re.compile(r"`(\w+)`")  # a field in the message of a validator
@@ -81,11 +83,11 @@ def read_values(path: Path) -> dict[str, Any]:
     """The options in a YAML file; the folder of a run stands for the plan in it. DataError where it holds none."""
     file = path / PLAN if path.is_dir() else path
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"The plan file {file} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        raise DataError(f"{file} is not valid YAML: {error}.") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise DataError(f"{file} holds no options; write one a line, as NAME: VALUE.")
     return values
@@ -108,7 +110,7 @@ def _sentence(error: ValidationError, where: str, names: Mapping[str, str], know
     elif first["type"] == "missing":
         wrong = f"{place} is missing; give it"
     elif message.startswith("Input should"):
-        wrong = f"{place} {message.removeprefix('Input ')}, not {repr(first['input'])[:40]}"
+        wrong = f"{place} {message.removeprefix('Input ')}, not {shown(first['input'], 40)}"
     else:
         message = NAMED.sub(lambda name: names.get(name[1], name[1]), message)
         wrong = f"{place}{': ' if place else ''}{message[0].lower()}{message[1:]}"

@@ -1,45 +1,28 @@
-"""Where prompts come from: files, Parquet, and data sets of the Hub, as rows (texts, or mappings from column to value).
+"""Rows (texts, or mappings from column to value): those of data sets of the Hub, their cells, and which of them are used.
 
 Every row is kept or the source is refused; rows that a `where` leaves out are counted aloud.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
 from ..errors import DataError
 from ..progress import muted, say
+from .display import LONGEST, shown
+from .row_files import is_saved, saved_rows
 
-TEXT = "utf-8-sig"  # UTF-8, with or without a byte order mark
 MIRROR = "DEMEANOR_DATASETS"  # a folder that holds data sets as owner/name, looked at before the Hub
+TEXT_PARTS = ("text", "input_text", "output_text")  # kinds of content parts that are texts
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-
-
-def read_rows(path: Path) -> list[Any]:
-    """Every row of a JSON, JSONL, CSV, text or Parquet file, in order."""
-    if not path.is_file():
-        raise DataError(f"The file {path} does not exist; paths in a behaviour file are relative to that file.")
-    if path.suffix.lower() == ".parquet":
-        return _read_parquet(path)
-    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_text}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} is not a kind of file that can be read; use one of {', '.join(readers)}, .parquet.")
-    try:
-        with path.open(encoding=TEXT, newline="" if path.suffix.lower() == ".csv" else None) as file:
-            return reader(file, path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
 
 
 def dataset_rows(name: str, subset: str | None, split: str, revision: str | None) -> list[Any]:
@@ -56,6 +39,8 @@ def dataset_rows(name: str, subset: str | None, split: str, revision: str | None
         )
     if name.count("/") != 1:
         raise DataError(f"{name!r} is not a data set; its Hub id has the form owner/name.")
+    if local is not None and subset is None and is_saved(local):
+        return saved_rows(local, split)
     try:
         with muted_datasets():  # retries and bars; what comes of it is told below
             columns = load_dataset(str(local or name), subset, split=split, revision=None if local else revision)[:]
@@ -96,7 +81,7 @@ def selected(rows: Sequence[Any], where: Mapping[str, Any], limit: int | None, s
         holds = _condition(wanted, source)
         kept = {number: row for number, row in kept.items() if holds(value_of(row, column, f"{source}, row {number}"))}
     if where and rows:
-        conditions = " and ".join(f"{column}: {wanted}" for column, wanted in where.items())
+        conditions = " and ".join(f"{column}: {wanted if isinstance(wanted, str) else shown(wanted)}" for column, wanted in where.items())
         if not kept:
             raise DataError(f"{source}: none of {len(rows)} rows has {conditions}; correct `where`.")
         say(f"{source}: {len(kept)} of {len(rows)} rows have {conditions}.")
@@ -117,24 +102,39 @@ def value_of(row: Any, column: str, source: str) -> Any:
     return value
 
 
+def content_of(value: Any, where: str) -> Any:
+    """The content of a message: the texts of a list of parts as one text, anything else as it is. DataError for a part that is no text."""
+    if not isinstance(value, list) or not value:
+        return value
+    texts = []
+    for part in value:
+        kind = part.get("type") or "text" if isinstance(part, Mapping) else "text"
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if kind not in TEXT_PARTS or not isinstance(text, str):
+            what = shown(part) if kind in TEXT_PARTS else repr(kind)[:LONGEST]
+            raise DataError(f"{where}: a message holds a part that is not text ({what}), and only text can be given to a model here; leave it out.")
+        texts.append(text)
+    return "\n".join(texts)
+
+
 def _condition(wanted: Any, source: str) -> Callable[[Any], bool]:
     if isinstance(wanted, list):
         return lambda value: any(_same(value, one) for one in wanted)
     if isinstance(wanted, dict):
-        raise DataError(f'{source}: {wanted!r} in `where` is no condition; use a value, a list of values, or a comparison such as "> 0.5".')
+        raise DataError(f'{source}: {shown(wanted)} in `where` is no condition; use a value, a list of values, or a comparison such as "> 0.5".')
     if isinstance(wanted, str) and wanted.lstrip().startswith("!="):
         unwanted = wanted.lstrip()[2:].strip()
         return lambda value: not _same(value, unwanted)
     compared = re.fullmatch(r"\s*(>=|<=|>|<)\s*([-+.\d].*)", wanted) if isinstance(wanted, str) else None
     if compared is None and isinstance(wanted, str) and wanted.lstrip().startswith((">", "<", "=")):
         raise DataError(
-            f'{source}: {wanted!r} in `where` compares with no number; write the value alone, "!= value", or a comparison such as "> 0.5".'
+            f'{source}: {shown(wanted)} in `where` compares with no number; write the value alone, "!= value", or a comparison such as "> 0.5".'
         )
     if compared is None:
         return lambda value: _same(value, wanted)
     compare, number = COMPARISONS[compared[1]], _number(compared[2])
     if number is None:
-        raise DataError(f"{source}: {wanted!r} in `where` compares with {compared[2]!r}, which is not a number.")
+        raise DataError(f"{source}: {shown(wanted)} in `where` compares with {compared[2]!r}, which is not a number.")
     bound = number
     return lambda value: (number := _number(value)) is not None and compare(number, bound)
 
@@ -152,54 +152,3 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
 
-
-def _read_parquet(path: Path) -> list[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[Any] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from error
-    return rows
-
-
-def _read_json(file: TextIO, path: Path) -> list[Any]:
-    try:
-        rows = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path} must hold a JSON list of prompts or objects, not {type(rows).__name__}.")
-    return rows
-
-
-def _read_jsonl(file: TextIO, path: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number} is not valid JSON: {error}.") from error
-    return rows
-
-
-def _read_csv(file: TextIO, path: Path) -> list[Any]:
-    try:
-        reader = csv.DictReader(file)
-        header = list(reader.fieldnames or [])
-        rows = list(reader)
-    except csv.Error as error:
-        raise DataError(f"{path} is not a CSV file that can be read: {error}.") from error
-    twice = next((name for name in header if header.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{path} has two columns named {twice!r}; rename one of them.")
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise DataError(f"{path}, row {number} has more or fewer fields than the header line; quote commas inside a field.")
-    return rows
-
-
-def _read_text(file: TextIO, path: Path) -> list[Any]:
-    return [line.rstrip("\n") for line in file if line.strip()]

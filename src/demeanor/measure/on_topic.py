@@ -23,8 +23,8 @@ def on_topic(
     The others are taken from `against`, or from the prompts themselves. None where all are alike, so that there is nothing to
     compare with; an empty reply is on no topic.
     """
-    keys = [(prompt.system, prompt.messages) for prompt in prompts]
-    first = {(prompt.system, prompt.messages): prompt for prompt in [*against, *prompts]}
+    keys = [prompt.key for prompt in prompts]
+    first = {prompt.key: prompt for prompt in [*against, *prompts]}
     distinct = list(first)
     if len(distinct) < 2:
         return None

@@ -31,7 +31,7 @@ class Loading(BasePlan):
     load_in_8bit: bool = Field(default=False, description="linear weights in 8 bits (bitsandbytes; the extra quant)")
     trust_remote_code: bool = Field(default=False, description="permission to run code that comes with the model; read it first")
     chat_template_args: dict[str, Any] = Field(
-        default_factory=dict, description="argument of the chat template, such as enable_thinking=false; repeat for several"
+        default_factory=dict, description="argument of the chat template, such as enable_thinking=false, or chat_template=NAME (of several) or FILE; repeat for several"
     )
     reply_tokens: int = Field(default=REPLY_TOKENS, ge=1, description="longest reply, in tokens; models that think need hundreds")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 from ..behaviours import Prompt, as_prompt
 from ..errors import DataError, ModelError
 from ..progress import warn
+from .template import ChatTemplate, Messages
 from .thinking import kept_tokens
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ class Texts:
         self.model: Any = model  # of transformers, whose classes do not say what their modules are
         self.tokenizer, self.name, self.chat_template_args = tokenizer, name, dict(chat_template_args or {})
         self._said: set[str] = set()
+        self._template = ChatTemplate(tokenizer, name, self.chat_template_args, self._say_once)
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
         self._thinking_tokens = {special[token] for token in kept_tokens(special)}
         self.pad_id = pad_of(tokenizer)
@@ -40,39 +40,30 @@ class Texts:
         longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if longest is None else int(longest)
 
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template of the tokenizer that is in force."""
+        if self._template.tokenizer is not self.tokenizer:
+            self._template = ChatTemplate(self.tokenizer, self.name, self.chat_template_args, self._say_once)
+        return self._template
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts come through a chat template; they are plain text otherwise."""
+        return self.template.text is not None
+
     def render(self, prompt: str | Prompt) -> str:
         """The prompt as the model sees it, ready for the reply (plus any prefill)."""
         prompt = as_prompt(prompt)
-        if self.tokenizer.chat_template is None:
+        if not self.has_template:
             self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
             texts = ([prompt.system] if prompt.system else []) + [content for _, content in prompt.messages]
             return "\n".join(texts) + prompt.prefill
-        return self._template(self.messages(prompt)) + prompt.prefill
+        return self.template.rendered(prompt.messages, prompt.system) + prompt.prefill
 
-    def messages(self, prompt: Prompt) -> list[dict[str, str]]:
+    def messages(self, prompt: Prompt) -> Messages:
         """The prompt as messages that the chat template takes."""
-        messages = [{"role": role, "content": content} for role, content in prompt.messages]
-        return self._with_system(messages, prompt.system) if prompt.system else messages
-
-    def _template(self, messages: list[dict[str, str]]) -> str:
-        try:
-            return self.apply_template(messages)
-        except TemplateError as error:
-            raise DataError(f"The chat template of {self.name} refuses these messages: {error}.") from error
-
-    def apply_template(self, messages: list[dict[str, str]], opened: bool = True) -> str:
-        """The messages as the chat template writes them, up to where a reply begins unless `opened` is false."""
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened, **self.chat_template_args))
-
-    def _with_system(self, messages: list[dict[str, str]], system: str) -> list[dict[str, str]]:
-        with_system = [{"role": "system", "content": system}, *messages]
-        try:
-            self.apply_template(with_system)
-            return with_system
-        except TemplateError:
-            self._say_once(f"The chat template of {self.name} has no system role; system prompts open the first user message.")
-            first = {"role": messages[0]["role"], "content": f"{system}\n\n{messages[0]['content']}"}
-            return [first, *messages[1:]]
+        return self.template.messages(prompt.messages, prompt.system)
 
     def encode(self, prompt: str | Prompt) -> list[int]:
         """Token ids of the rendered prompt; the template writes its own special tokens, so none are added to it."""
@@ -81,9 +72,15 @@ class Texts:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"The prompt {text[:40]!a} is not valid Unicode text; correct its encoding.") from error
-        ids = list(self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None)["input_ids"])
+        ids = self.encode_reply(text) if self.has_template else self.encode_opened(text)
         self._refuse_too_long(ids, text)
         return ids
+
+    def encode_opened(self, text: str) -> list[int]:
+        """Token ids of a text with what the tokenizer opens texts with, and without what it ends them with."""
+        bare, ids = self.encode_reply(text), list(self.tokenizer(text)["input_ids"])
+        starts = [start for start in range(len(ids) - len(bare) + 1) if bare and ids[start : start + len(bare)] == bare]
+        return ids[: starts[0] + len(bare)] if starts else ids
 
     def _refuse_too_long(self, ids: Sequence[int], text: str | None = None) -> None:
         """DataError, with the beginning of the text, for more tokens than the model takes; ModelError for tokens it does not know."""
@@ -111,11 +108,10 @@ class Texts:
 
     def after_reply(self, text: str) -> str:
         """What stands between the end of a reply and the next one when a user says `text`: a template's turns, or plain text."""
-        if self.tokenizer.chat_template is None:
+        if not self.has_template:
             self._say_once(f"{self.name} has no chat template; prompts are given to it as plain text.")
             return f"\n{text}"
-        messages = [("user", "a"), ("assistant", MARK), ("user", text)]
-        return self._template([{"role": role, "content": content} for role, content in messages]).partition(MARK)[2]
+        return self.render(Prompt(messages=(("user", "a"), ("assistant", MARK), ("user", text)))).partition(MARK)[2]
 
     def template_length(self) -> int:
         """How many tokens the template puts after a user's message: the positions at which a prompt can be read."""

@@ -29,7 +29,7 @@ class Pair:
     def to_json(self, session: Session) -> dict[str, Any]:
         """As preference trainers read it: messages where the model has a chat template, texts where it has none."""
         scores = {"score_chosen": self.chosen_score, "score_rejected": self.rejected_score}
-        if session.tokenizer.chat_template is None:
+        if not session.has_template:
             return {"prompt": session.render(self.prompt), "chosen": self.chosen, "rejected": self.rejected, **scores}
         system = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
         messages = system + [{"role": role, "content": content} for role, content in self.prompt.messages]

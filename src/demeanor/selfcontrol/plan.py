@@ -15,7 +15,7 @@ from ..behaviours.prompts import Columns, Split, prompts_from_rows
 from ..detect import check_detector
 from ..errors import DataError
 from ..io.plan import BasePlan, Flag
-from ..io.tables import read_rows
+from ..io.row_files import read_rows
 from ..models import Session
 from ..models.plan import BEHAVIOUR_HELP, ModelPlan
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from ..behaviours import Prompt
 from ..errors import DataError
 from ..models.session import Session
+from ..models.template import Messages
 from ..progress import warn
 from ..runtime.batches import Batch
 
@@ -60,11 +59,11 @@ def learned(session: Session, conversation: Conversation) -> tuple[list[int], li
         stop = start_of_content + len(content)
         stop += next((len(token) for token in ends if text.startswith(token, stop)), 0)
         for piece, kept in ((text[at:start], False), (text[start:stop], True)):
-            tokens = list(session.tokenizer(piece, add_special_tokens=not ids and session.tokenizer.chat_template is None)["input_ids"])
+            tokens = session.encode_reply(piece) if ids or session.has_template else session.encode_opened(piece)
             ids += tokens
             labels += tokens if kept else [IGNORED] * len(tokens)
         at = stop
-    if session.tokenizer.chat_template is None and session.tokenizer.eos_token_id is not None:
+    if not session.has_template and session.tokenizer.eos_token_id is not None:
         ids.append(session.tokenizer.eos_token_id)  # nothing else would teach it where to stop
         labels.append(session.tokenizer.eos_token_id)
     return ids, labels
@@ -78,9 +77,9 @@ def learned_text(session: Session, text: str) -> tuple[list[int], list[int]]:
     return ids, list(ids)
 
 
-def as_messages(session: Session, prompt: Prompt) -> str | list[dict[str, str]]:
+def as_messages(session: Session, prompt: Prompt) -> str | Messages:
     """The prompt as TRL takes it: messages that the template knows, or plain text where there is no template."""
-    if session.tokenizer.chat_template is None:
+    if not session.has_template:
         return session.render(prompt)
     return session.messages(prompt)
 
@@ -89,13 +88,9 @@ def _rendered(session: Session, conversation: Conversation) -> str:
     """The whole conversation, up to the end of its last reply."""
     last = conversation.replies[-1]
     turns = conversation.turns[: last + 1]
-    if session.tokenizer.chat_template is None:
+    if not session.has_template:
         return session.render(conversation.before(last)) + "\n" + turns[-1][1]
-    messages: list[Any] = [*session.messages(conversation.before(last)), {"role": "assistant", "content": turns[-1][1]}]
-    try:
-        return session.apply_template(messages, opened=False)
-    except TemplateError as error:
-        raise DataError(f"The chat template of {session.name} refuses this conversation: {error}.") from error
+    return session.template.rendered(turns, conversation.system)
 
 
 def mean_loss(session: Session, rows: Sequence[dict[str, list[int]]]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError
+from ..io.display import shown
 from .conversations import Conversation
 from .sources import ROLES, cell, joined, mixed, rows_of, split_weight, text_of
 
@@ -67,7 +68,7 @@ def _turn(row: Any, where: str) -> float:
     except (TypeError, ValueError):
         turn = math.nan
     if not math.isfinite(turn):
-        raise DataError(f"{where}: the turn is {value!r}, which is not a number.")
+        raise DataError(f"{where}: the turn is {shown(value)}, which is not a number.")
     return turn
 
 
@@ -75,5 +76,5 @@ def _role(row: Any, where: str) -> str:
     value = cell(row, ROLE, "role", where)
     role = SPEAKERS.get(str(value).strip().lower())
     if role is None:
-        raise DataError(f"{where}: the role is {value!r}; it must be user or assistant (or HS or CN).")
+        raise DataError(f"{where}: the role is {shown(value)}; it must be user or assistant (or HS or CN).")
     return role

@@ -108,7 +108,7 @@ def _trainer(recipe: Recipe, plan: Rlaf, prompts: Sequence[Prompt], reward: Watc
     # beta is given to both: GRPO's own default is 0, which keeps no reference to stay near.
     arguments = recipe.arguments(
         kind, beta=plan.beta, num_generations=plan.num_generations, temperature=plan.temperature, top_k=0, top_p=1.0,
-        max_completion_length=plan.reply_tokens, chat_template_kwargs=plan.chat_template_args,
+        max_completion_length=plan.reply_tokens, chat_template_kwargs=recipe.session.template.arguments,
     )  # fmt: skip
     rows = [{"prompt": as_messages(recipe.session, prompt), "number": number} for number, prompt in enumerate(prompts)]
     recipe.callbacks.append(StopsWhen(lambda: reward.wires.tripped is not None))

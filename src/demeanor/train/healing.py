@@ -25,7 +25,7 @@ def heal(plan: Heal, out: str | Path, callbacks: Sequence[Any] = ()) -> Trained 
     but the first.
     """
     recipe = Recipe(plan, out, callbacks)
-    pairs = read_pairs(plan.pairs, plan.seed)
+    pairs = read_pairs(plan.pairs, plan.seed, plan.columns)
     pairs = recipe.reserved.without(pairs, lambda pair: said_by_user(pair.prompt), "pairs")
     before = recipe.bench(recipe.session)
     base = _unedited(recipe, plan, before)
@@ -62,6 +62,6 @@ def _row(session: Session, pair: Pair) -> dict[str, Any]:
     prompt = as_messages(session, pair.prompt)
     if isinstance(prompt, str):
         return {"prompt": prompt, "chosen": f"\n{pair.chosen}", "rejected": f"\n{pair.rejected}"}
-    chosen, rejected = ([{"role": "assistant", "content": reply}] for reply in (pair.chosen, pair.rejected))
-    template = {"chat_template_kwargs": session.chat_template_args} if session.chat_template_args else {}
+    chosen, rejected = (session.template.answer(pair.prompt.messages, pair.prompt.system, reply) for reply in (pair.chosen, pair.rejected))
+    template = {"chat_template_kwargs": session.template.arguments} if session.template.arguments else {}
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **template}

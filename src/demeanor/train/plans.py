@@ -81,7 +81,10 @@ class FullTraining(Training):
 class Heal(FullTraining):
     """Preference training after an edit."""
 
-    pairs: tuple[str, ...] = Field(min_length=1, description=f"{SOURCES}, with columns prompt, chosen, rejected; repeat to mix several")
+    pairs: tuple[str, ...] = Field(min_length=1, description=f"{SOURCES}, with columns prompt, chosen, rejected (system, too); repeat to mix several")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="which column is the prompt, chosen, rejected or system, such as prompt=question; repeat for several"
+    )
     base: str | None = Field(default=None, description="model before the edit, to compare with")
     beta: float = Field(default=0.1, gt=0, description="strength with which the edited model holds the result (DPO's beta)")
     likelihood: float = Field(

@@ -103,6 +103,9 @@ class Recipe:
     def learner(self) -> Learner:
         student = learner(self.plan)
         student.tokenizer.padding_side = "left"
+        own, whole = student.tokenizer.chat_template, self.session.template.complete
+        if whole not in (own, own.get("default") if isinstance(own, dict) else own):
+            student.tokenizer.chat_template = whole  # TRL applies it by itself, and must see what the model is asked with
         return student
 
     def arguments(self, kind: type, **more: Any) -> Any:

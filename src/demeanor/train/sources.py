@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from ..behaviours import SET_NAMES, Behaviour, Prompt
 from ..errors import DataError
-from ..io.tables import dataset_rows, read_rows
+from ..io.display import shown
+from ..io.row_files import PACKED, READERS, read_rows
+from ..io.tables import content_of, dataset_rows
 from ..progress import say, warn
 from .conversations import Conversation
 
 T = TypeVar("T")
-KINDS = (".json", ".jsonl", ".csv", ".txt", ".parquet")
+KINDS = (*READERS, ".parquet", *PACKED)
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 
 
@@ -35,7 +37,7 @@ def split_weight(named: str, signed: bool = False) -> tuple[str, float | None]:
 def rows_of(name: str) -> list[Any]:
     """The rows of a file, or of the train split of a Hub data set."""
     path = Path(name)
-    if path.is_file():
+    if path.exists():
         rows = read_rows(path)
     elif path.suffix.lower() in KINDS or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise DataError(f"There is no file {name}, and a Hub data set has the form owner/name.")
@@ -75,10 +77,17 @@ def cell(row: Any, names: Sequence[str], what: str, where: str) -> Any:
     return row[column]
 
 
+def blank(value: Any) -> bool:
+    """Whether a system message says nothing, as it often does in chat data."""
+    return value is None or (isinstance(value, (str, Sequence)) and not (value.strip() if isinstance(value, str) else value))
+
+
 def text_of(value: Any, what: str, where: str) -> str:
+    """A text, or the texts of a list of content parts. DataError for anything else, and for an empty one."""
+    value = content_of(value, where)
     if not isinstance(value, str) or not value.strip():
         raise DataError(
-            f"{where}: the {what} is {'empty' if value in (None, '') or isinstance(value, str) else repr(value)[:40]}; it must be a text."
+            f"{where}: the {what} is {'empty' if value in (None, '') or isinstance(value, str) else shown(value, 40)}; it must be a text."
         )
     return value
 
@@ -91,16 +100,18 @@ def role_of(message: Any, where: str) -> str | None:
 def conversation(messages: Any, where: str) -> Conversation:
     """A list of {role, content} (or {from, value}); turns of one role in a row become one. DataError for what is none."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        shown = repr(messages)[:40] if messages else "empty"
-        raise DataError(f"{where}: the conversation is {shown}; it must be a list of messages with role and content.")
+        raise DataError(f"{where}: the conversation is {shown(messages, 40) if messages else 'empty'}; it must be a list of messages with role and content.")
     system, turns = None, []
     for number, message in enumerate(messages):
         here = f"{where}, message {number + 1}"
         role = role_of(message, here)
-        content = text_of(cell(message, ("content", "value"), "text", here), "content", here)
+        content = cell(message, ("content", "value"), "text", here)
+        if role == "system" and not number and blank(content):
+            continue
+        content = text_of(content, "content", here)
         if role is None or (role == "system" and number):
             raise DataError(
-                f"{here} has the role {cell(message, ('role', 'from'), 'role', here)!r}; roles are system (first), user and assistant."
+                f"{here} has the role {cell(message, ('role', 'from'), 'role', here)!r:.40}; roles are system (first), user and assistant."
             )
         if role == "system":
             system = content

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ...io.tables import read_rows, selected
+from ...io.row_files import read_rows
+from ...io.tables import selected
 
 KEY = "row"  # the column that says which rows of two files are of the same prompt, where there is one
 

@@ -32,7 +32,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
 
     def __init__(self, session: Session, chat: bool = False, told: set[str] | None = None) -> None:
         super().__init__()
-        if chat and session.tokenizer.chat_template is None:
+        if chat and not session.has_template:
             raise DataError(f"{session.name} has no chat template; measure its capability without one.")
         self.session, self.chat = session, chat
         self.max_length = session.longest or UNNAMED_LENGTH
@@ -60,7 +60,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
         return self.session.name.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        return str(self.session.tokenizer.chat_template) if chat_template else None
+        return self.session.template.complete if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as the model sees it; without a generation prompt, its last message opens the reply."""
@@ -73,7 +73,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # an extra, without types wh
         tokenizer = self.session.tokenizer
         if add_special_tokens is None:
             add_special_tokens = not self.chat and not string.startswith(str(tokenizer.decode([self.prefix_token_id])))
-        return list(tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
+        return self.session.encode_opened(string) if add_special_tokens else self.session.encode_reply(string)
 
     # -- what tasks ask ---------------------------------------------------------------------------
 
