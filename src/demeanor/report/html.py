@@ -29,7 +29,7 @@ td, th { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #e5e5e
 th { font-weight: 600; border-bottom: 2px solid #bbb; } td.n, table.figures th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.guard td { background: #fbf0f5; } td.shown { color: #a4420a; } td.not { color: #00664b; } summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 code { background: #f3f3f3; padding: 0 .25rem; border-radius: 3px; } input.search { font: inherit; width: 100%; max-width: 26rem; padding: .3rem .5rem; box-sizing: border-box; }
-@media (max-width: 600px) { body { margin: 1rem auto; padding: 0 .6rem; font-size: 14px; } td, th { padding: .25rem .35rem; } table.replies td { min-width: 9rem; } }
+@media (max-width: 600px) { body { margin: 1rem auto; padding: 0 .6rem; font-size: 14px; } td, th { padding: .25rem .2rem; } table.replies td { min-width: 9rem; } }
 """
 SEARCH = """
 document.querySelectorAll("input.search").forEach(box => box.addEventListener("input", () => {
