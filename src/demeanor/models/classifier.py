@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 from ..errors import DataError, ModelError
 from ..progress import track, warn
 from ..runtime.batches import groups
-from .loading import complete, device_named, fetched, on_device, resolve, with_words
+from ..structure.fetched import fetched
+from .loading import complete, device_named, on_device, with_words
+from .naming import resolve, say_which_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -175,6 +178,7 @@ def _loaded(name: str, device: str) -> TextClassifier:
     # Importing transformers takes seconds, which making a detector need not.
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    say_which_file(name, Path(folder))
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
     model, info = fetched(

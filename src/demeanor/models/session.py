@@ -22,8 +22,9 @@ from ..runtime.prompt_states import PromptStates
 from ..runtime.rows import ControlLike, Rows, as_control, as_controls
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
-from ..structure.layout import Layout
+from ..structure.layout import Layout, same_weights
 from .language_model import LanguageModel
+from .naming import same_model
 from .options import REPLY_TOKENS
 
 if TYPE_CHECKING:
@@ -134,8 +135,10 @@ class Session(LanguageModel):
             raise ControlError(
                 f"The control was made for structure {control.layout_hash} ({control.model_name}), and {self.name} has {self.layout.hash}; make it anew for this model."
             )
-        if control.model_name != self.name:
-            self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, other weights.")
+        same = same_weights(control.weights, self.layout.weights)
+        if same is False or (same is None and not same_model(control.model_name, self.name)):
+            told = "other weights" if same is False else "and whether the weights are the same cannot be told"
+            self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, {told}.")
         return control.interventions(self.layout, self.model.get_parameter)
 
     @contextmanager

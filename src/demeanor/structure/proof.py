@@ -59,7 +59,7 @@ def _prove(model: Any) -> Layout:
     calls, embedded = _watch(model, blocks, outside, names)
     broken = next((call.name for call in calls if not call.out.isfinite().all()), None)
     if broken is not None:
-        raise AccountingError(f"{broken} returns values that are not numbers, so the weights are damaged; this model cannot be edited yet.")
+        raise AccountingError(_not_finite(model, broken))
     for previous, following in itertools.pairwise(calls):
         if not torch.equal(previous.out, following.args[0]):
             raise AccountingError(f"The stream is changed between {previous.name} and {following.name}; this model cannot be edited yet.")
@@ -79,6 +79,16 @@ def _prove(model: Any) -> Layout:
         tied=_tied(model),
         worst_residual=worst,
     )
+
+
+def _not_finite(model: nn.Module, place: str) -> str:
+    """Why values that are no numbers come out of `place`: weights that are none, or a dtype that is too narrow for what they compute."""
+    damaged = next((name for name, weight in model.named_parameters() if weight.is_floating_point() and not weight.isfinite().all()), None)
+    if damaged is not None:
+        return f"{place} returns values that are not numbers, because the weight {damaged} holds such values; download the model again."
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    wider = "--dtype bfloat16 or --dtype float32" if dtype == "float16" else "another dtype, such as --dtype float32"
+    return f"{place} returns values that are not numbers although all weights are finite, so what it computes overflows {dtype}; use {wider}."
 
 
 def _block_list(model: nn.Module, n_layers: int) -> list[nn.Module]:
@@ -104,11 +114,25 @@ def _ran(model: nn.Module, modules: Sequence[nn.Module]) -> set[nn.Module]:
     ran: set[nn.Module] = set()
     handles = [module.register_forward_hook(lambda m, args, out: ran.add(m)) for module in modules]
     try:
-        model(input_ids=_tokens(model), use_cache=False)
+        _run(model)
     finally:
         for handle in handles:
             handle.remove()
     return ran
+
+
+def _run(model: Any) -> None:
+    """One forward pass over random tokens, the first that a model has to do.
+
+    Raises AccountingError where it cannot be done, such as for a config.json with numbers that do not go together.
+    """
+    try:
+        model(input_ids=_tokens(model), use_cache=False)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise AccountingError(
+            f"it cannot be run on text ({type(error).__name__}: {reason}); correct its config.json, or download the model again."
+        ) from error
 
 
 @torch.no_grad()
@@ -125,7 +149,7 @@ def _watch(
 
     handles = [module.register_forward_hook(record, with_kwargs=True) for module in [*blocks, *embeddings]]
     try:
-        model(input_ids=_tokens(model), use_cache=False)
+        _run(model)
     finally:
         for handle in handles:
             handle.remove()
