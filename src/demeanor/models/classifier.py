@@ -157,7 +157,7 @@ def _pad_like_the_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     with, would be read as the text's end.
     """
     pad = model.config.get_text_config().pad_token_id
-    if pad is None or not 0 <= pad < len(tokenizer):
+    if pad is None or not 0 <= pad < min(len(tokenizer), model.get_input_embeddings().num_embeddings):
         return False
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     return True

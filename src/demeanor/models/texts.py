@@ -32,7 +32,7 @@ class Texts:
         self._said: set[str] = set()
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
         self._thinking_tokens = {special[token] for token in kept_tokens(special)}
-        self.pad_id = pad_of(tokenizer)
+        self.pad_id = pad_of(tokenizer, model.get_input_embeddings().num_embeddings)
 
     @property
     def longest(self) -> int | None:
@@ -131,7 +131,10 @@ class Texts:
             warn(sentence)
 
 
-def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills up what is shorter: the tokenizer's, else the one that ends texts, else any, since pads are masked."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return next((int(token) for token in known if token is not None), 0)
+def pad_of(tokenizer: PreTrainedTokenizerBase, known: int) -> int:
+    """The token that fills up what is shorter: the tokenizer's, else the one that ends texts, else any, since pads are masked.
+
+    known: how many tokens the model knows; one that was added to the tokenizer alone cannot be read.
+    """
+    named = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in named if token is not None and 0 <= token < known), 0)
