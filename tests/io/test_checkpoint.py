@@ -138,7 +138,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_json_that_is_none_is_told_in_a_sentence(tmp_path: Path, file: str, text: str) -> None:
     folder = model(tmp_path / "m", {"a.safetensors": {"w": torch.ones(2)}}, {"w": "a.safetensors"})
     (folder / file).write_text(text, encoding="utf-8")
-    with pytest.raises(ModelError, match="not valid JSON|JSON object"):
+    with pytest.raises(ModelError, match=r"not valid JSON|JSON object"):
         open_checkpoint(folder)
     (folder / file).write_bytes(b'{"a": "\xff"}')
     with pytest.raises(ModelError, match="not valid JSON"):

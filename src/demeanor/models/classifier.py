@@ -17,6 +17,7 @@ from ..runtime.batches import groups
 from ..structure.fetched import fetched
 from .loading import complete, device_named, on_device, with_words
 from .naming import resolve, say_which_file
+from .texts import known_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,7 +104,7 @@ class TextClassifier:
         return {name: [first if name == "input_ids" else int(name == "attention_mask")] for name in row}
 
     def _refuse_unknown_tokens(self, rows: list[Row]) -> None:
-        known = self.model.get_input_embeddings().num_embeddings
+        known = known_tokens(self.model)
         largest = max((token for row in rows for token in row["input_ids"]), default=0)
         if largest >= known:
             raise ModelError(
@@ -157,7 +158,7 @@ def _pad_like_the_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     with, would be read as the text's end.
     """
     pad = model.config.get_text_config().pad_token_id
-    if pad is None or not 0 <= pad < min(len(tokenizer), model.get_input_embeddings().num_embeddings):
+    if pad is None or not 0 <= pad < min(len(tokenizer), known_tokens(model)):
         return False
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     return True

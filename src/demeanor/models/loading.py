@@ -20,7 +20,7 @@ from .naming import base_of, resolve, say_which_file, weights_of
 from .options import Loading, Quantized
 from .proven import proven_layout, weights_in_memory
 from .session import Session
-from .texts import pad_of
+from .texts import known_tokens, pad_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,7 +80,7 @@ def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
 def read_for_training(name: str, loading: Loading) -> tuple[Any, Any]:
     """The model of a MODEL argument, its weights free to change, and its tokenizer, which can pad."""
     model, tokenizer = _read(name, loading)
-    known = model.get_input_embeddings().num_embeddings
+    known = known_tokens(model)
     if tokenizer.pad_token_id is None or not tokenizer.pad_token_id < known:  # pads are masked, so any token that the model knows will do
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_of(tokenizer, known))
     model.config.use_cache = False

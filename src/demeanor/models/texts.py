@@ -32,7 +32,7 @@ class Texts:
         self._said: set[str] = set()
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
         self._thinking_tokens = {special[token] for token in kept_tokens(special)}
-        self.pad_id = pad_of(tokenizer, model.get_input_embeddings().num_embeddings)
+        self.pad_id = pad_of(tokenizer, known_tokens(model))
 
     @property
     def longest(self) -> int | None:
@@ -92,7 +92,7 @@ class Texts:
             raise DataError(
                 f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."
             )
-        known = self.model.get_input_embeddings().num_embeddings
+        known = known_tokens(self.model)
         if max(ids, default=0) >= known:
             raise ModelError(
                 f"The tokenizer of {self.name} makes token {max(ids)}, and the model knows {known}; they do not belong together."
@@ -129,6 +129,11 @@ class Texts:
         if sentence not in self._said:
             self._said.add(sentence)
             warn(sentence)
+
+
+def known_tokens(model: Any) -> int:
+    """How many tokens a model has an embedding for; its tokenizer may make others."""
+    return int(model.get_input_embeddings().num_embeddings)
 
 
 def pad_of(tokenizer: PreTrainedTokenizerBase, known: int) -> int:
