@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demeanor as dm
 from conftest import save_tiny, tiny_model
+from demeanor.controls import Control
 from demeanor.errors import DataError, ModelError
 from demeanor.models import Loading
 from demeanor.models.loading import read_for_training, resolve
+from making import ablation
 
 PROMPTS = ["what is 2 plus 2 ?", "how do i wash a map ?"]
 OWN_CODE = """
@@ -154,3 +158,54 @@ def test_a_loaded_model_without_what_it_takes_is_told_in_one_sentence(organism: 
         dm.load("organism", tokenizer=tokenizer)
     with pytest.raises(DataError, match="device says how files are loaded"):
         dm.load(model, tokenizer=tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("spelling", ["{0}/", "./{1}", "link", "copy", "sharded", "{0}"])
+def test_the_same_weights_under_another_name_are_the_same(
+    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spelling: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_folders["llama"], "source")
+    shutil.copytree("source", "copy")
+    Path("link").symlink_to("source")
+    AutoModelForCausalLM.from_pretrained("source").save_pretrained("sharded", max_shard_size="60KB")
+    AutoTokenizer.from_pretrained("source").save_pretrained("sharded")
+    dm.save_control(ablation(dm.load("source", device="cpu")), "c.safetensors")
+    other = dm.load(spelling.format(tmp_path / "source", "source"), device="cpu", dtype="bfloat16")
+    with caplog.at_level("WARNING", "demeanor"), other.controlled(dm.load_control("c.safetensors")):
+        pass
+    assert "same structure" not in caplog.text
+
+
+def test_other_weights_under_the_same_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    control = ablation(dm.load(save_tiny(tmp_path / "source", "llama", seed=1), device="cpu"))
+    shutil.rmtree(tmp_path / "source")
+    trained = dm.load(save_tiny(tmp_path / "source", "llama", seed=2), device="cpu")
+    with caplog.at_level("WARNING", "demeanor"), trained.controlled(control):
+        pass
+    assert "same structure, other weights" in caplog.text
+
+
+def test_of_weights_in_memory_and_in_files_it_is_said_that_they_cannot_be_compared(
+    tiny: dict[str, dm.Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    session = tiny["llama"]
+    taken = dm.load(session.model, tokenizer=session.tokenizer)
+    assert dm.load(session.model, tokenizer=session.tokenizer).layout.weights == taken.layout.weights != session.layout.weights
+    unknown = Control(parts=(), layout=taken.layout, model_name="gone")
+    with caplog.at_level("WARNING", "demeanor"), session.controlled(unknown):
+        pass
+    assert "whether the weights are the same cannot be told" in caplog.text
+
+
+def test_every_reader_of_transformers_is_told_whether_to_run_foreign_code() -> None:
+    package = Path(dm.__file__).parent
+    asked = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("from_pretrained", "from_config"):
+                reader = ast.unparse(node.func.value)
+                given = [keyword.arg or ast.unparse(keyword.value) for keyword in node.keywords]
+                if reader.startswith("Auto") and not {"trust_remote_code", "source", "how"} & set(given):
+                    asked.append(f"{path.name}: {ast.unparse(node)}")
+    assert not asked, "transformers asks on standard input where it is not told"

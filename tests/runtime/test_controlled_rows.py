@@ -125,7 +125,7 @@ def test_rows_are_sorted_into_several_batches_without_losing_their_controls(orga
     controls = controls_of(organism)
     with organism.controlled_rows(controls):
         wanted = organism.logits(MORE)
-        monkeypatch.setattr("demeanor.runtime.batches.groups", lambda lengths, budget: [[5], [0, 7, 2], [3, 1], [6, 4]])
+        monkeypatch.setattr("demeanor.runtime.batches.groups", lambda *_: [[5], [0, 7, 2], [3, 1], [6, 4]])
         assert torch.allclose(organism.logits(MORE), wanted, atol=1e-4)
         sites = [dm.Site(2)]
         together = organism.capture(MORE, sites).values

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..algebra.doses import usable_dose
 from ..errors import ControlError, mistaken
 from ..io.display import brief, object_html
 from ..models import Layout
@@ -50,8 +51,15 @@ class Control:
     def layout_hash(self) -> str:
         return self.layout.hash
 
+    @property
+    def weights(self) -> str:
+        """What tells the weights that it was made on from others; empty where that is not known."""
+        return self.layout.weights
+
     def scaled(self, dose: float) -> Control:
-        """`dose` times every edit: 0 is the untouched model. Raises ControlError where something cannot be scaled (clamp)."""
+        """`dose` times every edit: 0 is the untouched model. Raises ControlError where something cannot be scaled (clamp), and for a dose
+        that is no finite number, or too large a one."""
+        usable_dose(dose, "a control")
         return replace(
             self, parts=tuple(part.scaled(dose) for part in self.parts), states=tuple(each.scaled(dose) for each in self.states),
             adapters=tuple(adapter.scaled(dose) for adapter in self.adapters),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from ..algebra import edits
+from ..algebra.doses import LARGEST_DOSE, usable_dose
 from ..errors import ControlError, mistaken
 from ..models import Layout
 from ..runtime.capture import taps
@@ -20,7 +19,6 @@ from .gate import Gate
 from .scope import Scope
 
 Kind = Literal["ablate", "scale", "rotate", "add", "clamp"]
-LARGEST_DOSE = 100
 LARGEST_ANGLE = 360
 UNIT = {"ablate": "dose", "scale": "factor", "rotate": "degrees", "add": "dose", "clamp": "dose"}
 
@@ -50,14 +48,10 @@ class Part:
             raise ControlError(
                 mistaken("A scope", self.scope, 'make one with Scope(...): Scope() is every writer, Scope(tokens="reply") the reply alone')
             )
-        if isinstance(self.dose, bool) or not isinstance(self.dose, Real):
-            raise ControlError(mistaken(f"A number ({UNIT[self.kind]})", self.dose, "1 is the whole edit"))
-        largest = LARGEST_ANGLE if self.kind == "rotate" else LARGEST_DOSE
+        usable_dose(self.dose, self.kind, UNIT[self.kind], LARGEST_ANGLE if self.kind == "rotate" else LARGEST_DOSE)
         numbers = [tensor for tensor in (self.vectors, self.read, self.target) if tensor is not None]
-        if not math.isfinite(self.dose) or abs(self.dose) > largest or not all(bool(tensor.isfinite().all()) for tensor in numbers):
-            raise ControlError(
-                f"A control with {UNIT[self.kind]} {self.dose:g} is not a usable edit; {self.kind} takes numbers from -{largest} to {largest}."
-            )
+        if not all(bool(tensor.isfinite().all()) for tensor in numbers):
+            raise ControlError(f"An edit of the kind {self.kind} with vectors or values that are not finite cannot be used; make it anew.")
         if self.kind in ("add", "clamp") and self.scope.site is None:
             raise ControlError(f"{self.kind} acts at one site: at every writer its offset would come in again and again.")
         if (self.kind == "clamp") != (self.target is not None) or (self.read is not None and self.kind != "ablate"):

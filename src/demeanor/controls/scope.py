@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from ..errors import ControlError, mistaken
@@ -42,6 +44,8 @@ class Scope:
             raise ControlError('Positions go with tokens="positions", and the one where a direction was read with tokens="read".')
         if self.tokens == "positions" and any(position >= 0 for position in self.positions):
             raise ControlError("Positions count from the end of the prompt: -1 is its last token.")
+        if self.layers is not None and not all(isinstance(weight, Real) and math.isfinite(weight) for weight in self.layers):
+            raise ControlError("A scope weighs layers with finite numbers; correct the weights or the kernel.")
         if self.site is not None and (self.layers is not None or self.role is not None):
             raise ControlError("A weight per layer and a role choose among writers; they say nothing at one site.")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..controls import Control
 from ..errors import ControlError, ModelError
-from ..io.checkpoint import DTYPES, Checkpoint, Stored
+from ..io.checkpoint import Checkpoint
 from ..structure.layout import Weight
 from ..structure.stored_names import Piece, StoredNames
 
@@ -19,12 +18,13 @@ class FileTensors:
 
     def __init__(self, source: Checkpoint, control: Control) -> None:
         self.source, self.layout = source, control.layout
-        kind = source.config.get("model_type"), (source.config.get("text_config") or {}).get("model_type")
+        text = source.section("text_config")
+        kind = source.config.get("model_type"), text.get("model_type")
         if self.layout.model_type not in kind:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} (a {self.layout.model_type} model, {control.model_name}), and {source.folder} is a {kind[0]} model."
             )
-        layers = (source.config.get("text_config") or source.config).get("num_hidden_layers", self.layout.n_layers)
+        layers = (text or source.config).get("num_hidden_layers", self.layout.n_layers)
         if layers != self.layout.n_layers:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} of {self.layout.n_layers} layers, and {source.folder} has {layers}."
@@ -34,7 +34,7 @@ class FileTensors:
 
     def _pieces(self, weight: Weight) -> tuple[Piece, ...]:
         keys = self.stored.keys(weight.name)
-        packed = self.source.config.get("quantization_config", {}).get("quant_method")
+        packed = self.source.section("quantization_config").get("quant_method")
         if packed:
             raise ModelError(
                 f"{self.source.folder} holds its weights as {packed}, which cannot be edited exactly; use an unquantised copy."
@@ -57,7 +57,7 @@ class FileTensors:
 
     def of(self, name: str, axis: int) -> tuple[Piece, ...]:
         """The file tensors to edit for a parameter of the layout: a weight behind a writer, or a norm's bias."""
-        return self.pieces[name] if name in self.pieces else (Piece(self._key(name), axis),)
+        return self.pieces[name] if name in self.pieces else (Piece(self.key(name), axis),)
 
     def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
         """The file tensor that is a linear layer's weight."""
@@ -69,19 +69,12 @@ class FileTensors:
             )
         return key
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
         key = self.stored.key(name)
         if key is None:
             raise ControlError(f"The control was made for structure {self.layout.hash}, and {self.source.folder} has no tensor {name}.")
         return key
 
-    def find(self, name: str) -> Stored:
-        return self.source.tensors[self._key(name)]
-
     def read(self, name: str) -> Tensor:
         """A whole (small) tensor, float32."""
-        stored = self.find(name)
-        with (self.source.folder / stored.shard).open("rb") as file:
-            file.seek(stored.start)
-            raw = bytearray(file.read(stored.end - stored.start))
-        return torch.frombuffer(raw, dtype=DTYPES[stored.dtype]).reshape(stored.shape).float()
+        return self.source.read(self.key(name)).float()

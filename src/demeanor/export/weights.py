@@ -26,17 +26,17 @@ from ..algebra.edits import Edit
 from ..controls import Control, Part
 from ..errors import ControlError, ModelError
 from ..io.atomic import new_folder
-from ..io.checkpoint import DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
+from ..io.checkpoint import CONFIG, DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
 from ..io.json_files import write_json
-from ..models.loading import base_of, is_adapter, resolve, save_merged
+from ..models.loading import save_merged
+from ..models.naming import base_of, is_adapter, resolve, same_model, weights_of
 from ..progress import track
 from ..runtime.rows import as_control
-from ..structure.layout import writer_edits
+from ..structure.layout import same_weights, writer_edits
 from .card import write_card
-from .names import FileTensors
-from .patch import add_low_rank, edit_in_place, element_count
-
-OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5")
+from .copying import copy_model
+from .names import EDITABLE, FileTensors
+from .patch import BLOCK_BYTES, NotFinite, add_low_rank, edit_in_place, element_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Baked:
                 "The output head was tied to the embedding and is now a tensor of its own; converters that drop it for this family (GGUF) would undo the edit there."
             )
         if self.left_out:
-            lines.append(f"Left out, because they hold the unedited weights in other formats: {', '.join(self.left_out)}.")
+            lines.append(f"Left out, because they hold unedited weights or are no files: {', '.join(self.left_out)}.")
         return "\n".join(lines)
 
 
@@ -72,15 +72,17 @@ def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code
         raise ControlError(f"This control cannot be baked: {reason}.")
     out = Path(out)
     if control.adapters:
-        _refuse_other(str(model), control.model_name, "The adapter")
+        same = same_weights(control.weights, weights_of(str(model)))
+        _refuse_other(str(model), control.model_name, "The adapter", same)
     with new_folder(out) as work, _folder(str(model), out, trust_remote_code) as folder:
         source = open_checkpoint(folder)
-        files = FileTensors(source, control)
-        left_out = _copy(source, work)
-        untied = _untie(source, files, work) if control.layout.tied and control.parts else False
-        edited = _patch(source, files, control, work)
+        FileTensors(source, control)  # refuses what does not fit before anything is copied
+        left_out = copy_model(source, work)
+        untied = _untie(source, control, work)
+        copy = open_checkpoint(work)
+        edited = _patch(copy, control, model)
         write_card(source, control, str(model), work)
-    return Baked(folder=out, edited=edited, tensors=len(source.tensors) + untied, untied=untied, left_out=left_out)
+    return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out)
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:
@@ -89,7 +91,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_
     Raises ControlError when it was made for another model, ModelError when it cannot be merged.
     """
     base, out = base_of(Path(adapter)), Path(out)
-    _refuse_other(str(model), base, f"The adapter {adapter}")
+    _refuse_other(str(model), base, f"The adapter {adapter}", same=None)
     with new_folder(out) as work:
         save_merged(str(adapter), work, trust_remote_code)
         card = Path(adapter) / "README.md"
@@ -98,9 +100,10 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_
     return out
 
 
-def _refuse_other(model: str, base: str, what: str) -> None:
-    """Raises ControlError where an adapter would be added to other weights than those it was trained beside."""
-    if model != base and resolve(model) != resolve(base):
+def _refuse_other(model: str, base: str, what: str, same: bool | None) -> None:
+    """Raises ControlError where an adapter would be added to other weights than those it was trained beside; `same` says whether they
+    are those, None where that is told by the names of both alone."""
+    if not (same_model(model, base) if same is None else same):
         raise ControlError(f"{what} was made for {base}, and this is {model}; name the model it was made for.")
 
 
@@ -128,76 +131,106 @@ def _fetched(model: str, place: str, revision: str | None) -> Path:
         raise ModelError(f"The model {model!r} could not be fetched: {' '.join(str(error).split())[:200]}") from error
 
 
-def _copy(source: Checkpoint, work: Path) -> tuple[str, ...]:
-    """Everything but weights in other formats; returns what was left out."""
-    left_out = []
-    for path in track(sorted(source.folder.iterdir()), "Copying", sum(1 for _ in source.folder.iterdir())):
-        if path.suffix in OTHER_WEIGHTS or (path.suffix == ".safetensors" and path.name not in source.shards):
-            left_out.append(path.name)
-        elif path.is_file() and not path.name.startswith("."):
-            shutil.copyfile(path, work / path.name)  # in the kernel
-    return tuple(left_out)
+def _untie(source: Checkpoint, control: Control, work: Path) -> bool:
+    """Make the copy's head and embedding two tensors where the control changes one of a tied pair; returns whether it did.
 
-
-def _untie(source: Checkpoint, files: FileTensors, work: Path) -> bool:
-    """Give the output head a tensor of its own, from the unedited embedding, in one extra shard.
-
-    A head that lies in the files beside a tied embedding has never been used, so nothing is known of it: refused.
+    The head then has the unedited embedding's values. Files that hold a head already are taken as they are where it is the same as the
+    embedding; one that differs has never been used, so nothing is known of it: refused.
     """
-    assert files.layout.tied is not None
-    embedding, head = files.layout.tied
-    if files.stored.keys(head):
+    if control.layout.tied is None or not _changes_tied(control):
+        return False
+    embedding, head = control.layout.tied
+    files = FileTensors(source, control)
+    key, held = files.key(embedding), files.stored.keys(head)
+    if held and not (source.tensors[held[0]].dtype == source.tensors[key].dtype and torch.equal(source.read(held[0]), source.read(key))):
         raise ModelError(f"{source.folder} holds {head} although its config ties it to {embedding}; remove one of the two, then bake.")
-    stored = files.find(embedding)
-    with (source.folder / stored.shard).open("rb") as file:
-        file.seek(stored.start)
-        raw = bytearray(file.read(stored.end - stored.start))
-    tensor = torch.frombuffer(raw, dtype=DTYPES[stored.dtype]).reshape(stored.shape)
+    if not held:
+        _add_shard(source, head, source.read(key), work)
+    config = json.loads(json.dumps(source.config))
+    config["tie_word_embeddings"] = False
+    if "tie_word_embeddings" in source.section("text_config"):
+        config["text_config"]["tie_word_embeddings"] = False
+    (work / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")  # as it was, Infinity too
+    return True
+
+
+def _changes_tied(control: Control) -> bool:
+    """Whether a control changes an embedding, or a head, that is tied to the other."""
+    tied, layout = control.layout.tied or (), control.layout
+    writers = [writer for writer in layout.writers if any(weight.name in tied for weight in writer.weights)]
+    edited = any(part.at_writer(writer, layout) is not None for part in control.parts for writer in writers)
+    return edited or any(f"{module}.weight" in tied for adapter in control.adapters for module in adapter.low_rank)
+
+
+def _add_shard(source: Checkpoint, name: str, tensor: Tensor, work: Path) -> None:
+    """Put one more tensor into the copy, in a shard of its own."""
     extra = "model-untied-head.safetensors"
-    save_file({head: tensor}, work / extra, {"format": "pt"})
+    save_file({name: tensor}, work / extra, {"format": "pt"})
     shards = {shard: shard for shard in source.shards}
     if source.shards == (SINGLE,):  # a file of that name would be read alone
         shards = {SINGLE: "model-edited.safetensors"}
         os.rename(work / SINGLE, work / shards[SINGLE])
-    names = {key: shards[place.shard] for key, place in source.tensors.items()} | {head: extra}
-    size = source.size + stored.end - stored.start
-    write_json(work / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
-    _set_untied(source, work)
-    return True
+    names = {key: shards[place.shard] for key, place in source.tensors.items()} | {name: extra}
+    write_json(work / INDEX, {"metadata": {"total_size": source.size + tensor.nbytes}, "weight_map": names})
 
 
-def _set_untied(source: Checkpoint, work: Path) -> None:
-    config = json.loads(json.dumps(source.config))
-    config["tie_word_embeddings"] = False
-    if "tie_word_embeddings" in config.get("text_config", {}):
-        config["text_config"]["tie_word_embeddings"] = False
-    (work / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")  # as it was, Infinity too
+def _patch(copy: Checkpoint, control: Control, name: str | Path) -> int:
+    """Change the tensors behind adapters, then those behind every writer, in the copy; returns how many.
 
-
-def _patch(source: Checkpoint, files: FileTensors, control: Control, work: Path) -> int:
-    """Change the tensors behind adapters, then those behind every writer, in the copy; returns how many."""
+    Raises an error with the tensor's name where a value is infinite or no number, in the model `name` or once it is edited.
+    """
+    files = FileTensors(copy, control)
     jobs: list[tuple[str, Callable[[Tensor], None]]] = [
-        (files.linear(name, len(b), a.shape[1], adapter.transposed), partial(add_low_rank, adapter=adapter, name=name))
+        (files.linear(module, len(b), a.shape[1], adapter.transposed), partial(add_low_rank, adapter=adapter, name=module))
         for adapter in control.adapters
-        for name, (a, b) in adapter.low_rank.items()
+        for module, (a, b) in adapter.low_rank.items()
     ]
     jobs += [
         (piece.key, _editing(piece.axis, edit))
         for part in control.parts
-        for name, axis, edit in _edits(part, files)
-        for piece in files.of(name, axis)
+        for parameter, axis, edit in _edits(part, files)
+        for piece in files.of(parameter, axis)
     ]
     for key, change in track(jobs, "Editing", len(jobs)):
-        stored = source.tensors[key]
-        shard = work / stored.shard
-        if not shard.exists():
-            shard = work / "model-edited.safetensors"
-        with shard.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
-            whole = torch.frombuffer(view, dtype=DTYPES[stored.dtype], count=element_count(stored), offset=stored.start)
-            change(whole.view(stored.shape))
-            del whole  # the map cannot be closed while a tensor looks into it
-            view.flush()
-    return len({key for key, _ in jobs})
+        try:
+            with _in_place(copy, key) as tensor:
+                change(tensor)
+        except NotFinite as error:
+            dtype = copy.tensors[key].dtype
+            if error.in_source:
+                raise ModelError(f"The model {name} holds values that are not finite in {key}; download it again.") from error
+            raise ControlError(
+                f"The edit makes values in {key} that are too large for its dtype ({dtype}), so nothing was written; use a smaller dose, or a copy of the model in a wider dtype."
+            ) from error
+    edited = {key for key, _ in jobs}
+    _refuse_no_numbers(copy, edited, name)
+    return len(edited)
+
+
+def _refuse_no_numbers(copy: Checkpoint, edited: set[str], name: str | Path) -> None:
+    """ModelError where a tensor that was not edited holds what is no number: no model can be run with it."""
+    rest = [key for key, stored in copy.tensors.items() if key not in edited and stored.dtype in EDITABLE]
+    for key in track(rest, "Checking", len(rest)):
+        with _in_place(copy, key) as tensor:
+            damaged = any(bool(block.isnan().any()) for block in tensor.flatten().split(BLOCK_BYTES))
+        if damaged:
+            raise ModelError(f"The model {name} holds values that are no numbers in {key}; download it again.")
+
+
+@contextmanager
+def _in_place(copy: Checkpoint, key: str) -> Iterator[Tensor]:
+    """A tensor of the files; what is written to it is written to its file."""
+    stored = copy.tensors[key]
+    if stored.start == stored.end:
+        yield torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
+        return
+    with (copy.folder / stored.shard).open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        held = [torch.frombuffer(view, dtype=DTYPES[stored.dtype], count=element_count(stored), offset=stored.start).view(stored.shape)]
+        try:
+            yield held[0]
+        finally:
+            held.clear()
+        view.flush()
 
 
 def _editing(axis: int, edit: Edit) -> Callable[[Tensor], None]:

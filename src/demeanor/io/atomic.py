@@ -27,12 +27,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             yield work
-            for path in work.rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
-            os.chmod(work, 0o755)
+            for path in [*work.rglob("*"), work]:
+                _settle(path)
             os.rename(work, target)
+            _sync(target.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
 
@@ -67,10 +65,29 @@ def new_file(target: Path) -> Iterator[Path]:
         os.close(handle)
         try:
             yield Path(name)
-            os.chmod(name, 0o644)
+            _settle(Path(name))
             os.replace(name, target)
+            _sync(target.parent)
         finally:
             Path(name).unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """On the disk, and with the rights that anything new has here: what is made in secret (tempfile, safetensors) has none for others."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return
+    umask = os.umask(0o077)
+    os.umask(umask)
+    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~umask)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -1,26 +1,32 @@
 """Model folders as files: which safetensors shards there are, and where each tensor's bytes lie.
 
-Nothing here loads a model. Headers are read and checked against the file's size, so that a truncated
-download is named before anything else happens.
+Nothing here loads a model. Every shard is opened by the safetensors library, which refuses sizes and places that do not
+fit each other, so that a damaged download is named before anything else happens.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ..errors import ModelError
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+SUFFIX = ".safetensors"
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+SAMPLES, SAMPLE_BYTES = 4, 16  # of each tensor, that a fingerprint reads
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,48 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(stored.end - stored.start for stored in self.tensors.values())
 
+    def section(self, name: str) -> dict[str, Any]:
+        """A part of the configuration that is an object of its own; empty where it has none."""
+        part = self.config.get(name)
+        return part if isinstance(part, dict) else {}
+
+    def read(self, name: str) -> Tensor:
+        """A whole tensor, as it is stored."""
+        stored = self.tensors[name]
+        with (self.folder / stored.shard).open("rb") as file:
+            file.seek(stored.start)
+            raw = bytearray(file.read(stored.end - stored.start))
+        return torch.frombuffer(raw, dtype=DTYPES[stored.dtype]).reshape(stored.shape)
+
+    @property
+    def doubled(self) -> bool:
+        """Whether the folder holds an index of shards as well as the one whole file that is read."""
+        return self.shards == (SINGLE,) and (self.folder / INDEX).is_file()
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same tensors, wherever they lie and however they are sharded.
+
+        It covers the name, the dtype and the shape of every tensor, and a few of its bytes at places that are spread over it. It tells
+        models apart that were trained or edited; it does not prove that two are equal in every byte.
+        """
+        told = hashlib.sha256()
+        by_shard: dict[str, list[tuple[str, Stored]]] = {}
+        for name in sorted(self.tensors):
+            by_shard.setdefault(self.tensors[name].shard, []).append((name, self.tensors[name]))
+        samples: dict[str, bytes] = {}
+        for shard, entries in by_shard.items():
+            with (self.folder / shard).open("rb") as file:
+                for name, stored in entries:
+                    step = max(1, (stored.end - stored.start) // SAMPLES)
+                    samples[name] = b""
+                    for start in range(stored.start, stored.end, step):
+                        file.seek(start)
+                        samples[name] += file.read(min(SAMPLE_BYTES, stored.end - start))
+        for name in sorted(samples):
+            told.update(repr((name, self.tensors[name].dtype, self.tensors[name].shape)).encode() + samples[name])
+        return told.hexdigest()[:16]
+
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read config, index and every shard's header; a ModelError names what is missing or damaged."""
@@ -55,66 +103,78 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(f"{folder} is a file; give the model's folder, which holds config.json and safetensors files.")
     if not folder.is_dir():
         raise ModelError(f"There is no model folder {folder}; give a folder that holds config.json and safetensors files.")
-    config_path = folder / "config.json"
+    config_path = folder / CONFIG
     if not config_path.is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
     shards = _shards(folder)
     tensors: dict[str, Stored] = {}
     for shard in shards:
-        tensors.update(read_header(folder / shard))
+        header = read_header(folder / shard)
+        twice = next(iter(sorted(tensors.keys() & header.keys())), None)
+        if twice is not None:
+            raise ModelError(f"{folder} holds the tensor {twice} in {tensors[twice].shard} and in {shard}; remove the file that is not meant.")
+        tensors.update(header)
     return Checkpoint(folder, read_json(config_path), shards, tensors)
 
 
 def _shards(folder: Path) -> tuple[str, ...]:
+    """The files that hold the model: as in transformers, one whole file comes before an index."""
     if (folder / SINGLE).is_file():
         return (SINGLE,)
     if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX)
-        weight_map = index.get("weight_map")
+        weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{folder / INDEX} has no weight_map; download the model again.")
+        _refuse_outside(folder, weight_map.values())
         shards = tuple(sorted(set(weight_map.values())))
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise ModelError(f"{folder} lacks {missing[0]}, which its index names; download the model again.")
         return shards
+    there = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
+    if there:
+        raise ModelError(
+            f"{folder} holds {len(there)} safetensors files ({there[0]} first) but no {INDEX}, which says what is in which; download that file too, or save the model again."
+        )
     raise ModelError(f"{folder} has no {SINGLE} and no {INDEX}; save the model as safetensors first.")
+
+
+def _refuse_outside(folder: Path, names: Iterable[Any]) -> None:
+    """Raises ModelError where an index names what is not simply a safetensors file of its own folder."""
+    for name in names:
+        plain = isinstance(name, str) and name.isprintable() and not {"/", "\\"} & set(name)
+        if not plain or Path(name).suffix != SUFFIX:
+            raise ModelError(
+                f"{folder / INDEX} names {str(name)[:80]!r}, which is no safetensors file of the same folder; download the model again."
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON ({error}); download it again.") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits; or lists in lists without end
+        raise ModelError(f"{path} is not valid JSON ({str(error)[:120]}); download it again.") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} does not hold a JSON object; download it again.")
     return values
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Tensor places of one safetensors file, by name, checked against the file's size."""
-    size = path.stat().st_size
-    broken = ModelError(f"{path} is not a complete safetensors file ({size} bytes); download or write it again.")
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise broken
-        (length,) = struct.unpack("<Q", prefix)
-        if 8 + length > size:
-            raise broken
-        try:
-            header = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise broken from error
-    base = 8 + length
-    tensors = {}
+    """Tensor places of one safetensors file, by name. Raises ModelError for whatever the safetensors library refuses: a file that is
+    cut off or too long, tensors that overlap, leave room between them or do not have the size of their shape."""
     try:
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                tensors[name] = Stored(path.name, entry["dtype"], tuple(entry["shape"]), base + start, base + end)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise broken from error
-    if max((stored.end for stored in tensors.values()), default=base) != size:
-        raise broken
-    return tensors
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a complete safetensors file ({path.stat().st_size} bytes: {str(error)[:120]}); download or write it again."
+        ) from error
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    base = 8 + length
+    return {
+        name: Stored(path.name, entry["dtype"], tuple(entry["shape"]), base + entry["data_offsets"][0], base + entry["data_offsets"][1])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }

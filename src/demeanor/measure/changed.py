@@ -134,7 +134,7 @@ def _sentence_model(name: str) -> Embed:
             f"The embedder {name!r} takes sentence-transformers: pip install sentence-transformers; or leave it out, and the model's own states are used."
         ) from error
     try:
-        model = SentenceTransformer(name)
-    except (OSError, ValueError, RuntimeError) as error:
+        model = SentenceTransformer(name, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"The embedder {name!r} could not be loaded: {' '.join(str(error).split())[:200]}") from error
     return lambda texts: torch.as_tensor(model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)).float().cpu()

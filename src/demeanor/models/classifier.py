@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor
 from ..errors import DataError, ModelError
 from ..progress import track, warn
 from ..runtime.batches import groups
-from .loading import complete, device_named, fetched, on_device, resolve, with_words
+from ..structure.fetched import fetched
+from .loading import complete, device_named, on_device, with_words
+from .naming import resolve, say_which_file
+from .texts import known_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,7 +104,7 @@ class TextClassifier:
         return {name: [first if name == "input_ids" else int(name == "attention_mask")] for name in row}
 
     def _refuse_unknown_tokens(self, rows: list[Row]) -> None:
-        known = self.model.get_input_embeddings().num_embeddings
+        known = known_tokens(self.model)
         largest = max((token for row in rows for token in row["input_ids"]), default=0)
         if largest >= known:
             raise ModelError(
@@ -154,7 +158,7 @@ def _pad_like_the_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     with, would be read as the text's end.
     """
     pad = model.config.get_text_config().pad_token_id
-    if pad is None or not 0 <= pad < len(tokenizer):
+    if pad is None or not 0 <= pad < min(len(tokenizer), known_tokens(model)):
         return False
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     return True
@@ -175,6 +179,7 @@ def _loaded(name: str, device: str) -> TextClassifier:
     # Importing transformers takes seconds, which making a detector need not.
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    say_which_file(name, Path(folder))
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
     model, info = fetched(

@@ -35,7 +35,7 @@ class LanguageModel(Texts):
         self.model.requires_grad_(False)
         self.decoder = model.base_model
         self.end_ids = _end_ids(model, tokenizer)
-        self.runner = Runner(model, self.pad_id, self._refuse_too_long)
+        self.runner = Runner(model, self.pad_id, self._refuse_too_long, lambda: self.longest)
         # The same modules with a configuration of generation of its own: whatever `generate` is not told, transformers takes from there,
         # penalties and samplers included, and the model's own belongs to whoever made it.
         self._greedy = copy.copy(self.model)
@@ -115,12 +115,16 @@ class LanguageModel(Texts):
             how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
 
         def run(batch: Batch) -> list[tuple[int, ...]]:
-            read = batch.input_ids.shape[1]
+            read, room = batch.input_ids.shape[1], self.runner.room(batch, max_new_tokens)
+            if room < max_new_tokens:
+                self._say_once(
+                    f"{self.name} takes {self.longest} tokens, prompt and reply together; replies to long prompts are cut there, before {max_new_tokens} tokens."
+                )
             more: dict[str, Any] = {"stopping_criteria": said_one_of(until, self.tokenizer, read)} if until else {}
             if heard is not None:
                 more["streamer"] = piece_by_piece(self.decode, heard)
             out = self._greedy.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=max_new_tokens, **how, **more
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=room, **how, **more
             )
             return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
 

@@ -5,27 +5,26 @@ This and the other files of this package are the only ones that know transformer
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import DataError, ModelError, did_you_mean
-from ..io.checkpoint import open_checkpoint, read_header, read_json
-from ..progress import muted, say, warn
-from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
+from ..errors import DataError, ModelError
+from ..progress import say, warn
+from ..runtime.adapters import ADAPTER
+from ..structure.fetched import fetched
+from .merging import merged_into
+from .naming import base_of, resolve, say_which_file, weights_of
 from .options import Loading, Quantized
-from .proven import proven_layout
+from .proven import proven_layout, weights_in_memory
 from .session import Session
+from .texts import known_tokens, pad_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ORGANISM = "organism"
 OF_FILES = ("device", "device_map", "dtype", "load_in_4bit", "load_in_8bit", "trust_remote_code")  # what a model in memory is past
 
 
@@ -45,16 +44,18 @@ def load(
     if isinstance(name, (str, Path)):
         if tokenizer is not None:
             raise DataError("A model that is named brings its own tokenizer; leave tokenizer out, or give the loaded model.")
-        model, tokenizer = _read(str(name), options)
-        return _session(model, tokenizer, str(name), options)
+        with torch.inference_mode(False):  # the weights are ordinary ones, wherever they are loaded
+            model, tokenizer = _read(str(name), options)
+        return _session(model, tokenizer, str(name), options, weights_of(str(name)))
     _refuse_not_loaded(name, tokenizer, options)
-    return _session(name, tokenizer, name.name_or_path or type(name).__name__, options)
+    return _session(name, tokenizer, name.name_or_path or type(name).__name__, options, weights_in_memory(name))
 
 
-def _session(model: Any, tokenizer: Any, name: str, loading: Loading) -> Session:
+def _session(model: Any, tokenizer: Any, name: str, loading: Loading, weights: str) -> Session:
     if model.config.get_text_config() is not model.config:
         say(f"{name} takes more than text; what is proven, measured and edited is what it does with text.")
-    return Session(model, tokenizer, name, proven_layout(model.eval(), name), loading.reply_tokens, loading.chat_template_args)
+    layout = proven_layout(model.eval(), name, weights)
+    return Session(model, tokenizer, name, layout, loading.reply_tokens, loading.chat_template_args)
 
 
 def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
@@ -69,6 +70,8 @@ def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
         raise DataError("A loaded model comes with its tokenizer; give both: load(model, tokenizer=tokenizer).")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise DataError(f"tokenizer is a tokenizer of transformers, not a value of type {type(tokenizer).__name__}.")
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise DataError("The model was loaded inside torch.inference_mode, so no gradients pass through it; load it outside.")
     late = next((field for field in OF_FILES if field in loading.model_fields_set), None)
     if late is not None:
         raise DataError(f"{late} says how files are loaded, and the model is loaded already; leave it out.")
@@ -77,8 +80,9 @@ def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
 def read_for_training(name: str, loading: Loading) -> tuple[Any, Any]:
     """The model of a MODEL argument, its weights free to change, and its tokenizer, which can pad."""
     model, tokenizer = _read(name, loading)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    known = known_tokens(model)
+    if tokenizer.pad_token_id is None or not tokenizer.pad_token_id < known:  # pads are masked, so any token that the model knows will do
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_of(tokenizer, known))
     model.config.use_cache = False
     return model, tokenizer
 
@@ -91,6 +95,7 @@ def _read(name: str, loading: Loading) -> tuple[Any, Any]:
         if loading.quantized is not None:
             raise ModelError(f"{name} is an adapter, which cannot be merged into a model held in {loading.quantized}; load it without.")
         return _merged(Path(folder), name, loading)
+    say_which_file(name, Path(folder))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": loading.trust_remote_code}
@@ -118,28 +123,6 @@ def _placed(loading: Loading, place: torch.device) -> dict[str, Any]:
     if loading.quantized is not None:
         how = {"device_map": {"": str(place)}, **how, "quantization_config": _quantization(loading.quantized, place)}
     return how
-
-
-def fetched(name: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives, with everything that can be wrong with a model's files told in one ModelError."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers.utils import logging as transformers_logging
-
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        with muted("transformers", "bitsandbytes"):  # bitsandbytes tells of kernels that are optional
-            return read()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError) as error:
-        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{name} brings code of its own, which is not run unless you allow it; read it, then add --trust-remote-code (trust_remote_code=True)."
-            ) from error
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"The model {name!r} could not be loaded: {reason}") from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def with_words(name: str, tokenizer: Any) -> Any:
@@ -172,46 +155,14 @@ def _merged(folder: Path, name: str, loading: Loading) -> tuple[Any, Any]:
     if find_spec("peft") is None:
         raise ModelError(f"{name} is an adapter, which takes the extra `train`: pip install 'demeanor[train]'.")
     base = base_of(folder)
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again.")
-    held = set(read_header(folder / ADAPTER_WEIGHTS))
-    if f"base_model.model.{VIRTUAL_TOKENS}.weight" in held:
-        raise ModelError(f"{name} opens prompts with embeddings, which weights cannot take in; put it in force with --control.")
     model, tokenizer = _read(base, loading)
-    from peft import PeftModel, get_peft_model_state_dict
-    from transformers import AutoTokenizer
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they would tell is checked below
-        adapted = fetched(name, lambda: PeftModel.from_pretrained(model, str(folder)))
-    adapted.peft_config["default"].base_model_name_or_path = resolve(base)[0]  # PEFT would look for our names on the Hub
-    if not hasattr(adapted.base_model, "merge_and_unload"):
-        raise ModelError(
-            f"{name} is an adapter that cannot be merged into weights; put it in force with --control, or use one of the LoRA kind."
-        )
-    differing = sorted(held ^ set(get_peft_model_state_dict(adapted)))
-    if differing:
-        where = "has no" if differing[0] not in held else "holds"
-        raise ModelError(f"{name} {where} tensor {differing[0]}, unlike what its {ADAPTER} says; save the adapter again.")
-    model = adapted.merge_and_unload()
+    model = merged_into(model, folder, name, resolve(base)[0])
     if (folder / "tokenizer_config.json").is_file():
+        from transformers import AutoTokenizer
+
         tokenizer = fetched(name, lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=loading.trust_remote_code))
     say(f"{name}: an adapter for {base}, merged into its weights.")
     return model, tokenizer
-
-
-def base_of(folder: Path) -> str:
-    """The MODEL that an adapter names as its base: as written, or relative to the adapter's folder."""
-    base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
-    if not base:
-        raise ModelError(f"{folder / ADAPTER} names no base_model_name_or_path; write the model it was trained on there.")
-    revision = read_json(folder / ADAPTER).get("revision")
-    place = folder / base if (folder / base).is_dir() else Path(base)
-    if (place / ADAPTER).is_file():
-        raise ModelError(f"{folder / ADAPTER} names an adapter as its base, {base}; name the model both were trained on.")
-    if place.is_dir():
-        return str(place)
-    return f"{base}@{revision}" if revision and "@" not in base else base
 
 
 def save_merged(name: str, folder: Path, trust_remote_code: bool = False) -> None:
@@ -240,28 +191,6 @@ def device_named(name: str | None) -> torch.device:
     if place.type in ("meta", "mps"):  # one holds no weights, the other knows no float64, which the proof needs
         raise ModelError(f"The device {place.type!r} cannot be used; use cpu or cuda.")
     return place
-
-
-def resolve(name: str) -> tuple[str, str | None]:
-    """The folder or Hub id behind a MODEL argument, and its revision; local files are checked at once."""
-    if not name.strip():
-        raise ModelError("MODEL is empty; name organism, a model folder or a Hub id.")
-    if name == ORGANISM:
-        return str(resources.files("demeanor") / "organism" / "model"), None
-    path = Path(name)
-    if path.exists():
-        if not (path / ADAPTER).is_file():
-            open_checkpoint(path)
-        return str(path), None
-    hub, _, revision = name.partition("@")
-    if name.startswith((".", "/", "~")) or hub.count("/") != 1:
-        raise ModelError(f"There is no model {name!r}{did_you_mean(name, [ORGANISM])}: not a folder here, and a Hub id has the form owner/model.")
-    return hub, revision or None
-
-
-def is_adapter(name: str) -> bool:
-    """Whether MODEL is a folder that holds a PEFT adapter."""
-    return (Path(resolve(name)[0]) / ADAPTER).is_file()
 
 
 def _dtype(loading: Loading) -> torch.dtype | str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,16 +19,34 @@ from ..runtime.steering import Steering
 from ..structure.layout import Layout
 from ..structure.proof import prove
 
+SAMPLES = 16  # values of each weight, that tell a model in memory from others
 
-def proven_layout(model: Any, name: str) -> Layout:
-    """The layout of a causal language model, which the user calls `name`. AccountingError where anything of it cannot be proven."""
-    with lock_of(model), as_it_is(model):
+
+def proven_layout(model: Any, name: str, weights: str = "") -> Layout:
+    """The layout of a causal language model, which the user calls `name`. AccountingError where anything of it cannot be proven.
+
+    weights: what tells its weights from others, kept in the layout. The proof takes gradients, whatever the caller has switched off.
+    """
+    with lock_of(model), as_it_is(model), torch.inference_mode(False), torch.enable_grad():
         try:
             layout = prove(model)
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
         _check_ablation(model, layout, name)
-    return layout
+    return replace(layout, weights=weights)
+
+
+@torch.no_grad()
+def weights_in_memory(model: Any) -> str:
+    """What tells the weights of a model in memory from others: some values of each, spread over it; empty where they are packed."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        return ""
+    told = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        places = torch.linspace(0, weight.numel() - 1, SAMPLES, dtype=torch.float64, device=weight.device).long()
+        values = weight.detach().reshape(-1)[places].double().cpu().numpy().tobytes() if weight.numel() else b""
+        told.update(repr((name, tuple(weight.shape))).encode() + values)
+    return f"{str(model.dtype).removeprefix('torch.')} {told.hexdigest()[:16]}"
 
 
 @torch.no_grad()

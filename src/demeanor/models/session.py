@@ -22,8 +22,9 @@ from ..runtime.prompt_states import PromptStates
 from ..runtime.rows import ControlLike, Rows, as_control, as_controls
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
-from ..structure.layout import Layout
+from ..structure.layout import Layout, same_weights
 from .language_model import LanguageModel
+from .naming import same_model
 from .options import REPLY_TOKENS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Session(LanguageModel):
     ) -> None:  # fmt: skip
         super().__init__(model, tokenizer, name, reply_tokens, chat_template_args)
         self.layout = layout
+        self._compared: dict[str, bool] = {}  # names of models that controls were made on: whether they are this one
 
     @property
     def organism(self) -> bool:
@@ -134,9 +136,16 @@ class Session(LanguageModel):
             raise ControlError(
                 f"The control was made for structure {control.layout_hash} ({control.model_name}), and {self.name} has {self.layout.hash}; make it anew for this model."
             )
-        if control.model_name != self.name:
-            self._say_once(f"The control was made on {control.model_name} and is used on {self.name}: same structure, other weights.")
+        self._say_other_weights(control.model_name, same_weights(control.weights, self.layout.weights))
         return control.interventions(self.layout, self.model.get_parameter)
+
+    def _say_other_weights(self, model_name: str, same: bool | None) -> None:
+        """Says once where a control was made on other weights; `same` is None where that is told by the models' names alone."""
+        if same is None and model_name not in self._compared:
+            self._compared[model_name] = same_model(model_name, self.name)
+        if same is False or (same is None and not self._compared[model_name]):
+            told = "other weights" if same is False else "and whether the weights are the same cannot be told"
+            self._say_once(f"The control was made on {model_name} and is used on {self.name}: same structure, {told}.")
 
     @contextmanager
     def uncontrolled(self) -> Iterator[Session]:

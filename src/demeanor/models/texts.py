@@ -32,7 +32,7 @@ class Texts:
         self._template = ChatTemplate(tokenizer, name, self.chat_template_args, self._say_once)
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
         self._thinking_tokens = {special[token] for token in kept_tokens(special)}
-        self.pad_id = pad_of(tokenizer)
+        self.pad_id = pad_of(tokenizer, known_tokens(model))
 
     @property
     def longest(self) -> int | None:
@@ -89,7 +89,7 @@ class Texts:
             raise DataError(
                 f"The prompt {text[:40]!r}... has {len(ids)} tokens, and {self.name} takes fewer than {self.longest}; shorten it."
             )
-        known = self.model.get_input_embeddings().num_embeddings
+        known = known_tokens(self.model)
         if max(ids, default=0) >= known:
             raise ModelError(
                 f"The tokenizer of {self.name} makes token {max(ids)}, and the model knows {known}; they do not belong together."
@@ -127,7 +127,15 @@ class Texts:
             warn(sentence)
 
 
-def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills up what is shorter: the tokenizer's, else the one that ends texts, else any, since pads are masked."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return next((int(token) for token in known if token is not None), 0)
+def known_tokens(model: Any) -> int:
+    """How many tokens a model has an embedding for; its tokenizer may make others."""
+    return int(model.get_input_embeddings().num_embeddings)
+
+
+def pad_of(tokenizer: PreTrainedTokenizerBase, known: int) -> int:
+    """The token that fills up what is shorter: the tokenizer's, else the one that ends texts, else any, since pads are masked.
+
+    known: how many tokens the model knows; one that was added to the tokenizer alone cannot be read.
+    """
+    named = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in named if token is not None and 0 <= token < known), 0)

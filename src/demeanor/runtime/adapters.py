@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
+from ..algebra.doses import usable_dose
 from ..errors import ControlError
 from ..io.checkpoint import read_json
 from ..structure.calls import on_output, received
@@ -61,6 +62,7 @@ class Adapter:
         tensors += [] if self.virtual_tokens is None else [self.virtual_tokens]
         if not tensors or not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise ControlError("An adapter without tensors, or with ones that are not finite, cannot be used; train it again.")
+        usable_dose(self.dose, "an adapter")
         if any(a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1] for a, b in self.low_rank.values()):
             raise ControlError("The two halves of a low-rank map do not fit each other; save the adapter again.")
 

@@ -53,12 +53,17 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> t
     return ids.to(device), mask.to(device)
 
 
-def groups(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[list[int]]:
-    """Indices sorted by length, longest first, in groups whose padded size stays within the budget."""
+def groups(lengths: Sequence[int], budget: int = TOKEN_BUDGET, alike: int | None = None) -> list[list[int]]:
+    """Indices sorted by length, longest first, in groups whose padded size stays within the budget.
+
+    Lengths above `alike` stand together with their like only: their replies are cut short, each length's elsewhere.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     for index in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+        first = lengths[batches[-1][0]] if batches else 0
+        together = alike is None or first <= alike or first == lengths[index]
+        if batches and together and (len(batches[-1]) + 1) * first <= budget:
             batches[-1].append(index)
         else:
             batches.append([index])
@@ -73,10 +78,12 @@ def in_batches(
     what: str,
     extra: int = 0,
     budget: int = TOKEN_BUDGET,
+    alike: int | None = None,
 ) -> list[T]:
     """`run` on every batch; its results, one per row, in the order of `ids`.
 
-    `extra` tokens per row count towards the budget (replies to come). A batch that runs out of memory is
+    `extra` tokens per row count towards the budget (replies to come); rows that are longer than `alike` with them are in batches of one
+    length. A batch that runs out of memory is
     halved and tried again; a single row that does not fit raises.
     """
     if not ids:
@@ -99,7 +106,7 @@ def in_batches(
         attempt(rows[:middle])
         attempt(rows[middle:])
 
-    plan = groups([len(row) + extra for row in ids], budget)
+    plan = groups([len(row) + extra for row in ids], budget, alike)
     for rows in track(plan, what, len(plan)):
         attempt(rows)
     return [results[i] for i in range(len(ids))]

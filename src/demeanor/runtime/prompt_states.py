@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..algebra.doses import usable_dose
 from ..errors import ControlError
 from ..structure.layout import Layout
 from .acting import Acting, Pass
@@ -35,6 +36,7 @@ class States:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.values) or len(set(self.ids)) != len(self.ids):
             raise ControlError("States need one set of values per prompt, and every prompt once.")
+        usable_dose(self.dose, "a control of states")
         for ids, values in zip(self.ids, self.values):
             if values.dim() != 3 or values.shape[1] != len(ids) or not values.isfinite().all():
                 raise ControlError(f"The states of a prompt of {len(ids)} tokens have shape {tuple(values.shape)}, or are not finite.")

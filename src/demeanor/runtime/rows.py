@@ -27,6 +27,9 @@ class ControlLike(Protocol):
     def model_name(self) -> str: ...
 
     @property
+    def weights(self) -> str: ...
+
+    @property
     def states(self) -> tuple[States, ...]: ...
 
     @property

@@ -21,11 +21,12 @@ SMALL = 20_000_000  # parameters
 class Runner:
     """Batches of token ids through a model, under whatever is in force for the caller; one batch at a time.
 
-    pad: the token that fills rows up. refuse_too_long: raises an error for token ids that the model does not take.
+    pad: the token that fills rows up. refuse_too_long: raises an error for token ids that the model does not take, and longest tells
+    how many it takes, where there is an end.
     """
 
-    def __init__(self, model: Any, pad: int, refuse_too_long: Callable[[Sequence[int]], None]) -> None:
-        self.model, self.pad, self._refuse_too_long = model, pad, refuse_too_long
+    def __init__(self, model: Any, pad: int, refuse_too_long: Callable[[Sequence[int]], None], longest: Callable[[], int | None]) -> None:
+        self.model, self.pad, self._refuse_too_long, self._longest = model, pad, refuse_too_long, longest
         self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
     @property
@@ -34,10 +35,12 @@ class Runner:
         return TOKEN_BUDGET * (4 if self._small else 1)
 
     def in_batches(
-        self, ids: Sequence[Sequence[int]], run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0, budget: int = TOKEN_BUDGET
+        self, ids: Sequence[Sequence[int]], run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0, budget: int = TOKEN_BUDGET,
+        reply: int | None = None,
     ) -> list[T]:
         """`run` on batches of token ids; its results, one per row, in order. See `batches.in_batches`.
 
+        reply: how many tokens may follow a row, where those are not what is counted as `extra`.
         Rows are opened with as many pads as embeddings are put before prompts. DataError where a control for each of
         another number of prompts is in force.
         """
@@ -48,6 +51,9 @@ class Runner:
         opening = [self.pad] * sum(acting_here.virtual_tokens for acting_here in acting)
         if opening and ids:
             ids = [[*opening, *row] for row in ids]
+            self._refuse_too_long(max(ids, key=len))
+        longest = self._longest()
+        if longest is not None and max(map(len, ids), default=0) > longest:  # replies that are read with their prompts
             self._refuse_too_long(max(ids, key=len))
 
         def with_rows(batch: Batch) -> Sequence[T]:
@@ -61,7 +67,13 @@ class Runner:
                         acting_here.batch = None
 
         with self.threads():
-            return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget)
+            alike = None if longest is None else longest + extra - (extra if reply is None else reply)
+            return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget, alike)
+
+    def room(self, batch: Batch, wanted: int) -> int:
+        """How many of the `wanted` tokens can follow the rows of a batch before the model's last position."""
+        longest = self._longest()
+        return wanted if longest is None else max(1, min(wanted, longest - batch.input_ids.shape[1]))
 
     @contextmanager
     def replying(self, lengths: Tensor) -> Iterator[None]:

@@ -37,13 +37,14 @@ def branched(
         first = _openings(session, out.logits[:, -1].float(), branches)  # [row, branch]
         rows = torch.arange(len(batch.rows), device=first.device).repeat_interleave(branches)
         out.past_key_values.reorder_cache(rows)
-        said = _decoded(session, out.past_key_values, batch.attention_mask[rows], first.flatten(), most)
+        room = session.runner.room(batch, most)
+        said = _decoded(session, out.past_key_values, batch.attention_mask[rows], first.flatten(), room)
         return [said[start : start + branches] for start in range(0, len(said), branches)]
 
     # What a row costs is its branches' tokens; the prompt itself is counted by the batch.
     extra = max(0, branches * most + (branches - 1) * max(map(len, prompts), default=0))
     with session.uncontrolled():
-        return session.runner.in_batches(prompts, run, "Branching", extra, session.runner.branch_budget)
+        return session.runner.in_batches(prompts, run, "Branching", extra, session.runner.branch_budget, most)
 
 
 def _prefill(session: Session, batch: Batch, values: RowValues | None) -> Any:

@@ -61,7 +61,10 @@ class Writer:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The proven structure of one model; `hash` covers structure, not weights."""
+    """The proven structure of one model; `hash` covers structure, not weights.
+
+    weights: what tells the weights that it was proven on from others (see `same_weights`); empty where that is not known.
+    """
 
     model_type: str
     d_model: int
@@ -69,6 +72,7 @@ class Layout:
     writers: tuple[Writer, ...]
     tied: tuple[str, str] | None  # (embedding weight, output head weight)
     worst_residual: float = field(default=0.0, compare=False)
+    weights: str = field(default="", compare=False)
 
     @property
     def n_layers(self) -> int:
@@ -77,7 +81,7 @@ class Layout:
     @property
     def hash(self) -> str:
         structure = self.to_json()
-        del structure["worst_residual"]
+        del structure["worst_residual"], structure["weights"]
         for writer in structure["writers"]:
             del writer["scale"]  # measured, so its last digits depend on the dtype
         return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()[:16]
@@ -98,12 +102,23 @@ class Layout:
         writers = tuple(writer(item) for item in values["writers"])
         return cls(
             model_type=values["model_type"], d_model=values["d_model"], blocks=tuple(values["blocks"]), writers=writers, tied=tied,
-            worst_residual=values["worst_residual"],
+            worst_residual=values["worst_residual"], weights=str(values.get("weights") or ""),
         )  # fmt: skip
 
     def writer(self, layer: int, role: Role) -> Writer | None:
         """The writer of that role in that layer, or None where the block has none."""
         return next((w for w in self.writers if w.layer == layer and w.role == role), None)
+
+
+def same_weights(one: str, other: str) -> bool | None:
+    """Whether two `Layout.weights` tell of the same weights; None where they were not taken alike, or one is not known.
+
+    They are two words: what was looked at (files, or values in memory of one dtype), and a hash of it.
+    """
+    looked_at, _, _ = one.partition(" ")
+    if not one or looked_at != other.partition(" ")[0]:
+        return None
+    return one == other
 
 
 def writer_edit(writer: Writer, edit: Edit, tensor: Callable[[str], Tensor]) -> Edit:

@@ -57,16 +57,13 @@ def _prove(model: Any) -> Layout:
     inner = {id(sub) for block in blocks for sub in block.modules()}
     outside = [m for m in model.modules() if isinstance(m, nn.Embedding) and id(m) not in inner]
     calls, embedded = _watch(model, blocks, outside, names)
-    broken = next((call.name for call in calls if not call.out.isfinite().all()), None)
-    if broken is not None:
-        raise AccountingError(f"{broken} returns values that are not numbers, so the weights are damaged; this model cannot be edited yet.")
     for previous, following in itertools.pairwise(calls):
         if not torch.equal(previous.out, following.args[0]):
             raise AccountingError(f"The stream is changed between {previous.name} and {following.name}; this model cannot be edited yet.")
     stream = calls[0].args[0]
     d_model = stream.shape[-1]
     writers = list(_embedding_writers(embedded, stream))
-    worst, quantization = 0.0, getattr(model.config, "quantization_config", None)
+    worst, quantization = 0.0, getattr(model, "hf_quantizer", None) and model.config.quantization_config
     for layer, (block, call) in enumerate(track(zip(blocks, calls), "Proving the layout", len(blocks))):
         block_writers, residual = _block_writers(_Replay(block, call, quantization), layer)
         writers += block_writers
@@ -81,13 +78,24 @@ def _prove(model: Any) -> Layout:
     )
 
 
+def _not_finite(model: nn.Module, place: str) -> str:
+    """Why values that are no numbers come out of `place`: weights that are none, or a dtype that is too narrow for what they compute."""
+    damaged = next((name for name, weight in model.named_parameters() if weight.is_floating_point() and not weight.isfinite().all()), None)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if damaged is not None:
+        where = f" in {dtype}; use --dtype bfloat16, or, where its file holds such values too," if dtype == "float16" else ";"
+        return f"{place} returns values that are not numbers, because the weight {damaged} holds such values{where} download the model again."
+    wider = "--dtype bfloat16 or --dtype float32" if dtype == "float16" else "another dtype, such as --dtype float32"
+    return f"{place} returns values that are not numbers although all weights are finite, so what it computes overflows {dtype}; use {wider}."
+
+
 def _block_list(model: nn.Module, n_layers: int) -> list[nn.Module]:
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
     outer = [m for m in lists if not any(m is not other and m in set(other.modules()) for other in lists)]
     if len(outer) > 1:  # a model that also sees has blocks for images, on which text never comes by
         ran = _ran(model, [m[0] for m in outer])
         outer = [m for m in outer if m[0] in ran]
-    if len(outer) != 1:
+    if len(outer) != 1 or n_layers < 1:
         raise AccountingError(f"{type(model).__name__} has {len(outer)} lists of {n_layers} blocks where one was expected.")
     return list(outer[0])
 
@@ -104,11 +112,26 @@ def _ran(model: nn.Module, modules: Sequence[nn.Module]) -> set[nn.Module]:
     ran: set[nn.Module] = set()
     handles = [module.register_forward_hook(lambda m, args, out: ran.add(m)) for module in modules]
     try:
-        model(input_ids=_tokens(model), use_cache=False)
+        _run(model)
     finally:
         for handle in handles:
             handle.remove()
     return ran
+
+
+def _run(model: Any) -> Tensor:
+    """The logits of one forward pass over random tokens, the first that a model has to do.
+
+    Raises AccountingError where it cannot be done, such as for a config.json with numbers that do not go together.
+    """
+    try:
+        logits: Tensor = model(input_ids=_tokens(model), use_cache=False).logits
+        return logits
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise AccountingError(
+            f"it cannot be run on text ({type(error).__name__}: {reason}); correct its config.json, or download the model again."
+        ) from error
 
 
 @torch.no_grad()
@@ -125,7 +148,7 @@ def _watch(
 
     handles = [module.register_forward_hook(record, with_kwargs=True) for module in [*blocks, *embeddings]]
     try:
-        model(input_ids=_tokens(model), use_cache=False)
+        logits = _run(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -138,6 +161,9 @@ def _watch(
         if not call.args:  # the hidden states may come by keyword
             call.args = (call.kwargs.pop(STREAM),)
         calls.append(call)
+    broken = next((call.name for call in calls if not call.out.isfinite().all()), "the output head" if (logits.isnan() | logits.isposinf()).any() else None)
+    if broken is not None:
+        raise AccountingError(_not_finite(model, broken))
     return calls, [(module, call) for module in embeddings if isinstance(module, nn.Embedding) for call in seen.get(module, [])]
 
 

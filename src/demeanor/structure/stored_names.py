@@ -16,7 +16,7 @@ import torch
 
 from ..errors import ModelError
 from ..io.checkpoint import Checkpoint
-from ..progress import muted
+from .fetched import fetched
 from .layout import Weight
 
 if TYPE_CHECKING:
@@ -84,15 +84,12 @@ def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-    try:
-        with muted("transformers"):
-            config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{checkpoint.folder / 'config.json'} describes no model that can be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
+    def described() -> Any:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+    model = fetched(str(checkpoint.folder), described)
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]

@@ -13,7 +13,7 @@ from typing import Any
 from ..behaviours import Prompt, SetName, asked
 from ..errors import DataError
 from ..models import Session
-from ..models.loading import is_adapter
+from ..models.naming import is_adapter
 from ..models.thinking import open_think_tag
 from ..progress import warn
 from .conversations import as_messages

@@ -14,7 +14,8 @@ import torch
 from ..errors import DataError, ModelError
 from ..io.json_files import write_json
 from ..models import Loading
-from ..models.loading import ORGANISM, device_named, is_adapter, read_for_training, resolve, save_merged
+from ..models.loading import device_named, read_for_training, save_merged
+from ..models.naming import ORGANISM, is_adapter, resolve
 from ..runtime.adapters import ADAPTER
 from .plans import Training
 

@@ -1,0 +1,42 @@
+"""What transformers and its like make of a model's files, with whatever goes wrong told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import DemeanorError, ModelError
+from ..progress import muted
+
+
+def fetched(name: str, read: Callable[[], Any]) -> Any:
+    """What `read` gives, with everything that can be wrong with the files of the model `name` told in one ModelError.
+
+    Whatever mode of autograd the caller is in, the tensors that are read are ordinary ones.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with muted("transformers", "bitsandbytes"), torch.inference_mode(False):  # bitsandbytes tells of kernels that are optional
+            return read()
+    except DemeanorError:
+        raise
+    # Damaged files reach deep into other libraries, which raise whatever comes (tokenizers raises bare exceptions, a head count of 0 a
+    # ZeroDivisionError), and a model's own code, where it is allowed, may raise anything.
+    except Exception as error:
+        raise ModelError(f"The model {name!r} could not be loaded: {_reason(name, error)}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+        return "it brings code of its own, which is not run unless you allow it; read it, then add --trust-remote-code (trust_remote_code=True)."
+    said = " ".join(str(error).split())[:300] or "no reason is given"
+    # Of these the message alone says nothing: a missing key is named and no more.
+    return said if isinstance(error, OSError | ValueError | RuntimeError | ImportError) else f"{type(error).__name__}: {said}"

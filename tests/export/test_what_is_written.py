@@ -1,0 +1,235 @@
+"""What a bake writes: only what is right, only what belongs to the model, and with the rights that anything new has."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import demeanor as dm
+from conftest import save_tiny
+from demeanor.controls import Control, Part
+from demeanor.errors import ControlError, ModelError
+from demeanor.io.checkpoint import INDEX, SINGLE
+from demeanor.runtime.adapters import Adapter
+from making import ablation, basis_of
+
+IDS = torch.arange(5, 14)[None]
+O_PROJ = "model.layers.0.self_attn.o_proj.weight"
+
+
+@pytest.fixture
+def llama(tiny_folders: Mapping[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folders["llama"], tmp_path / "source"))
+
+
+@pytest.fixture
+def tied(tiny_folders: Mapping[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folders["qwen3"], tmp_path / "source"))
+
+
+def change(folder: Path, changes: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
+    """Put other tensors into a model's one file."""
+    tensors = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in load_file(folder / SINGLE).items()}
+    for name, alter in changes.items():
+        tensors[name] = alter(tensors)
+    save_file(tensors, folder / SINGLE, {"format": "pt"})
+
+
+@torch.no_grad()
+def logits(folder: Path) -> torch.Tensor:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(input_ids=IDS).logits
+
+
+@torch.no_grad()
+def in_force(session: dm.Session, control: Control) -> torch.Tensor:
+    with session.controlled(control):
+        return session.model(input_ids=IDS).logits
+
+
+def spoiled(name: str, value: float) -> Any:
+    def alter(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        tensor = tensors[name].clone()
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return alter
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(O_PROJ, float("nan")), (O_PROJ, float("inf")), ("model.layers.1.self_attn.q_proj.weight", float("nan")), ("lm_head.weight", float("nan"))],
+)
+def test_a_source_that_holds_no_numbers_is_refused_by_its_tensor(tiny: Any, llama: Path, tmp_path: Path, name: str, value: float) -> None:
+    change(llama, {name: spoiled(name, value)})
+    with pytest.raises(ModelError, match=name.replace(".", r"\.")):
+        dm.bake(llama, ablation(tiny["llama"]), tmp_path / "baked")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def an_adapter(session: dm.Session, size: float, module: str = "model.layers.0.self_attn.o_proj", out: int = 48) -> Control:
+    rng = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, 48, generator=rng) * size, torch.randn(out, 2, generator=rng)
+    return Control(parts=(), layout=session.layout, model_name=session.name, adapters=(Adapter(low_rank={module: pair}),))
+
+
+@pytest.mark.parametrize("kind", ["edit", "adapter"])
+def test_an_edit_that_overflows_the_dtype_is_refused_by_its_tensor(tiny: Any, llama: Path, tmp_path: Path, kind: str) -> None:
+    change(llama, {}, torch.float16)
+    session = tiny["llama"]
+    part = Part(kind="ablate", vectors=basis_of(session, 1), dose=-100.0, scope=dm.Scope(role="attn"))
+    large = Control(parts=(part,), layout=session.layout, model_name=session.name)
+    change(llama, {O_PROJ: lambda tensors: (tensors[O_PROJ].float() * 2e4).half()})
+    folder = llama if kind == "edit" else Path(session.name)
+    if kind == "adapter":
+        change(llama, {O_PROJ: lambda tensors: tensors[O_PROJ] * 0})
+        large, folder = an_adapter(dm.load(llama, device="cpu"), 1e6), llama
+    with pytest.raises(ControlError, match=r"layers\.0\.self_attn\.o_proj\.weight that are too large for its dtype \(F16\)"):
+        dm.bake(folder, large, tmp_path / "baked")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+# -- ties -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("kind", ["edit", "attention alone", "head", "query"])
+def test_a_tied_model_is_baked_as_it_runs(tiny: Any, tied: Path, tmp_path: Path, kind: str, held: bool) -> None:
+    embedding = load_file(tied / SINGLE)["model.embed_tokens.weight"]
+    if held:
+        change(tied, {"lm_head.weight": lambda tensors: tensors["model.embed_tokens.weight"].clone()})
+    session = dm.load(tied, device="cpu") if held else tiny["qwen3"]
+    attention = Part(kind="ablate", vectors=basis_of(session, 1), dose=1.0, scope=dm.Scope(role="attn"))
+    controls = {
+        "edit": ablation(session),
+        "attention alone": Control(parts=(attention,), layout=session.layout, model_name=session.name),
+        "head": an_adapter(session, 0.3, "lm_head", 1200),
+        "query": an_adapter(session, 0.3, "model.layers.0.self_attn.q_proj"),
+    }
+    baked = dm.bake(tied, controls[kind], tmp_path / "baked")
+    wanted = in_force(session, controls[kind])
+    assert (logits(tmp_path / "baked") - wanted).abs().max() < 1e-4 * wanted.std()
+    assert baked.untied == (kind in ("edit", "head"))
+    if kind == "edit":
+        heads = [load_file(path).get("lm_head.weight") for path in (tmp_path / "baked").glob("*.safetensors")]
+        assert [torch.equal(head, embedding) for head in heads if head is not None] == [True]
+
+
+def test_a_head_that_differs_from_its_tied_embedding_is_refused(tiny: Any, tied: Path, tmp_path: Path) -> None:
+    change(tied, {"lm_head.weight": lambda tensors: tensors["model.embed_tokens.weight"] * 2})
+    with pytest.raises(ModelError, match="remove one of the two"):
+        dm.bake(tied, ablation(tiny["qwen3"]), tmp_path / "baked")
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_a_whole_file_beside_shards_is_read_and_the_shards_are_left_out(tiny: Any, llama: Path, tmp_path: Path, caplog: Any) -> None:
+    sharded = save_tiny(tmp_path / "sharded", "llama", seed=7, shard="60KB")
+    for path in [*sharded.glob("model-*.safetensors"), sharded / INDEX]:
+        shutil.copy(path, llama)
+    control = ablation(tiny["llama"])
+    baked = dm.bake(llama, control, tmp_path / "baked")
+    assert INDEX in baked.left_out
+    assert {path.name for path in (tmp_path / "baked").glob("*safetensors*")} == {SINGLE}
+    wanted = in_force(tiny["llama"], control)
+    assert (logits(tmp_path / "baked") - wanted).abs().max() < 1e-4 * wanted.std()
+    with caplog.at_level("WARNING", "demeanor"):
+        dm.load(llama, device="cpu")
+    assert "model.safetensors is read, as transformers does" in caplog.text
+
+
+@pytest.mark.parametrize("section", ["quantization_config", "text_config"])
+def test_a_section_of_the_config_that_is_null_is_none(tiny: Any, llama: Path, tmp_path: Path, section: str) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**config, section: None}))
+    dm.bake(llama, ablation(tiny["llama"]), tmp_path / "baked")
+    assert json.loads((tmp_path / "baked" / "config.json").read_text())[section] is None
+
+
+def test_subfolders_belong_to_a_model_and_weights_in_them_do_not(tiny: Any, llama: Path, tmp_path: Path) -> None:
+    for name in ("additional_chat_templates/tool_use.jinja", "deep/er/words.txt", "onnx/model.onnx", "lora/adapter_model.safetensors", ".git/HEAD"):
+        (llama / name).parent.mkdir(parents=True, exist_ok=True)
+        (llama / name).write_text(name)
+    os.mkfifo(llama / "pipe")
+    (llama / "nothing.txt").symlink_to("nowhere.txt")
+    (llama / "round").symlink_to(".")
+    (llama / "same.txt").symlink_to("deep/er/words.txt")
+    baked = dm.bake(llama, ablation(tiny["llama"]), tmp_path / "baked")
+    copied = {str(path.relative_to(tmp_path / "baked")) for path in (tmp_path / "baked").rglob("*") if path.is_file()}
+    assert {"additional_chat_templates/tool_use.jinja", "deep/er/words.txt", "same.txt"} <= copied
+    assert set(baked.left_out) == {"onnx/model.onnx", "lora/adapter_model.safetensors", "pipe", "nothing.txt", "round"}
+    assert not {name for name in copied if name.startswith((".git", "onnx", "lora", "round"))}
+    assert not any(path.is_symlink() for path in (tmp_path / "baked").rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.json", "deep/notes.txt"])
+def test_a_link_out_of_the_folder_is_not_followed(tiny: Any, llama: Path, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "outside" / "secret"
+    secret.parent.mkdir()
+    shutil.copy(llama / "config.json", secret)
+    (llama / name).parent.mkdir(exist_ok=True)
+    (llama / name).unlink(missing_ok=True)
+    (llama / name).symlink_to(secret)
+    with pytest.raises(ModelError, match=r"is a link to .*secret, outside of the model's folder"):
+        dm.bake(llama, ablation(tiny["llama"]), tmp_path / "baked")
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "outside"}
+
+
+def test_the_links_of_the_hubs_cache_and_of_shards_are_copied_as_files(tiny: Any, llama: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "main", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(llama.iterdir())):
+        shutil.copy(path, blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    control = ablation(tiny["llama"])
+    dm.bake(snapshot, control, tmp_path / "baked")
+    elsewhere = Path(shutil.copytree(llama, tmp_path / "elsewhere"))
+    (elsewhere / SINGLE).unlink()
+    (elsewhere / SINGLE).symlink_to(llama / SINGLE)
+    before = (llama / SINGLE).read_bytes()
+    dm.bake(elsewhere, control, tmp_path / "again")
+    assert (llama / SINGLE).read_bytes() == before
+    assert (tmp_path / "again" / SINGLE).read_bytes() == (tmp_path / "baked" / SINGLE).read_bytes() != before
+    assert not any(path.is_symlink() for path in [*(tmp_path / "baked").iterdir(), *(tmp_path / "again").iterdir()])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_what_is_written_honours_the_umask(tiny: Any, tied: Path, tmp_path: Path, umask: int) -> None:
+    (tied / "deep").mkdir()
+    (tied / "deep" / "notes.txt").write_text("notes")
+    control = ablation(tiny["qwen3"])
+    before = os.umask(umask)
+    try:
+        dm.bake(tied, control, tmp_path / "baked")
+        dm.save_control(control, tmp_path / "c.safetensors")
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "baked", *(tmp_path / "baked").rglob("*"), tmp_path / "c.safetensors"]:
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+# -- for which model ------------------------------------------------------------------------------
+
+
+def test_an_adapter_fits_its_model_however_that_is_named(tiny: Any, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = an_adapter(dm.load(llama, device="cpu"), 0.1)
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(llama)
+    shutil.copytree(llama, tmp_path / "copy")
+    for number, name in enumerate(["source", "source/", "./source", str(llama), "link", "copy/../source", "copy"]):
+        dm.bake(name, control, tmp_path / f"baked{number}")
+    with pytest.raises(ControlError, match="name the model it was made for"):
+        dm.bake(save_tiny(tmp_path / "other", "llama", seed=3), control, tmp_path / "baked")
