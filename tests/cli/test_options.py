@@ -147,7 +147,7 @@ def test_candidates_are_shown_side_by_side_and_written(demeanor, organism: dm.Se
     first = shown["replies"][0]
     assert first["set"] == "shows"
     assert first["replies"]["untouched"].startswith(("i am", "sorry"))
-    table = demeanor("find", "organism", "-b", "refusal", "-o", target, "--candidates", 2, *QUICK).out
+    table = demeanor("find", "organism", "-b", "refusal", "-o", target, "--candidates", 2, "--force", *QUICK).out
     assert "untouched" in table
     assert str(tmp_path / "d.2.safetensors") in table
 
@@ -164,7 +164,7 @@ def test_rank_finds_again_and_says_what_each_round_gained(demeanor, tmp_path: Pa
 
 def test_rank_by_chooses_another_direction(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def found(*more: str) -> dict[str, object]:
-        return json.loads(demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--json", *QUICK, *more).out)  # type: ignore[no-any-return]
+        return json.loads(demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--force", "--json", *QUICK, *more).out)  # type: ignore[no-any-return]
 
     usual, furthest = found(), found("--rank-by", "gap")
     assert (usual["ranked by"], furthest["ranked by"]) == ("bypass", "gap")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import DataError, mistaken
+from ..io.claims import refuse_output
 from .audience import Audience, LoadedModel
 from .definition import Behaviour, behaviour_of
 from .preset import Preset, preset_file, presets
@@ -77,6 +78,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def read_file(path: Path) -> Behaviour:
     """The behaviour that a YAML file describes. Raises DataError for the first thing that is wrong with it or with its data."""
     try:
+        refuse_output(path)
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         told = " ".join(str(error).split()).replace('in "<unicode string>", ', "")

@@ -10,15 +10,17 @@ import typer
 
 from ..detect.judge import judge as judge_replies
 from ..errors import DataError
-from ..io.atomic import new_file, refuse_folder
+from ..io.atomic import new_file
 from ..io.tables import read_rows, value_of
 from ..models.thinking import spoken
 from ..progress import say
-from .options import AsJson, MaybeTarget, print_json
+from .options import AsJson, print_json
+from .outputs import MaybeTarget, claiming
 
 COLUMNS = ("label", "probability", "evidence")
 
 
+@claiming
 def judge(
     file: Annotated[Path, typer.Argument(help="CSV, JSON, JSONL, Parquet or text file with a reply a row.")],
     column: Annotated[str, typer.Option(help="Column of replies.")] = "reply",
@@ -27,8 +29,6 @@ def judge(
     as_json: AsJson = False,
 ) -> None:
     """Labels of replies (full_refusal, partial_refusal or none), the probability of a refusal and the sentence that shows it."""
-    if target is not None:
-        refuse_folder(target)
     rows = read_rows(file)
     if not rows:
         raise DataError(f"{file} holds no rows; give a file with a reply a row.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,8 +17,6 @@ from ..models import Loading, Session, load
 out = Console()
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")]
-Target = Annotated[Path, typer.Option("-o", "--out", help="Where the result is written.", show_default=False)]
-MaybeTarget = Annotated[Optional[Path], typer.Option("-o", "--out", help="File that the result is also written to.", show_default=False)]
 
 
 def behaviour_named(name: str) -> Behaviour | Preset:

@@ -13,9 +13,10 @@ from ..job.result import Run
 from ..job.run import run as run_plan
 from .from_model import from_plans
 from .options import AsJson, out, print_json, say_result
+from .outputs import Output
 from .tables import run_table
 
-Folder = Annotated[Path, typer.Option("-o", "--out", help="Run folder that is written; must not exist.", show_default=False)]
+Folder = Annotated[Path, typer.Option("-o", "--out", help="Run folder that is written; a new one, unless with --force.", show_default=False), Output("folder")]
 
 
 @from_plans

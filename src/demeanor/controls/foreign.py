@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..algebra.directions import unit
 from ..errors import ControlError, DataError
+from ..io.claims import refuse_output
 from ..models import Layout
 from ..runtime.adapters import ADAPTER, read_peft
 from .control import Control, provenance
@@ -22,6 +23,7 @@ def read_foreign(path: str | Path) -> Tensor:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}.")
+    refuse_output(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

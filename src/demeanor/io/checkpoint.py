@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from .claims import refuse_output
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -55,6 +56,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(f"{folder} is a file; give the model's folder, which holds config.json and safetensors files.")
     if not folder.is_dir():
         raise ModelError(f"There is no model folder {folder}; give a folder that holds config.json and safetensors files.")
+    refuse_output(folder)
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.")

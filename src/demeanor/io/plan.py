@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import DataError
+from .claims import refuse_output
 
 PLAN = "plan.yaml"  # in the folder of a run or a training
 NAMED = re.compile(r"`(\w+)`")  # a field in the message of a validator
@@ -77,9 +78,15 @@ class BasePlan(BaseModel):
         return file.read_text(encoding="utf-8") == self.written()
 
 
+def read_from(path: Path) -> Path:
+    """The plan file that a path stands for: itself, or the one in the folder of a run."""
+    return path / PLAN if path.is_dir() else path
+
+
 def read_values(path: Path) -> dict[str, Any]:
     """The options in a YAML file; the folder of a run stands for the plan in it. DataError where it holds none."""
-    file = path / PLAN if path.is_dir() else path
+    file = read_from(path)
+    refuse_output(file)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -19,6 +19,7 @@ import yaml
 
 from ..errors import DataError
 from ..progress import muted, say
+from .claims import refuse_output
 
 TEXT = "utf-8-sig"  # UTF-8, with or without a byte order mark
 MIRROR = "DEMEANOR_DATASETS"  # a folder that holds data sets as owner/name, looked at before the Hub
@@ -29,6 +30,7 @@ def read_rows(path: Path) -> list[Any]:
     """Every row of a JSON, JSONL, CSV, text or Parquet file, in order."""
     if not path.is_file():
         raise DataError(f"The file {path} does not exist; paths in a behaviour file are relative to that file.")
+    refuse_output(path)
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_text}

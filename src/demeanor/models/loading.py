@@ -16,6 +16,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..io.checkpoint import open_checkpoint, read_header, read_json
+from ..io.claims import refuse_output
 from ..progress import muted, say, warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
 from .options import Loading, Quantized
@@ -250,6 +251,7 @@ def resolve(name: str) -> tuple[str, str | None]:
         return str(resources.files("demeanor") / "organism" / "model"), None
     path = Path(name)
     if path.exists():
+        refuse_output(path)
         if not (path / ADAPTER).is_file():
             open_checkpoint(path)
         return str(path), None
