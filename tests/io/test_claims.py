@@ -194,6 +194,6 @@ def test_the_umask_is_kept_to(tmp_path: Path, umask: int) -> None:
 )
 def test_a_full_disk_is_one_sentence_that_names_the_output(tmp_path: Path, error: Exception) -> None:
     for writing in (new_file, new_folder):
-        with pytest.raises(DataError, match="out could not be written: .*nothing was left behind"), writing(tmp_path / "out"):  # type: ignore[operator]
+        with pytest.raises(DataError, match=r"out could not be written: .*nothing was left behind"), writing(tmp_path / "out"):  # type: ignore[operator]
             raise error
     assert names(tmp_path) == []
