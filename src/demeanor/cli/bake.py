@@ -15,8 +15,9 @@ from ..export.plan import BakePlan
 from ..models import Loading
 from ..runtime.adapters import ADAPTER
 from .from_model import from_plans
-from .options import AsJson, print_json, say_result
+from .options import AsJson, print_json
 from .outputs import TargetFolder
+from .terminal import say_result
 
 CHANGES_WEIGHTS = ("dtype", "load_in_4bit", "load_in_8bit")
 

@@ -13,9 +13,10 @@ from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, out, print_json, say_result
+from .options import AsJson, behaviour_named, opened, print_json
 from .outputs import Target
 from .tables import dial_table, doses_table, measurement_table
+from .terminal import out, say_result
 
 
 @from_plans

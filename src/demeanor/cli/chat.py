@@ -18,7 +18,7 @@ from ..io.plan import Flag
 from ..measure.condition import Condition
 from ..models import Loading
 from ..models.plan import ModelPlan
-from ..progress import say
+from ..progress import printable, say
 from .from_model import from_plans
 from .options import behaviour_named, opened
 
@@ -56,7 +56,7 @@ def chat(plan: ChatPlan, loading: ChatLoading) -> None:
     session = opened(plan.model, loading)
     condition = Condition(session, control, redo=None if named is None else make_detector(named.settled(session).detect, session))
     if plan.message is not None:
-        print(say_once(condition, plan.message, plan.system))
+        print(printable(say_once(condition, plan.message, plan.system)))
     else:
         converse(condition, plan.system)
 
@@ -93,4 +93,4 @@ def converse(condition: Condition, system: str | None) -> None:
             now = condition if active else Condition(condition.session)
             reply = now.generate([Prompt(messages=tuple(messages), system=system)], condition.session.reply_tokens)[0].text
             messages.append(("assistant", reply))
-            print(reply)
+            print(printable(reply))

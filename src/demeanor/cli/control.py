@@ -32,9 +32,10 @@ from ..measure.condition import Condition
 from ..models import Loading
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, help_alone, opened, out, say_result, show
+from .options import AsJson, behaviour_named, help_alone, opened, show
 from .outputs import Target
 from .tables import scores_table
+from .terminal import out, say_result
 
 control_app = typer.Typer(
     help="Controls: made from a direction, put together, put behind gates, shown.", callback=help_alone, invoke_without_command=True

@@ -23,9 +23,10 @@ from ..models import Loading, Session
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, out, print_json, say_result, show
+from .options import AsJson, behaviour_named, opened, print_json, show
 from .outputs import Force, Target
 from .tables import comparison_table, rounds_table, side_by_side_table
+from .terminal import out, say_result
 
 
 class ChoicePlan(BasePlan):

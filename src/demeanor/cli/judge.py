@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -11,6 +10,7 @@ import typer
 from ..detect.judge import judge as judge_replies
 from ..errors import DataError
 from ..io.atomic import new_file
+from ..io.csv_files import write_csv
 from ..io.tables import read_rows, value_of
 from ..models.thinking import spoken
 from ..progress import say
@@ -39,10 +39,8 @@ def judge(
         for reply, each in zip(replies, judge_replies(replies, prompts))
     ]
     if target is not None:
-        with new_file(target) as work, work.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, COLUMNS)
-            writer.writeheader()
-            writer.writerows(judged)
+        with new_file(target) as work:
+            write_csv(work, judged, COLUMNS)
     if as_json:
         print_json(judged)
         return

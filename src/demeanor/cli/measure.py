@@ -25,10 +25,11 @@ from ..models import Loading, Session
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, out, print_json
+from .options import AsJson, behaviour_named, opened, print_json
 from .outputs import MaybeTarget, Output
 from .suites import suites_asked, to_json
 from .tables import changed_table, measurement_table, scores_table
+from .terminal import out, say_result
 
 RatingSheet = Annotated[
     Optional[Path],
@@ -132,4 +133,4 @@ def ratings(
     if as_json:
         print_json(read.to_json())
     else:
-        print(read)
+        say_result(read)

@@ -22,9 +22,10 @@ from ..measure.meter.transitions import sankey
 from ..models import Loading
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, help_alone, opened, out, print_json, say_result
+from .options import AsJson, behaviour_named, help_alone, opened, print_json
 from .outputs import MaybeTarget, Target, claiming
 from .tables import aggregate_table, flows_table
+from .terminal import out, say_result
 
 meter_app = typer.Typer(
     help="Scores of replies: rates at thresholds, what they hide, and flows from model to model.",

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import DemeanorError
-from ..progress import muted, shown
+from ..progress import muted, printable, shown
 from ..version import __version__
 from .listing import Commands, Listed, Loaded
 from .starting import ENDING, handled
@@ -101,5 +101,5 @@ def _run() -> NoReturn:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    print(f"demeanor: {sentence}", file=sys.stderr)
+    print(f"demeanor: {printable(sentence)}", file=sys.stderr)
     sys.exit(code)

@@ -12,9 +12,10 @@ from ..job.plan import Plan
 from ..job.result import Run
 from ..job.run import run as run_plan
 from .from_model import from_plans
-from .options import AsJson, out, print_json, say_result
+from .options import AsJson, print_json
 from .outputs import Output
 from .tables import run_table
+from .terminal import out, say_result
 
 Folder = Annotated[Path, typer.Option("-o", "--out", help="Run folder that is written; a new one, unless with --force.", show_default=False), Output("folder")]
 

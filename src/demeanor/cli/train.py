@@ -16,9 +16,10 @@ from ..train import prefix as train_prefix
 from ..train import rlaf as train_rlaf
 from ..train import sft as train_sft
 from .from_model import from_plans
-from .options import AsJson, help_alone, out, print_json, say_result
+from .options import AsJson, help_alone, print_json
 from .outputs import TargetFolder
 from .tables import changed_table, replies_table, scores_table
+from .terminal import out, say_result
 
 train_app = typer.Typer(
     help="Training: healing after an edit, fine-tuning, detoxifying, rewards (the extra train). A killed one goes on when the same command is given again.",

@@ -10,9 +10,10 @@ from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, out, print_json
+from .options import AsJson, behaviour_named, opened, print_json
 from .outputs import Target
 from .tables import update_table
+from .terminal import out
 
 
 @from_plans

@@ -20,6 +20,7 @@ import yaml
 from ..errors import DataError
 from ..progress import muted, say
 from .claims import refuse_output
+from .csv_files import unguarded
 
 TEXT = "utf-8-sig"  # UTF-8, with or without a byte order mark
 MIRROR = "DEMEANOR_DATASETS"  # a folder that holds data sets as owner/name, looked at before the Hub
@@ -194,6 +195,7 @@ def _read_csv(file: TextIO, path: Path) -> list[Any]:
         rows = list(reader)
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file that can be read: {error}.") from error
+    header, rows = list(map(unguarded, header)), [_unguarded(row) for row in rows]
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path} has two columns named {twice!r}; rename one of them.")
@@ -201,6 +203,11 @@ def _read_csv(file: TextIO, path: Path) -> list[Any]:
         if None in row or None in row.values():
             raise DataError(f"{path}, row {number} has more or fewer fields than the header line; quote commas inside a field.")
     return rows
+
+
+def _unguarded(row: dict[Any, Any]) -> dict[Any, Any]:
+    """A row without the apostrophes that keep spreadsheet programs from running its cells."""
+    return {key if key is None else unguarded(key): unguarded(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
 
 
 def _read_text(file: TextIO, path: Path) -> list[Any]:
