@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from demeanor.errors import DataError
 from demeanor.io.atomic import new_file, new_folder
 from demeanor.io.checkpoint import open_checkpoint
 from demeanor.io.claims import LOCK, UNFINISHED, claimed
 from demeanor.io.tables import read_rows
+from demeanor.io.tensors import write_tensors
 
 
 def write(target: Path, text: str = "new") -> None:
@@ -180,11 +183,13 @@ def test_the_umask_is_kept_to(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         write(tmp_path / "file")
-        with new_folder(tmp_path / "folder"):
-            pass
+        write_tensors(tmp_path / "tensors", {"x": torch.ones(1)}, {})
+        with new_folder(tmp_path / "folder") as work:
+            save_file({"x": torch.ones(1)}, work / "tensors")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
+    for name in ("file", "tensors", "folder/tensors"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~umask
 
 

@@ -103,7 +103,7 @@ def _asks_for_help(arguments: list[str]) -> bool:
 def _group(name: str, listed: Listed) -> Commands:
     """A group that can list its commands."""
     about = _about(listed.module)
-    commands = {command: TyperCommand(command, help=text) for command, text in about.items() if command}
+    commands: dict[str, Any] = {command: TyperCommand(command, help=text) for command, text in about.items() if command}
     return Commands(name=name, commands=commands, help=about[""], invoke_without_command=True, rich_markup_mode="rich")
 
 

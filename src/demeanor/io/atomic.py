@@ -30,6 +30,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     with claimed(target, "folder", replaces=False) as claim, in_one_sentence(target), work_folder(target) as work:
         yield work
         for path in (work, *work.rglob("*")):
+            _readable(path, work)
             _flush(path)
         _put(work, target, claim.replaces)
 
@@ -55,14 +56,13 @@ def new_file(target: Path) -> Iterator[Path]:
                 with (Path(folder) / "content").open("rb") as content, target.open("wb") as stream:
                     shutil.copyfileobj(content, stream)
             return
-        work = unfinished(target)
-        try:
+        with work_folder(target) as folder:  # in a folder, whose mode says what the umask leaves
+            work = folder / target.name
             yield work
+            _readable(work, folder)
             _flush(work)
             os.replace(work, target)
             _flush(target.absolute().parent)
-        finally:
-            work.unlink(missing_ok=True)
 
 
 def refuse_existing(target: Path) -> None:
@@ -88,6 +88,12 @@ def _put(work: Path, target: Path, replaces: bool) -> None:
         raise
     _flush(target.absolute().parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _readable(path: Path, folder: Path) -> None:
+    """A file is for whom the umask says, as the new folder is: some libraries write theirs for the owner alone."""
+    if path.is_file() and not path.is_symlink():
+        path.chmod(path.stat().st_mode | (folder.stat().st_mode & 0o666))
 
 
 def _flush(path: Path) -> None:

@@ -7,7 +7,7 @@ one sentence that names it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -116,5 +116,5 @@ def _object(text: str, path: Path) -> dict[str, Any]:
 
 
 @cache
-def _adapter(schema: type[Any]) -> TypeAdapter[Any]:
+def _adapter(schema: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
