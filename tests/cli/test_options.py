@@ -311,7 +311,7 @@ def test_results_are_replaced_with_force_and_inputs_never(demeanor, tmp_path: Pa
     assert replies.read_text() == "reply\nhello there\n"
     assert demeanor("judge", replies, "-o", labels).code == 0
     first = labels.read_text()
-    replies.write_text("reply\nsorry , i can not help .\n")
+    replies.write_text("reply\nsorry i can not help with that .\n")
     assert "--force" in demeanor("judge", replies, "-o", labels).sentence
     assert labels.read_text() == first
     assert demeanor("judge", replies, "-o", labels, "--force").code == 0

@@ -179,17 +179,18 @@ def test_layouts_in_json(tmp_path: Path) -> None:
 
 def test_plans(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    for plan in (Plan(model="organism", behaviour="refusal", doses="3"), Heal(model="organism", pairs=("a.jsonl:0.5",))):
-        values = yaml.safe_load(plan.written())
-        for rng in cases():
-            text = yaml.safe_dump(damaged(values, rng)).encode("utf-8", "replace")
-            path.write_bytes(damaged_bytes(text, rng) if rng.random() < 0.4 else text)
-            survives(partial(type(plan).from_file, path))
+    plans = (Plan(model="organism", behaviour="refusal", doses="3"), Heal(model="organism", pairs=("a.jsonl:0.5",)))
+    valid = [(type(plan), yaml.safe_load(plan.written())) for plan in plans]
+    for rng in cases():
+        kind, values = rng.choice(valid)
+        text = yaml.safe_dump(damaged(values, rng)).encode("utf-8", "replace")
+        path.write_bytes(damaged_bytes(text, rng) if rng.random() < 0.4 else text)
+        survives(partial(kind.from_file, path))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["a: 2020-13-45", "a: !!timestamp x", "a: !!int ''", "a: !!bool x", "a: !!float x", "? [a]\n: b", "[" * 5000, "a: &a [*a]", "a: !!python/object:os.x {}",
+    ["a: 2020-13-45", "a: !!timestamp x", "a: !!int ''", "a: !!bool x", "a: !!float x", "? [a]\n: b", "[" * 1500, "a: &a [*a]", "a: !!python/object:os.x {}",
      "1: 2", "- a", "", "\x00", "a: b: c", "a: 1_", "a: .inf", "2020-01-01: x"],
 )  # fmt: skip
 def test_odd_yaml_is_no_plan(tmp_path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ one sentence that names it.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -97,7 +97,7 @@ def read_tensors(path: Path, *kinds: str) -> Stored:
 def decoded(schema: type[T], text: str, path: Path) -> T:
     """JSON as a schema says: nothing is converted, so a text is no number. Raises DataError, which names the first place that is wrong."""
     try:
-        return cast(T, _adapter(schema).validate_json(text, strict=True))
+        return cast(T, _adapter(cast(Any, schema)).validate_json(text, strict=True))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -116,5 +116,5 @@ def _object(text: str, path: Path) -> dict[str, Any]:
 
 
 @cache
-def _adapter(schema: Hashable) -> TypeAdapter[Any]:
+def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
