@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from demeanor.errors import DataError
 from demeanor.io.atomic import new_file, new_folder
 from demeanor.io.checkpoint import open_checkpoint
-from demeanor.io.claims import LOCK, UNFINISHED, claimed
+from demeanor.io.claims import LOCK, REPLACED, UNFINISHED, claimed
 from demeanor.io.tables import read_rows
 from demeanor.io.tensors import write_tensors
 
@@ -149,6 +149,20 @@ def test_the_second_of_two_processes_is_told_at_the_start_and_what_a_kill_leaves
         (work / "plan.yaml").write_text("whole")
     assert left[0] in caplog.text
     assert names(tmp_path) == ["out"]
+
+
+def test_a_result_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    """As a kill between the two renames leaves it."""
+    old = tmp_path / f".out.12345678{REPLACED}"
+    old.mkdir()
+    (old / "plan.yaml").write_text("old")
+    with pytest.raises(DataError, match="exists already"), new_folder(tmp_path / "out"):
+        pass
+    assert (names(tmp_path), (tmp_path / "out" / "plan.yaml").read_text()) == (["out"], "old")
+    (tmp_path / "out").rename(old)
+    with claimed(tmp_path / "out", "folder", replaces=True), new_folder(tmp_path / "out") as work:
+        (work / "plan.yaml").write_text("new")
+    assert (names(tmp_path), (tmp_path / "out" / "plan.yaml").read_text()) == (["out"], "new")
 
 
 @pytest.mark.parametrize("lock", ["", "{", "[]", "null", '{"pid": "x"}', '{"pid": 1e99, "host": ""}', "[" * 100_000])

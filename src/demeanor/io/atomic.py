@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..errors import DataError
-from .claims import claimed, is_stream, refuse_target, unfinished
+from .claims import REPLACED, beside, claimed, is_stream, refuse_target
 
 TORCH_DISK = ("PytorchStreamWriter", "inline_container", "iostream")  # how torch.save says, as a RuntimeError, that a disk is full
 
@@ -38,7 +38,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 @contextmanager
 def work_folder(target: Path) -> Iterator[Path]:
     """A folder beside a target that is gone when the context ends; a later command takes away one that a kill left."""
-    work = unfinished(target)
+    work = beside(target)
     work.mkdir()
     try:
         yield work
@@ -77,7 +77,7 @@ def refuse_folder(target: Path) -> None:
 
 def _put(work: Path, target: Path, replaces: bool) -> None:
     """A finished folder under its name; what stood there goes only when the new one is in its place."""
-    old = unfinished(target)
+    old = beside(target, REPLACED)
     if replaces and os.path.lexists(target):
         os.rename(target, old)
     try:

@@ -24,7 +24,8 @@ from ..errors import DataError
 from ..progress import say
 
 Kind = Literal["file", "folder"]
-LOCK, UNFINISHED = ".demeanor-lock", ".unfinished"  # how the names of a lock and of an unfinished output end
+# How the names of a lock, of an unfinished output, and of a result that is just being replaced end.
+LOCK, UNFINISHED, REPLACED = ".demeanor-lock", ".unfinished", ".replaced"
 RESULTS = ("plan.yaml", "config.json", "key.json", "training.json")  # one of these lies in every folder that this package writes
 PATIENCE = 10.0  # seconds in which a lock without a process in it may still be being written
 
@@ -97,9 +98,9 @@ def is_stream(target: Path) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
 
 
-def unfinished(target: Path) -> Path:
-    """A new name for what is being written beside a target."""
-    return target.with_name(f".{target.name}.{os.urandom(4).hex()}{UNFINISHED}")
+def beside(target: Path, end: str = UNFINISHED) -> Path:
+    """A new hidden name beside a target, for what is being written or replaced."""
+    return target.with_name(f".{target.name}.{os.urandom(4).hex()}{end}")
 
 
 # -- what may stand under a target's name -------------------------------------------------------------
@@ -179,6 +180,7 @@ def _locked(claim: Claim) -> Iterator[None]:
         _remove_empty(absent)
         raise DataError(f"{target} cannot be written: {error.strerror or error}.") from error
     try:
+        _restore(claim)
         _clean(target)
         yield
     finally:
@@ -245,9 +247,25 @@ def _started(pid: int) -> str | None:
         return None
 
 
+def _restore(claim: Claim) -> None:
+    """Put back a result that was moved aside by a process that was killed before the new one was in its place."""
+    target = claim.target
+    for old in _left(target, REPLACED):
+        if os.path.lexists(target):
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, target)
+            say(f"Put {target} back, which a killed process was replacing.")
+            _refuse(claim)
+
+
+def _left(target: Path, end: str) -> list[Path]:
+    return sorted(target.parent.glob(f".{_literal(target.name)}.????????{end}"))
+
+
 def _clean(target: Path) -> None:
     """Take away what killed processes left beside a target, and say so: whoever holds its lock is the only one who writes there."""
-    left = sorted(target.parent.glob(f".{_literal(target.name)}.????????{UNFINISHED}"))
+    left = _left(target, UNFINISHED)
     if not left:
         return
     size = sum(path.lstat().st_size for one in left for path in (one, *one.rglob("*")))
