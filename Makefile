@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast lint organism clean
+.PHONY: install demo test test-fast fuzz lint organism clean
 
 install: .venv/installed
 
@@ -17,6 +17,11 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# More damaged files of every kind than `make test` tries.
+FUZZ ?= 2500
+fuzz: install
+	DEMEANOR_FUZZ=$(FUZZ) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/io/test_damaged_files.py
 
 # What needs no whole run, no training and no process of its own.
 test-fast: install

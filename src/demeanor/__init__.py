@@ -4,39 +4,93 @@ import demeanor as dm
 s = dm.load("organism"); b = dm.behaviour("over-refusal")
 c = dm.ablate(dm.find(s, b)).when(dm.gate(s, b, false_positives=0.05))
 print(dm.measure(s, b, control=c))
+
+What it holds is imported when it is first used, so that `import demeanor` and the command line begin at once.
 """
 
-from . import selfcontrol, train
-from .behaviours import Behaviour, Prompt, behaviour
-from .calibrate.dose import find_dose
-from .calibrate.plan import DosePlan
-from .controls import (  # fmt: skip
-    Control,
-    Direction,
-    Gate,
-    Scope,
-    ablate,
-    add,
-    clamp,
-    load_control,
-    load_direction,
-    rotate,
-    save_control,
-    save_direction,
-    scale,
-)
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from .errors import DemeanorError, NoCandidate, NoUsableDirection
-from .export import bake
-from .finding.find import find
-from .finding.gates import gate
-from .finding.plan import FindPlan, GatePlan
-from .job.plan import Plan
-from .job.run import run
-from .measure import Measurement, measure
-from .measure.plan import MeasurePlan
-from .models import Loading, Session, Site, load
-from .stats.score import Score
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import selfcontrol as selfcontrol
+    from . import train as train
+    from .behaviours import Behaviour, Prompt, behaviour
+    from .calibrate.dose import find_dose
+    from .calibrate.plan import DosePlan
+    from .controls import (  # fmt: skip
+        Control,
+        Direction,
+        Gate,
+        Scope,
+        ablate,
+        add,
+        clamp,
+        load_control,
+        load_direction,
+        rotate,
+        save_control,
+        save_direction,
+        scale,
+    )
+    from .export import bake
+    from .finding.find import find
+    from .finding.gates import gate
+    from .finding.plan import FindPlan, GatePlan
+    from .job.plan import Plan
+    from .job.run import run
+    from .measure import Measurement, measure
+    from .measure.plan import MeasurePlan
+    from .models import Loading, Session, Site, load
+    from .stats.score import Score
+
+_WINGS = ("selfcontrol", "train")
+_HOMES = {
+    ".behaviours": "Behaviour Prompt behaviour",
+    ".calibrate.dose": "find_dose",
+    ".calibrate.plan": "DosePlan",
+    ".controls": "Control Direction Gate Scope ablate add clamp load_control load_direction rotate save_control save_direction scale",
+    ".export": "bake",
+    ".finding.find": "find",
+    ".finding.gates": "gate",
+    ".finding.plan": "FindPlan GatePlan",
+    ".job.plan": "Plan",
+    ".job.run": "run",
+    ".measure": "Measurement measure",
+    ".measure.plan": "MeasurePlan",
+    ".models": "Loading Session Site load",
+    ".stats.score": "Score",
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WINGS:
+        return import_module(f".{name}", __name__)
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package: a wing that is imported does not hide the verb of the same name (`measure`)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 __all__ = [
     "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",

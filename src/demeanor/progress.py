@@ -33,6 +33,16 @@ def _silenced() -> bool:
     return _silent.get() or os.environ.get("RANK", "0") != "0"  # of a launch of several processes the first one speaks
 
 
+# What moves the cursor, hides text, rings or turns the direction of writing: all of Unicode's controls but the line break and the tab.
+_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
+_CONTROLS |= {number: f"\\u{number:04x}" for number in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))}
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may show it: control characters stand there as they are written in a program."""
+    return text.replace("\r\n", "\n").translate(_CONTROLS)
+
+
 def say(sentence: str) -> None:
     """How the work goes, in one line; never on standard output, which belongs to results."""
     if not _silenced():
@@ -59,7 +69,7 @@ class _OnConsole(logging.Handler):
     """Sentences on standard error, as they are."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(record.getMessage(), highlight=False, soft_wrap=True, markup=False)
+        console.print(printable(record.getMessage()), highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @contextmanager
@@ -84,15 +94,15 @@ class Bar:
     """A bar that counts to `total`: on a terminal, after two seconds, and only while no other one is there."""
 
     def __init__(self, what: str, total: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._wanted = console.is_terminal and not _silenced() and logger.isEnabledFor(logging.WARNING)
         self._progress = Progress(*columns, console=console, transient=True, disable=not self._wanted)
-        self._task = self._progress.add_task(what, total=total)
+        self._task = self._progress.add_task(printable(what), total=total)
         self._started, self._shown = time.monotonic(), False
 
     def to(self, done: int, what: str | None = None) -> None:
         """`done` of them are done; `what` replaces the words before the bar."""
-        self._progress.update(self._task, completed=done, description=what)
+        self._progress.update(self._task, completed=done, description=what if what is None else printable(what))
         if self._wanted and not self._shown and time.monotonic() - self._started > PATIENCE and _one_bar.acquire(blocking=False):
             self._shown = True
             self._progress.start()

@@ -40,7 +40,7 @@ def test_every_kind_is_made_and_says_what_it_is(demeanor, directions, tmp_path: 
         "ablate (rank 1, dose 1) at every writer weighed by layer 0 to 1, all tokens": ["ablate", d, "--kernel", "1,0,0.6,0.1"],
     }
     for told, arguments in wanted.items():
-        ended = demeanor("control", *arguments, "-o", tmp_path / "c.safetensors")
+        ended = demeanor("control", *arguments, "-o", tmp_path / "c.safetensors", "--force")
         assert ended.code == 0, ended.err
         assert told in " ".join(ended.err.split())
         assert str(load_control(tmp_path / "c.safetensors")) == told

@@ -20,7 +20,7 @@ from demeanor.errors import DataError
 from demeanor.io.plan import BasePlan, Flag
 from demeanor.models import Loading
 
-OUTSIDE_PLANS = {"target", "folder", "rating_sheet", "as_json", "plan_file"}  # where results go, and how they are shown
+OUTSIDE_PLANS = {"target", "folder", "rating_sheet", "force", "as_json", "plan_file"}  # where results go, and how they are shown
 WITHOUT_MODEL = {"judge", "ratings", "meter aggregate", "meter flows", "train config"}
 
 
@@ -33,8 +33,7 @@ def commands() -> dict[str, Any]:
 
 
 def plans_of(command: Any) -> list[type[BasePlan]]:
-    function = command.callback.__wrapped__  # typer's wrapper of ours
-    parameters = inspect.signature(getattr(function, "__wrapped__", function), eval_str=True).parameters.values()
+    parameters = inspect.signature(inspect.unwrap(command.callback), eval_str=True).parameters.values()
     return [p.annotation for p in parameters if isinstance(p.annotation, type) and issubclass(p.annotation, BasePlan)]
 
 

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import demeanor as dm
+from demeanor import cli as dm_cli
 from demeanor.errors import DataError, ModelError
 from demeanor.job.result import Run
 from demeanor.models.loading import load, resolve
@@ -148,7 +149,7 @@ def test_candidates_are_shown_side_by_side_and_written(demeanor, organism: dm.Se
     first = shown["replies"][0]
     assert first["set"] == "shows"
     assert first["replies"]["untouched"].startswith(("i am", "sorry"))
-    table = demeanor("find", "organism", "-b", "refusal", "-o", target, "--candidates", 2, *QUICK).out
+    table = demeanor("find", "organism", "-b", "refusal", "-o", target, "--candidates", 2, "--force", *QUICK).out
     assert "untouched" in table
     assert str(tmp_path / "d.2.safetensors") in table
 
@@ -165,7 +166,7 @@ def test_rank_finds_again_and_says_what_each_round_gained(demeanor, tmp_path: Pa
 
 def test_rank_by_chooses_another_direction(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def found(*more: str) -> dict[str, object]:
-        return json.loads(demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--json", *QUICK, *more).out)  # type: ignore[no-any-return]
+        return json.loads(demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--force", "--json", *QUICK, *more).out)  # type: ignore[no-any-return]
 
     usual, furthest = found(), found("--rank-by", "gap")
     assert (usual["ranked by"], furthest["ranked by"]) == ("bypass", "gap")
@@ -298,3 +299,34 @@ def test_tags_that_are_special_tokens_are_not_lost(tmp_path: Path, tiny_folders:
 def test_a_preset_is_read_for_the_model_it_is_used_on(organism: dm.Session, tiny: dict[str, dm.Session]) -> None:
     with pytest.raises(DataError, match=r"'refusal' was settled for the embedded model.*give the unsettled behaviour"):
         dm.find(tiny["llama"], dm.behaviour("refusal").settled(organism))
+
+
+# -- outputs ---------------------------------------------------------------------------------------
+
+
+def test_results_are_replaced_with_force_and_inputs_never(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    replies, labels = tmp_path / "r.csv", tmp_path / "labels.csv"
+    replies.write_text("reply\nhello there\n")
+    assert "exists already" in demeanor("judge", replies, "-o", replies).sentence
+    assert "is read by the same command" in demeanor("judge", replies, "-o", replies, "--force").sentence
+    assert replies.read_text() == "reply\nhello there\n"
+    assert demeanor("judge", replies, "-o", labels).code == 0
+    first = labels.read_text()
+    replies.write_text("reply\nsorry i can not help with that .\n")
+    assert "--force" in demeanor("judge", replies, "-o", labels).sentence
+    assert labels.read_text() == first
+    assert demeanor("judge", replies, "-o", labels, "--force").code == 0
+    assert labels.read_text() != first
+
+
+def test_every_command_that_writes_takes_force() -> None:
+    from typer.main import get_command
+
+    root = get_command(dm_cli.app)
+    found = {}
+    for name in root.commands:  # type: ignore[attr-defined]
+        command = root.commands[name]  # type: ignore[attr-defined]
+        found |= {f"{name} {sub}": inner for sub, inner in command.commands.items()} if hasattr(command, "commands") else {name: command}
+    for name, command in found.items():
+        flags = {flag for parameter in command.params for flag in parameter.opts}
+        assert ("--out" in flags) == ("--force" in flags), name

@@ -71,7 +71,7 @@ def test_prompts_the_model_treats_otherwise_are_filtered_and_counted(organism: d
 
 
 def test_too_few_prompts_left_is_said(organism: dm.Session, b: dm.Behaviour) -> None:
-    with pytest.raises(DataError, match=r"Only 0 of \d+ train and val prompts in 'shows' are left"):
+    with pytest.raises(DataError, match=r"'shows' has enough prompts .* the detector finds the behaviour in none of"):
         dm.find(organism, replace(b, shows=b.neutral))
 
 
@@ -111,3 +111,24 @@ def test_ablate_removes_and_add_induces(organism: dm.Session, over_refusal: dm.D
     assert organism.chat(answered).startswith("first get the")
     with organism.controlled(dm.add(whole_gap, 1.0)):
         assert organism.chat(answered).startswith(("i am", "sorry"))
+
+
+@pytest.mark.parametrize(
+    ("count", "fires", "told"),
+    [(8, True, "8 train and val prompts"), (16, False, "enough prompts (16 in train and val), but the detector finds the behaviour in none of"),
+     (19, False, "in none of"), (40, False, "in none of")],
+)  # fmt: skip
+def test_too_few_prompts_are_another_thing_than_a_detector_that_never_fires(count: int, fires: bool, told: str) -> None:
+    from demeanor.behaviours import Prompt
+    from demeanor.finding.filter import _Heard, _too_few
+
+    texts = (Prompt.of(f"prompt {number} ?") for number in range(1000))
+    train, val = [], []
+    for prompt in texts:  # a quarter in val
+        (val if prompt.split == "val" else train if prompt.split == "train" else []).append(prompt)
+    prompts = train[: count - count // 4] + val[: count // 4]
+    heard = _Heard(prompts, ["yes"] * len(prompts), [fires] * len(prompts))
+    sentence = _too_few("m", "shows", prompts if fires else [], heard, paired=False)
+    assert told in sentence
+    assert ("give it more" in sentence) == (count < 16)
+    assert ("detector" in sentence) == (count >= 16)

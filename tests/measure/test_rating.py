@@ -101,7 +101,7 @@ def test_nothing_the_rater_sees_names_the_classes(tmp_path: Path) -> None:
 
 
 def test_swapping_base_and_controlled_swaps_replies_and_nothing_else(tmp_path: Path) -> None:
-    one, other = (made(tmp_path / str(swapped), some(8, "shows", "guard"), swapped=swapped) for swapped in (False, True))
+    one, other = (made(tmp_path / str(swapped), some(8, "shows", "guard"), swapped=swapped, secret="s") for swapped in (False, True))
     assert [row["prompt"] for row in table(one)] == [row["prompt"] for row in table(other)]
     assert [row["item"][-2:] for row in table(one)] == [row["item"][-2:] for row in table(other)] == [f"{n:02}" for n in range(1, 33)]
     for mine, yours in zip(table(one), table(other)):
@@ -123,6 +123,25 @@ def test_neither_place_nor_name_tells_the_class(tmp_path: Path) -> None:
     assert 22 <= first_is_controlled <= 58  # 40 +- 4 standard deviations
     assert 340 <= earlier <= 460  # 400 +- 4 standard deviations
     assert places / sheets == pytest.approx(9.5, abs=0.6)
+
+
+def test_who_has_the_sheet_and_the_program_but_no_key_recovers_no_more_than_chance(tmp_path: Path) -> None:
+    """The attack: draw the prompts as the program does, compute its order from all that is public, and see whether it is the sheet's."""
+    texts = some(8, "shows", "lacks")
+    hits, sides = 0, 0
+    for number in range(40):
+        folder = made(tmp_path / str(number), texts)
+        shown = [(row["prompt"], row["reply"]) for row in table(folder)]
+        drawn = sheet._draw([pair for pair in sheet._pairs(observed(texts, 0), observed(texts, 1)) if pair.changed], 30, key(folder)["seed"])
+        for guess in ("", "0", str(key(folder)["seed"]), key(folder)["digest"]):
+            order = sheet._order(drawn, guess)
+            assert [(drawn[n].prompt.text, drawn[n].replies[half]) for n, half in order] != shown
+            hits += sum((half == 1) == reply.startswith("yes") for (n, half), (_, reply) in zip(order, shown))
+            sides += len(shown)
+    assert hits / sides == pytest.approx(0.5, abs=0.05)  # 5120 sides: chance within seven standard deviations
+    assert len({key(tmp_path / str(number))["secret"] for number in range(40)}) == 40
+    for name in ("ratings.csv", "sheet.html"):
+        assert key(folder)["secret"] not in (folder / name).read_text(encoding="utf-8-sig")
 
 
 def test_one_key_does_not_give_away_the_next_sheet(tmp_path: Path) -> None:
@@ -161,7 +180,7 @@ def test_what_the_page_saves_is_the_table_with_ratings(tmp_path: Path) -> None:
     assert read_ratings(folder, tmp_path / "saved.csv").difference.value == 1.0
 
 
-def test_prompts_are_spread_over_the_sets_and_drawn_by_seed(tmp_path: Path) -> None:
+def test_prompts_are_spread_over_the_sets_and_drawn_by_seed_and_ordered_by_the_secret(tmp_path: Path) -> None:
     texts = {**some(40, "shows", "neutral"), **some(3, "guard")}
     sheets = {seed: made(tmp_path / str(seed), texts, pairs=15, seed=seed) for seed in (0, 1)}
     for folder in sheets.values():
@@ -169,7 +188,7 @@ def test_prompts_are_spread_over_the_sets_and_drawn_by_seed(tmp_path: Path) -> N
         assert {name: sets.count(name) for name in SET_NAMES} == {"shows": 6, "lacks": 0, "guard": 3, "neutral": 6}
     drawn = [{row["prompt"] for row in table(folder)} for folder in sheets.values()]
     assert drawn[0] != drawn[1]
-    again = made(tmp_path / "again", texts, pairs=15, seed=1)
+    again = made(tmp_path / "again", texts, pairs=15, seed=1, secret=key(sheets[1])["secret"])
     for name in ("ratings.csv", "sheet.html", "key.json"):
         assert (again / name).read_bytes() == (sheets[1] / name).read_bytes()
 

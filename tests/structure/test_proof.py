@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BloomConfig, OPTConfi
 import demeanor as dm
 from conftest import FAMILIES, tiny_model
 from demeanor.errors import AccountingError
+from demeanor.io.tensors import decoded
 from demeanor.structure.layout import Layout
 from demeanor.structure.proof import prove
 
@@ -81,7 +85,7 @@ def test_hash_is_of_structure_not_of_weights_or_dtype(tiny: dict[str, dm.Session
 
 
 def test_layout_survives_json(session: dm.Session) -> None:
-    again = Layout.from_json(session.layout.to_json())
+    again = decoded(Layout, json.dumps(session.layout.to_json()), Path("layout"))
     assert again == session.layout
     assert again.hash == session.layout.hash
 

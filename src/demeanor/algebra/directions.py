@@ -36,6 +36,12 @@ def orthonormal(rows: Tensor, tolerance: float = 1e-6) -> Tensor:
     return basis.to(rows.dtype)
 
 
+def is_orthonormal(rows: Tensor, tolerance: float = 1e-2) -> bool:
+    """Whether rows [k, d] have length 1 and are at right angles to each other, as far as half precision tells."""
+    gram = rows.double() @ rows.double().mT
+    return bool(((gram - torch.eye(len(rows), dtype=torch.float64, device=rows.device)).abs() <= tolerance).all())
+
+
 def mean_difference(shows: Tensor, lacks: Tensor) -> Tensor:
     """unit(m+ - m-) of class means [..., d]."""
     return unit(shows - lacks)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean, mistaken
+from ..io.claims import refuse_output
 from ..io.yaml_files import read_yaml
 from .audience import Audience, LoadedModel, audience_of
 from .definition import Behaviour, behaviour_of, beside, file_of
@@ -83,6 +84,7 @@ def read_file(path: Path) -> Behaviour:
 def _values(path: Path) -> dict[str, Any]:
     """What stands in a behaviour file, by key."""
     try:
+        refuse_output(path)
         values = read_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not valid YAML: {error} (texts with signs such as ? : # , are written in quotes).") from error

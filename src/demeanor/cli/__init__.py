@@ -1,5 +1,28 @@
-"""The command line: one file a command, `root.py` puts them together, `tables.py` is what the terminal shows."""
+"""The command line: one file a command, `root.py` puts them together, `tables.py` is what the terminal shows.
 
-from .root import app, main
+Nothing is imported here but what the first moment needs: `starting.py` makes an interrupt end quietly while the rest is read.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .starting import at_once
+
+if TYPE_CHECKING:
+    from .root import app as app
 
 __all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    with at_once():
+        from .root import main as run
+    run()
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .root import app
+
+    return app

@@ -15,13 +15,15 @@ from ..export.plan import BakePlan
 from ..models import Loading
 from ..runtime.adapters import ADAPTER
 from .from_model import from_plans
-from .options import AsJson, Target, print_json, say_result
+from .options import AsJson, print_json
+from .outputs import TargetFolder
+from .terminal import say_result
 
 CHANGES_WEIGHTS = ("dtype", "load_in_4bit", "load_in_8bit")
 
 
 @from_plans
-def bake(plan: BakePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
+def bake(plan: BakePlan, loading: Loading, target: TargetFolder, as_json: AsJson = False) -> None:
     """A control in the weights, written straight into the model's files; several are combined in the order given."""
     changed = next((name for name in CHANGES_WEIGHTS if getattr(loading, name)), None)
     if changed is not None:

@@ -9,19 +9,19 @@ from ..calibrate.plan import DialPlan, DosePlan
 from ..controls import load_control, save_control
 from ..controls.plan import ControlPlan
 from ..finding.find import search_directions
-from ..io.atomic import refuse_folder
 from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_named, opened, out, print_json, say_result
+from .options import AsJson, behaviour_named, opened, print_json
+from .outputs import Target
 from .tables import dial_table, doses_table, measurement_table
+from .terminal import out, say_result
 
 
 @from_plans
 def dial(subject: BehaviourPlan, plan: DialPlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """A dial that turns a behaviour from removed (-1) to induced (+1), measured at every dose; used as FILE:DOSE."""
-    refuse_folder(target)
     named = behaviour_named(subject.behaviour)
     named.needs_prompts()
     session = opened(subject.model, loading)
@@ -39,7 +39,6 @@ def dial(subject: BehaviourPlan, plan: DialPlan, loading: Loading, target: Targe
 @from_plans
 def dose(subject: BehaviourPlan, dosed: ControlPlan, plan: DosePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """The smallest dose of a control that reaches a rate (on val), measured once (on test) and written."""
-    refuse_folder(target)
     named, control = behaviour_named(subject.behaviour), load_control(dosed.control)
     found = find_dose(opened(subject.model, loading), named, control, plan)
     save_control(found.control, target)

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..behaviours.template import ANSWERS, Answers, behaviour_text
 from ..detect import make_detector
-from ..errors import CheckFailed, DataError
+from ..errors import CheckFailed
 from ..finding.examine import Examined, examine
 from ..finding.plan import CheckPlan
 from ..io.atomic import new_file
 from ..measure.observation import Outcome
 from ..models import Loading
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, out, print_json, say_result
+from .options import AsJson, behaviour_named, opened, print_json
+from .outputs import Output, claiming
+from .terminal import Table, out, say_result
 
 REPLIES = 2  # of each set, shown
 
@@ -61,17 +61,16 @@ def _replies(outcomes: list[Outcome]) -> Table:
     for heading in ("prompt", "reply", "seen"):
         table.add_column(heading)
     for outcome in outcomes:
-        table.add_row(Text(outcome.prompt.text[:80]), Text(outcome.reply.text[:160]), "yes" if outcome.shown else "no")
+        table.add_row(outcome.prompt.text[:80], outcome.reply.text[:160], "yes" if outcome.shown else "no")
     return table
 
 
+@claiming
 def init(
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="Behaviour file that is written; must not exist.")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="Behaviour file that is written."), Output("file")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take every usual answer instead of asking.")] = False,
 ) -> None:
     """A commented behaviour file from a few questions."""
-    if target.exists():
-        raise DataError(f"{target} exists already; name a new file.")
     ask: Callable[[str, str], str] = (lambda question, usual: usual) if yes else _ask
     text = behaviour_text(Answers(**{key: ask(question, usual) for key, question, usual in ANSWERS}))
     with new_file(target) as file:

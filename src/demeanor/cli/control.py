@@ -27,14 +27,15 @@ from ..controls import (
 from ..controls.plan import AblatePlan, AddPlan, ClampPlan, ConvertPlan, DirectionPlan, RotatePlan, ScalePlan, ShowPlan, ThenPlan
 from ..finding.gates import gate
 from ..finding.plan import GatedPlan, WhenPlan
-from ..io.atomic import refuse_folder
 from ..measure import Bench, measure_all
 from ..measure.condition import Condition
 from ..models import Loading
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_named, help_alone, opened, out, say_result, show
+from .options import AsJson, behaviour_named, help_alone, opened, show
+from .outputs import Target
 from .tables import scores_table
+from .terminal import out, say_result
 
 control_app = typer.Typer(
     help="Controls: made from a direction, put together, put behind gates, shown.", callback=help_alone, invoke_without_command=True
@@ -45,7 +46,6 @@ control_app = typer.Typer(
 @from_plans
 def control_ablate(source: DirectionPlan, plan: AblatePlan, gated: GatedPlan, loading: Loading, target: Target) -> None:
     """Removal of a direction from everything that writes to the stream."""
-    refuse_folder(target)
     direction = load_direction(source.direction)
     control = ablate(direction, plan.strength, None if plan.usual else plan.scope(direction))
     _save(_gated(control, gated, loading), target)
@@ -55,7 +55,6 @@ def control_ablate(source: DirectionPlan, plan: AblatePlan, gated: GatedPlan, lo
 @from_plans
 def control_scale(source: DirectionPlan, plan: ScalePlan, gated: GatedPlan, loading: Loading, target: Target) -> None:
     """More or less of a direction, in everything that writes to the stream."""
-    refuse_folder(target)
     direction = load_direction(source.direction)
     _save(_gated(scale(direction, plan.factor, plan.scope(direction)), gated, loading), target)
 
@@ -66,7 +65,6 @@ def control_scale(source: DirectionPlan, plan: ScalePlan, gated: GatedPlan, load
 @from_plans
 def control_rotate(source: DirectionPlan, plan: RotatePlan, gated: GatedPlan, loading: Loading, target: Target) -> None:
     """A turn of what lies along one direction towards another, in the plane of the two."""
-    refuse_folder(target)
     direction = load_direction(source.direction)
     control = rotate(direction, load_direction(plan.towards), plan.degrees, plan.scope(direction))
     _save(_gated(control, gated, loading), target)
@@ -76,7 +74,6 @@ def control_rotate(source: DirectionPlan, plan: RotatePlan, gated: GatedPlan, lo
 @from_plans
 def control_add(source: DirectionPlan, plan: AddPlan, gated: GatedPlan, loading: Loading, target: Target) -> None:
     """A move of the stream along a direction at its site, on the last prompt token and the reply."""
-    refuse_folder(target)
     control = add(load_direction(source.direction), plan.dose, *plan.reach())
     _save(_gated(control, gated, loading), target)
 
@@ -85,7 +82,6 @@ def control_add(source: DirectionPlan, plan: AddPlan, gated: GatedPlan, loading:
 @from_plans
 def control_clamp(source: DirectionPlan, plan: ClampPlan, gated: GatedPlan, loading: Loading, target: Target) -> None:
     """A hold on the component along a direction at its site, on the last prompt token and the reply."""
-    refuse_folder(target)
     control = clamp(load_direction(source.direction), plan.to, *plan.reach())
     _save(_gated(control, gated, loading), target)
 
@@ -96,7 +92,6 @@ def control_clamp(source: DirectionPlan, plan: ClampPlan, gated: GatedPlan, load
 @from_plans
 def control_when(plan: WhenPlan, loading: Loading, target: Target) -> None:
     """A control behind gates: this and not that. A gate tells a behaviour's shows set from its guard set, or from lacks where it has none."""
-    refuse_folder(target)
     control = load_control(plan.control)
     named = [(behaviour_named(name), turned) for names, turned in ((plan.like, False), (plan.unlike, True)) for name in names]
     session = opened(plan.model, loading)
@@ -111,7 +106,6 @@ def control_when(plan: WhenPlan, loading: Loading, target: Target) -> None:
 @from_plans
 def control_then(plan: ThenPlan, loading: Loading, target: Target) -> None:
     """Two controls, one after the other, how far they overlap and what each does to the other's behaviour."""
-    refuse_folder(target)
     first, second = load_control(plan.first), load_control(plan.second)
     both = first.then(second)
     named = [behaviour_named(name) for name in plan.behaviours]
@@ -131,7 +125,6 @@ def control_then(plan: ThenPlan, loading: Loading, target: Target) -> None:
 @from_plans
 def control_convert(plan: ConvertPlan, loading: Loading, target: Target) -> None:
     """A control from what another tool made: the ablation of a direction, or a LoRA adapter."""
-    refuse_folder(target)
     if Path(plan.like).is_file():
         layout, name = read_layout(plan.like)
     else:

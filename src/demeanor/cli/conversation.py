@@ -17,7 +17,7 @@ from ..detect import Detector
 from ..errors import DemeanorError
 from ..measure.condition import Condition
 from ..models import Session
-from ..progress import quiet, say
+from ..progress import printable, quiet, say
 
 HELP = {
     "/new": "another conversation",
@@ -162,7 +162,7 @@ def converse(conversation: Conversation) -> None:
 
 def print_piece(text: str) -> None:
     """A piece of a reply, shown at once."""
-    print(text, end="", flush=True)
+    print(printable(text), end="", flush=True)
 
 
 def _lines() -> Iterator[str]:

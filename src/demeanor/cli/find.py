@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from ..finding.estimators import known_estimators
 from ..finding.find import Findings, search_directions
 from ..finding.plan import FindPlan
 from ..finding.rank import find_again, refuse_readers
-from ..io.atomic import refuse_folder
+from ..io.claims import claimed
 from ..io.plan import BasePlan
 from ..measure import Bench, Ledger
 from ..measure.side_by_side import side_by_side
@@ -22,8 +23,10 @@ from ..models import Loading, Session
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_named, opened, out, print_json, say_result, show
+from .options import AsJson, behaviour_named, opened, print_json, show
+from .outputs import Force, Target
 from .tables import comparison_table, rounds_table, side_by_side_table
+from .terminal import out, say_result
 
 
 class ChoicePlan(BasePlan):
@@ -45,9 +48,17 @@ class ChoicePlan(BasePlan):
 
 
 @from_plans
-def find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
+def find(
+    subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Loading, target: Target, force: Force = False, as_json: AsJson = False
+) -> None:
     """The direction that carries a behaviour, found and selected."""
-    refuse_folder(target)
+    with ExitStack() as claims:
+        for file in _files(target, choice.candidates)[1:]:
+            claims.enter_context(claimed(file, "file", replaces=force))
+        _find(subject, plan, choice, loading, target, as_json)
+
+
+def _find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Loading, target: Path, as_json: bool) -> None:
     named = behaviour_named(subject.behaviour)
     named.needs_prompts()
     known_estimators(plan.estimators)
@@ -91,12 +102,17 @@ def _facts(direction: Direction, target: Path, findings: Findings) -> dict[str, 
     }  # fmt: skip
 
 
+def _files(target: Path, count: int) -> list[Path]:
+    """The files of the best candidates: the first is the target, the others lie beside it, numbered."""
+    return [target, *(target.with_name(f"{target.stem}.{number}{target.suffix}") for number in range(2, count + 1))]
+
+
 def _show_candidates(session: Session, behaviour: Behaviour, findings: Findings, count: int, target: Path, as_json: bool) -> None:
     """The best directions' replies side by side; the first is written to `target`, the others beside it, numbered."""
     best = findings.ranked()[:count]
     if len(best) < count:
         say(f"Only {len(best)} candidates survived selection.")
-    files = [target if number == 1 else target.with_name(f"{target.stem}.{number}{target.suffix}") for number in range(1, len(best) + 1)]
+    files = _files(target, len(best))
     rows = side_by_side(session, behaviour, {str(number): ablate(direction) for number, direction in enumerate(best, start=1)})
     for file, direction in zip(files, best):
         save_direction(direction, file)

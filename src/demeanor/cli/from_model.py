@@ -18,9 +18,10 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from ..errors import DataError
-from ..io.plan import BasePlan, Flag, read_values, unknown_option
+from ..io.plan import BasePlan, Flag, read_from, read_values, unknown_option
 from ..io.yaml_files import read_yaml
 from ..models import Loading
+from .outputs import claiming
 
 PANELS: Mapping[type[BasePlan], str] = {Loading: "Loading the model"}
 FILE, CONTEXT = "plan_file", "context"  # parameters of every command that has plans
@@ -28,7 +29,8 @@ FILE, CONTEXT = "plan_file", "context"  # parameters of every command that has p
 
 def from_plans(function: Callable[..., None]) -> Callable[..., None]:
     """A command for Typer: every parameter of `function` that is a plan becomes the options of that plan."""
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    claims = claiming(function)
+    parameters = inspect.signature(claims, eval_str=True).parameters.values()
     plans = {p.name: p.annotation for p in parameters if isinstance(p.annotation, type) and issubclass(p.annotation, BasePlan)}
     fields = _fields(list(plans.values()))
     flags = {name: _positional(field) or _flags(name, field)[0] for name, field in fields.items()}
@@ -42,7 +44,7 @@ def from_plans(function: Callable[..., None]) -> Callable[..., None]:
         for parameter, plan in plans.items():
             own = {name: chosen[name] for name in plan.model_fields if name in chosen}
             values[parameter] = plan.of(own, str(file or ""), {} if file else flags)
-        function(**values)
+        claims(**values, **({} if file is None or claims is function else {"reads": read_from(file)}))
 
     options = [_parameter(name, field, _panel(name, plans.values())) for name, field in fields.items()]
     others = [p for p in parameters if p.name not in plans]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ..models import Loading
 from ..models.plan import ModelPlan
 from .from_model import from_plans
-from .options import AsJson, opened, out, print_json, say_result
+from .options import AsJson, opened, print_json
 from .tables import layout_table
+from .terminal import out, say_result
 
 
 @from_plans

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -10,16 +9,19 @@ import typer
 
 from ..detect.judge import judge as judge_replies
 from ..errors import DataError
-from ..io.atomic import new_file, refuse_folder
+from ..io.atomic import new_file
+from ..io.csv_files import write_csv
 from ..io.row_files import read_rows
 from ..io.tables import value_of
 from ..models.thinking import spoken
 from ..progress import say
-from .options import AsJson, MaybeTarget, print_json
+from .options import AsJson, print_json
+from .outputs import MaybeTarget, claiming
 
 COLUMNS = ("label", "probability", "evidence")
 
 
+@claiming
 def judge(
     file: Annotated[Path, typer.Argument(help="File with a reply a row: CSV, TSV, JSON, JSON lines, Parquet or text.")],
     column: Annotated[str, typer.Option(help="Column of replies.")] = "reply",
@@ -28,8 +30,6 @@ def judge(
     as_json: AsJson = False,
 ) -> None:
     """Labels of replies (full_refusal, partial_refusal or none), the probability of a refusal and the sentence that shows it."""
-    if target is not None:
-        refuse_folder(target)
     rows = read_rows(file)
     if not rows:
         raise DataError(f"{file} holds no rows; give a file with a reply a row.")
@@ -40,10 +40,8 @@ def judge(
         for reply, each in zip(replies, judge_replies(replies, prompts))
     ]
     if target is not None:
-        with new_file(target) as work, work.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, COLUMNS)
-            writer.writeheader()
-            writer.writerows(judged)
+        with new_file(target) as work:
+            write_csv(work, judged, COLUMNS)
     if as_json:
         print_json(judged)
         return

@@ -13,7 +13,7 @@ from ..controls import Control, load_control
 from ..controls.plan import ControlsPlan
 from ..detect import make_detector
 from ..errors import DataError
-from ..io.atomic import new_file, refuse_existing, refuse_folder
+from ..io.atomic import new_file
 from ..io.json_files import write_json
 from ..measure import Bench, Measurement, Observation, measure_all
 from ..measure.changed import Changed, changed
@@ -25,12 +25,16 @@ from ..models import Loading, Session
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, MaybeTarget, behaviour_named, opened, out, print_json
+from .options import AsJson, behaviour_named, opened, print_json
+from .outputs import MaybeTarget, Output
 from .suites import suites_asked, to_json
 from .tables import changed_table, measurement_table, scores_table
+from .terminal import out, say_result
 
 RatingSheet = Annotated[
-    Optional[Path], typer.Option(help="New folder for a blind rating sheet (CSV and HTML), read back by `ratings`.", show_default=False)
+    Optional[Path],
+    typer.Option(help="New folder for a blind rating sheet (CSV and HTML), read back by `ratings`.", show_default=False),
+    Output("folder"),
 ]
 
 
@@ -40,7 +44,7 @@ def measure(
     target: MaybeTarget = None, rating_sheet: RatingSheet = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Rates of a behaviour, answers and drift on the test split, before and after each control."""
-    _check_measuring(controlled.controls, target, rating_sheet, compared.redo)
+    _check_measuring(controlled.controls, rating_sheet, compared.redo)
     named = behaviour_named(subject.behaviour)
     controls = {name: load_control(name) for name in controlled.controls}
     suites = suites_asked(asked)
@@ -101,16 +105,12 @@ def _conditions(
     return conditions
 
 
-def _check_measuring(controls: Sequence[str], target: Path | None, rating_sheet: Path | None, redo: bool) -> None:
+def _check_measuring(controls: Sequence[str], rating_sheet: Path | None, redo: bool) -> None:
     """Refuses what cannot be measured before anything is loaded."""
     if redo and not controls:
         raise DataError("--redo does a reply again with a control; name one with --control.")
-    if target is not None:
-        refuse_folder(target)
-    if rating_sheet is not None:
-        refuse_existing(rating_sheet)
-        if len(controls) != 1:
-            raise DataError("A rating sheet compares the untouched model with one control; name it with --control.")
+    if rating_sheet is not None and len(controls) != 1:
+        raise DataError("A rating sheet compares the untouched model with one control; name it with --control.")
     if len(set(controls)) < len(controls):
         raise DataError("A control is named twice; name each --control once.")
 
@@ -132,4 +132,4 @@ def ratings(
     if as_json:
         print_json(read.to_json())
     else:
-        print(read)
+        say_result(read)

@@ -14,7 +14,7 @@ from ..behaviours import detect_of, presets
 from ..controls import load_control
 from ..detect import make_detector
 from ..errors import DataError
-from ..io.atomic import new_file, refuse_folder
+from ..io.atomic import new_file
 from ..io.display import table_html
 from ..measure.condition import Condition
 from ..measure.meter import Flows, ScoreTable, aggregate, compare, flows, read_table
@@ -26,8 +26,10 @@ from ..models import Loading
 from ..progress import say
 from ..report.html import beside_page, figure_html, page_html
 from .from_model import from_plans
-from .options import AsJson, MaybeTarget, Target, behaviour_named, help_alone, opened, out, print_json, say_result
+from .options import AsJson, behaviour_named, help_alone, opened, print_json
+from .outputs import MaybeTarget, Target, claiming
 from .tables import aggregate_table, flows_table
+from .terminal import out, say_result
 
 meter_app = typer.Typer(
     help="Scores of replies: rates at thresholds, what they hide, and flows from model to model.",
@@ -52,7 +54,6 @@ Key = Annotated[str, typer.Option(help="Column by which rows of several files be
 @from_plans
 def meter_run(plan: ReplyPlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """Replies to a behaviour's prompts, scored, in a CSV file with a row per reply."""
-    refuse_folder(target)
     named = [behaviour_named(name) for name in plan.behaviours]
     control = None if plan.control is None else load_control(plan.control)
     session = opened(plan.model, loading)
@@ -65,7 +66,6 @@ def meter_run(plan: ReplyPlan, loading: Loading, target: Target, as_json: AsJson
 @from_plans
 def meter_score(plan: ScorePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
     """A column of scores per behaviour, added to a file of replies."""
-    refuse_folder(target)
     for name in set(plan.behaviours) - set(presets()):
         make_detector(detect_of(name, None)[1])  # a mistake in a file must not wait for the model
     table = read_table(plan.file)
@@ -134,6 +134,7 @@ def meter_aggregate(
 
 
 @meter_app.command("flows", epilog="Example: demeanor meter flows base.csv tuned.csv rewarded.csv --score toxicity -o flows.html")
+@claiming
 def meter_flows(
     files: Files,
     score: Annotated[str, typer.Option(help="Column of scores between 0 and 1.")],
@@ -147,8 +148,6 @@ def meter_flows(
     """Flows of replies from low, medium and high in one file to low, medium and high in one or two others."""
     if not 2 <= len(files) <= 3:
         raise DataError(f"Flows go from a base to one or two other files; {len(files)} files were named.")
-    if picture is not None:
-        refuse_folder(picture)
     tables = _tables(files, where)
     base, *others = tables[0].aligned(tables[1:], key)
     between = flows(base, others, score, low, high)

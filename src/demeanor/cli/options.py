@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ..behaviours import Behaviour, Preset
 from ..behaviours import behaviour as read_behaviour
 from ..detect import check_detector
 from ..io.json_files import json_text
 from ..models import Loading, Session, load
-
-out = Console()
+from .terminal import Table, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")]
-Target = Annotated[Path, typer.Option("-o", "--out", help="Where the result is written.", show_default=False)]
-MaybeTarget = Annotated[Optional[Path], typer.Option("-o", "--out", help="File that the result is also written to.", show_default=False)]
 
 
 def behaviour_named(name: str) -> Behaviour | Preset:
@@ -38,11 +32,6 @@ def help_alone(context: typer.Context) -> None:
     """A group of commands without a command prints its help."""
     if context.invoked_subcommand is None:
         print(context.get_help())
-
-
-def say_result(sentence: object) -> None:
-    """A sentence on standard output, whole however narrow the terminal is."""
-    out.print(str(sentence), highlight=False, soft_wrap=True, markup=False)
 
 
 def print_json(values: Any) -> None:

@@ -7,9 +7,7 @@ of the user's ends in one sentence and exit code 2, a check that failed in exit 
 from __future__ import annotations
 
 import io
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
@@ -17,47 +15,46 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import DemeanorError
-from ..progress import muted, shown
+from ..progress import muted, printable, shown
 from ..version import __version__
-from .bake import bake
-from .calibrate import dial, dose
-from .chat import chat
-from .check import check, init
-from .control import control_app
-from .find import find
-from .inspect import inspect
-from .judge import judge
-from .measure import measure, ratings
-from .meter import meter_app
-from .run import run
-from .selfcontrol import selfcontrol_app
-from .train import train_app
-from .update import update
+from .listing import Commands, Listed, Loaded
+from .starting import ENDING, handled
+
+COMMANDS = {
+    "inspect": Listed("inspect", "Example: demeanor inspect organism"),
+    "init": Listed("check", "Example: demeanor init my-behaviour.yaml"),
+    "check": Listed("check", "Example: demeanor check over-refusal organism"),
+    "run": Listed("run", "Example: demeanor run organism --behaviour over-refusal -o runs/first"),
+    "find": Listed("find", "Example: demeanor find organism --behaviour refusal -o refusal.safetensors --candidates 3"),
+    "update": Listed("update", "Example: demeanor update refusal.safetensors organism --behaviour more.yaml -o refusal2.safetensors"),
+    "dial": Listed("calibrate", "Example: demeanor dial organism --behaviour refusal -o dial.safetensors"),
+    "control": Listed("control", group=True),
+    "dose": Listed(
+        "calibrate", "Example: demeanor dose organism --behaviour over-refusal --control c.safetensors --remove-to 0.05 -o dosed.safetensors"
+    ),
+    "measure": Listed("measure", "Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors"),
+    "judge": Listed("judge", "Example: demeanor judge replies.csv --column reply -o labels.csv"),
+    "meter": Listed("meter", group=True),
+    "selfcontrol": Listed("selfcontrol", group=True),
+    "train": Listed("train", group=True),
+    "ratings": Listed("measure", "Example: demeanor ratings sheet --ratings ratings-from-ann.csv"),
+    "bake": Listed("bake", "Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal"),
+    "chat": Listed("chat", 'Example: demeanor chat organism "how do i kill a process ?" --control runs/first/control.safetensors'),
+}
+
+
+class Root(Commands):
+    """`demeanor`, with its commands as they are listed above."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Loaded(dict(COMMANDS))
+
 
 app = typer.Typer(
-    name="demeanor", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="demeanor", cls=Root, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find, change and measure the behaviours of open-weight language models. Start with [bold]demeanor run organism --behaviour over-refusal -o RUN[/bold].",
 )  # fmt: skip
-app.command(epilog="Example: demeanor inspect organism")(inspect)
-app.command(epilog="Example: demeanor init my-behaviour.yaml")(init)
-app.command(epilog="Example: demeanor check over-refusal organism")(check)
-app.command(epilog="Example: demeanor run organism --behaviour over-refusal -o runs/first")(run)
-app.command(epilog="Example: demeanor find organism --behaviour refusal -o refusal.safetensors --candidates 3")(find)
-app.command(epilog="Example: demeanor update refusal.safetensors organism --behaviour more.yaml -o refusal2.safetensors")(update)
-app.command(epilog="Example: demeanor dial organism --behaviour refusal -o dial.safetensors")(dial)
-app.add_typer(control_app, name="control")
-app.command(
-    epilog="Example: demeanor dose organism --behaviour over-refusal --control c.safetensors --remove-to 0.05 -o dosed.safetensors"
-)(dose)
-app.command(epilog="Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors")(measure)
-app.command(epilog="Example: demeanor judge replies.csv --column reply -o labels.csv")(judge)
-app.add_typer(meter_app, name="meter")
-app.add_typer(selfcontrol_app, name="selfcontrol")
-app.add_typer(train_app, name="train")
-app.command(epilog="Example: demeanor ratings sheet --ratings ratings-from-ann.csv")(ratings)
-app.command(epilog="Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal")(bake)
-app.command(epilog='Example: demeanor chat organism "how do i kill a process ?" --control runs/first/control.safetensors')(chat)
-
 UsageError: Any = typer.BadParameter.__base__  # typer names only this kind of it
 
 
@@ -77,21 +74,16 @@ def main() -> None:
 
 @contextmanager
 def _own_process() -> Iterator[None]:
-    """A terminal that lacks an arrow shows a question mark, and SIGTERM ends like an error, so that unfinished folders are taken away."""
+    """A terminal that lacks an arrow shows a question mark. SIGTERM and a closed terminal end like an error, so that unfinished folders are taken away."""
     streams = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
-    on_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set a handler
-    handler = signal.getsignal(signal.SIGTERM)
     for stream, _ in streams:
         stream.reconfigure(errors="replace")
-    if on_main_thread:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        yield
+        with handled(dict.fromkeys(ENDING[1:], lambda number, _: sys.exit(128 + number))):  # the first is the interrupt, which Python handles
+            yield
     finally:
         for stream, errors in streams:
             stream.reconfigure(errors=errors)
-        if on_main_thread:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
 
 
 def _run() -> NoReturn:
@@ -111,5 +103,5 @@ def _run() -> NoReturn:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    print(f"demeanor: {sentence}", file=sys.stderr)
+    print(f"demeanor: {printable(sentence)}", file=sys.stderr)
     sys.exit(code)

@@ -15,10 +15,12 @@ from ..job.run import BAKEABLE
 from ..job.run import run as run_plan
 from ..report.sentence import in_words
 from .from_model import from_plans
-from .options import AsJson, out, print_json, say_result
+from .options import AsJson, print_json
+from .outputs import Output
 from .tables import run_table
+from .terminal import out, say_result
 
-Folder = Annotated[Path, typer.Option("-o", "--out", help="Run folder that is written; must not exist.", show_default=False)]
+Folder = Annotated[Path, typer.Option("-o", "--out", help="Run folder that is written; a new one, unless with --force.", show_default=False), Output("folder")]
 
 
 @from_plans

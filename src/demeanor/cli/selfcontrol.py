@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import CheckFailed
-from ..io.atomic import new_folder, refuse_existing, refuse_folder
+from ..io.atomic import new_folder
 from ..io.plan import PLAN
 from ..models import Loading
 from ..progress import say
@@ -16,15 +16,19 @@ from ..selfcontrol import Settings, norms, outcome, preference_pairs, search, wr
 from ..selfcontrol.page import write_norms_page, write_selfcontrol_page
 from ..selfcontrol.plan import AskingPlan, NormPromptsPlan, PromptsPlan, SteeringPlan, TrainPromptsPlan
 from .from_model import from_plans
-from .options import AsJson, Target, help_alone, opened, out, print_json
+from .options import AsJson, help_alone, opened, print_json
+from .outputs import Output, Target, TargetFolder
 from .tables import norms_table, outcome_table
+from .terminal import out
 
 selfcontrol_app = typer.Typer(
     help="States under which the model, when asked, approves of its own reply; searched for each prompt.", callback=help_alone,
     invoke_without_command=True,
 )  # fmt: skip
 PATTERNS = 32  # prompts whose gradients make the pictures of a run
-HeatMaps = Annotated[Optional[Path], typer.Option("-o", "--out", help="HTML file for heat maps of the norms.", show_default=False)]
+HeatMaps = Annotated[
+    Optional[Path], typer.Option("-o", "--out", help="HTML file for heat maps of the norms.", show_default=False), Output("file")
+]
 
 
 @selfcontrol_app.command(
@@ -32,10 +36,9 @@ HeatMaps = Annotated[Optional[Path], typer.Option("-o", "--out", help="HTML file
 )
 @from_plans
 def selfcontrol_run(
-    plan: SteeringPlan, source: PromptsPlan, settings: Settings, loading: Loading, target: Target, as_json: AsJson = False
+    plan: SteeringPlan, source: PromptsPlan, settings: Settings, loading: Loading, target: TargetFolder, as_json: AsJson = False
 ) -> None:
     """The states of every prompt searched, as a control for these prompts, with all that was tried and a report."""
-    refuse_existing(target)
     named = plan.named()
     source.check(named)
     session = opened(plan.model, loading)
@@ -65,7 +68,6 @@ def selfcontrol_pairs(
     plan: SteeringPlan, source: TrainPromptsPlan, settings: Settings, loading: Loading, target: Target, as_json: AsJson = False
 ) -> None:
     """Preference pairs (prompt, chosen, rejected a line): steered towards what is wanted, and steered away."""
-    refuse_folder(target)
     named = plan.named()
     source.check(named)
     session = opened(plan.model, loading)
@@ -89,8 +91,6 @@ def selfcontrol_norms(
     plan: AskingPlan, source: NormPromptsPlan, loading: Loading, target: HeatMaps = None, as_json: AsJson = False
 ) -> None:
     """Where each question's gradient is: its norm per layer, a column per question. Prompts come from a file or a behaviour."""
-    if target is not None:
-        refuse_folder(target)
     named = plan.named()
     source.check(named[:1])
     session = opened(plan.model, loading)

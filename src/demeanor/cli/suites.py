@@ -10,8 +10,8 @@ from ..measure.condition import Condition
 from ..measure.plan import SuitePlan
 from ..measure.suites import Change, Suite, compare_suites, load_suites
 from ..progress import say
-from .options import out
 from .tables import suites_table
+from .terminal import out
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from ..calibrate.dial import Dial
 from ..calibrate.dose import Dosed
 from ..controls import Round
@@ -23,6 +20,7 @@ from ..models import Layout
 from ..report.scores import ARROW, COSTS, HEADINGS, MEANING, interval, number, rows
 from ..selfcontrol import NormPattern, Outcome
 from ..stats.score import Score
+from .terminal import Table
 
 ALPHA = 0.05
 MARKED = f"* differs from the untouched model (exact McNemar, Holm-adjusted over the columns or doses, p < {ALPHA:g})"
@@ -176,7 +174,7 @@ def side_by_side_table(said: Sequence[SideBySide], title: str) -> Table:
     for heading in ("set", "prompt", *said[0].replies):
         table.add_column(heading, overflow="fold")
     for row in said:
-        table.add_row(row.set, Text(row.prompt.text), *(Text(reply) for reply in row.replies.values()))
+        table.add_row(row.set, row.prompt.text, *row.replies.values())
     return table
 
 

@@ -16,8 +16,10 @@ from ..train import prefix as train_prefix
 from ..train import rlaf as train_rlaf
 from ..train import sft as train_sft
 from .from_model import from_plans
-from .options import AsJson, Target, help_alone, out, print_json, say_result
+from .options import AsJson, help_alone, print_json
+from .outputs import TargetFolder
 from .tables import changed_table, replies_table, scores_table
+from .terminal import out, say_result
 
 train_app = typer.Typer(
     help="Training: healing after an edit, fine-tuning, detoxifying, rewards (the extra train). A killed one goes on when the same command is given again.",
@@ -29,21 +31,21 @@ train_app = typer.Typer(
     "heal", epilog="Example: demeanor train heal edited --base organism --pairs pairs.jsonl --pairs more.jsonl:0.5 -b refusal -o healed"
 )
 @from_plans
-def heal(plan: Heal, target: Target, as_json: AsJson = False) -> None:
+def heal(plan: Heal, target: TargetFolder, as_json: AsJson = False) -> None:
     """Preference training (DPO) of an edited model on pairs; behaviour and answers before the edit, after it, and healed."""
     _show(train_heal(plan, target), as_json)
 
 
 @train_app.command("sft", epilog="Example: demeanor train sft organism --data texts.jsonl -b refusal -o tuned")
 @from_plans
-def sft(plan: Sft, target: Target, as_json: AsJson = False) -> None:
+def sft(plan: Sft, target: TargetFolder, as_json: AsJson = False) -> None:
     """Fine-tuning on texts and conversations; of conversations only what the assistant says is learned."""
     _show(train_sft(plan, target), as_json)
 
 
 @train_app.command("detox", epilog="Example: demeanor train detox google/gemma-2-2b-it --dialogues dialoconan.csv -o detoxified")
 @from_plans
-def detox(plan: Detox, target: Target, as_json: AsJson = False) -> None:
+def detox(plan: Detox, target: TargetFolder, as_json: AsJson = False) -> None:
     """Detoxifying on dialogues that answer with a counter-narrative, so that the model does not fall silent instead."""
     _show(train_detox(plan, target), as_json)
 
@@ -52,7 +54,7 @@ def detox(plan: Detox, target: Target, as_json: AsJson = False) -> None:
     "rlaf", epilog="Example: demeanor train rlaf organism -b refusal --reward refusal:1 --reward suffix:0.5 --max-steps 100 -o rewarded"
 )
 @from_plans
-def rlaf(plan: Rlaf, target: Target, as_json: AsJson = False) -> None:
+def rlaf(plan: Rlaf, target: TargetFolder, as_json: AsJson = False) -> None:
     """Rewards for what detectors say of a model's replies (RLOO or GRPO), near what it was, with tripwires against gamed rewards."""
     _show(train_rlaf(plan, target), as_json)
 
@@ -61,7 +63,7 @@ def rlaf(plan: Rlaf, target: Target, as_json: AsJson = False) -> None:
     "prefix", epilog="Example: demeanor train prefix organism -b over-refusal --from runs/first/control.safetensors -o distilled"
 )
 @from_plans
-def prefix(plan: Prefix, target: Target, as_json: AsJson = False) -> None:
+def prefix(plan: Prefix, target: TargetFolder, as_json: AsJson = False) -> None:
     """An adapter that does without a control what it does, or what SelfControl finds; it can be merged into the weights."""
     _show(train_prefix(plan, target), as_json)
 

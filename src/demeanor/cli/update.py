@@ -6,13 +6,14 @@ from ..controls import load_direction, save_direction
 from ..controls.plan import DirectionPlan
 from ..finding.plan import UpdatePlan
 from ..finding.update import update as merge
-from ..io.atomic import refuse_folder
 from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, Target, behaviour_named, opened, out, print_json
+from .options import AsJson, behaviour_named, opened, print_json
+from .outputs import Target
 from .tables import update_table
+from .terminal import out
 
 
 @from_plans
@@ -20,7 +21,6 @@ def update(
     source: DirectionPlan, subject: BehaviourPlan, plan: UpdatePlan, loading: Loading, target: Target, as_json: AsJson = False
 ) -> None:
     """A direction with the prompts of a behaviour merged in, as if it had been found on all of them, and what drifted."""
-    refuse_folder(target)
     before, named = load_direction(source.direction), behaviour_named(subject.behaviour)
     updated = merge(opened(subject.model, loading), before, named, plan)
     save_direction(updated.direction, target)

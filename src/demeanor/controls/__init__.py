@@ -3,7 +3,8 @@
 from .checked import Checked, check
 from .constructors import ablate, add, clamp, rotate, scale
 from .control import Control
-from .direction import Candidate, Direction, Round, load_direction, save_direction
+from .direction import Candidate, Direction, Round, save_direction
+from .direction_files import load_direction
 from .files import digest, load_control, read_layout, save_control
 from .foreign import convert
 from .gate import Gate

@@ -41,6 +41,10 @@ class Control:
     adapters: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
+        for part in self.parts:
+            widths = {part.vectors.shape[1], *(gate.weights.shape[1] for gate in part.gates)}
+            if widths != {self.layout.d_model}:
+                raise ControlError(f"A part of the control is made for {max(widths - {self.layout.d_model})} channels, and the model has {self.layout.d_model}; make it for this model.")
         opened = sum(adapter.virtual_tokens is not None for adapter in self.adapters)
         if opened > 1 or (opened and (self.states or any(part.gates for part in self.parts))):
             raise ControlError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..algebra.moments import Moments
 from ..errors import ControlError, mistaken
 from ..io.display import brief, object_html
-from ..io.tensors import read_tensors, write_tensors
+from ..io.tensors import write_tensors
 from ..models import Layout, Site
 from ..runtime.intervene import Tokens
 from ..runtime.positions import REPLY, Position
@@ -189,28 +189,3 @@ def save_direction(direction: Direction, path: str | Path) -> None:
         "made_from": direction.made_from("find"),
     }  # fmt: skip
     write_tensors(Path(path), tensors, header)
-
-
-def load_direction(path: str | Path) -> Direction:
-    """A direction from its file."""
-    tensors, header = read_tensors(Path(path), "direction")
-    candidates = tuple(
-        Candidate(**{**row, "site": Site(**row["site"]), "discarded": tuple(row["discarded"])}) for row in header["candidates"]
-    )
-    rounds = tuple(Round(**{**row, "site": row["site"] and Site(**row["site"])}) for row in header["rounds"])
-
-    def moments(prefix: str) -> tuple[Moments, Moments]:
-        shows, lacks = (
-            Moments(n, tensors[f"{prefix}{name}.mean"], tensors[f"{prefix}{name}.variance"])
-            for name, n in zip(("shows", "lacks"), header["n"])
-        )
-        return shows, lacks
-
-    shows, lacks = moments("")
-    return Direction(
-        basis=tensors["basis"], site=Site(**header["site"]), estimator=header["estimator"], shows=shows, lacks=lacks,
-        separation=header["separation"], auroc=header["auroc"], split_half_cosine=header["split_half_cosine"], p=header["p"],
-        candidates=candidates, layout=Layout.from_json(header["layout"]), model_name=header["model"], behaviour=header["behaviour"],
-        after=tuple(header["after"]), rounds=rounds, layers=moments("layers.") if "layers.shows.mean" in tensors else None,
-        write=tensors.get("write"),
-    )  # fmt: skip

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ControlError, DataError
-from ..io.tensors import read_tensors, write_tensors
+from ..errors import DataError
+from ..io.tensors import Stored, decoded, read_tensors, write_tensors
 from ..models import Layout
 from ..runtime.adapters import ADAPTER, Adapter
 from ..runtime.prompt_states import States
 from ..runtime.rows import as_control
 from .control import Control
 from .gate import Gate
+from .header import AdapterEntry, Bound, ControlHeader, GateEntry, Hashed, PartEntry, StatesEntry, refuse_other_hash, refuse_site
 from .part import Part
-from .scope import Scope
 
 CONTROL = "control.safetensors"  # in the folders of runs and trainings
 
@@ -75,26 +75,40 @@ def load_control(path: str | Path) -> Control:
         return load_control(name).scaled(float(dose))
     if Path(path).is_dir():
         path = _in_folder(Path(path))
-    tensors, header = read_tensors(Path(path), "control")
+    stored = read_tensors(Path(path), "control")
+    header = stored.decoded(ControlHeader)
+    layout = header.structure(stored.path)
     # Parts that shared a gate share it again: it is then read once.
-    gates = [Gate.from_json(entry, tensors[f"gate {index}"]) for index, entry in enumerate(header["gates"])]
-    parts = [
-        Part(
-            kind=entry["kind"], vectors=tensors[f"{number}.vectors"], dose=entry["dose"], scope=Scope.from_json(entry["scope"]),
-            gates=tuple(gates[index] for index in entry["gates"]), read=tensors.get(f"{number}.read"), target=tensors.get(f"{number}.target"),
-        )
-        for number, entry in enumerate(header["parts"])
-    ]  # fmt: skip
-    layout = Layout.from_json(header["layout"])
-    if layout.hash != header["layout_hash"]:
-        raise ControlError(
-            f"{path} names structure {header['layout_hash']} but describes {layout.hash}; it was changed by hand or damaged."
-        )
-    states = tuple(_states(entry, number, tensors) for number, entry in enumerate(header["states"]))
-    adapters = tuple(_adapter(entry, number, tensors) for number, entry in enumerate(header["adapters"]))
+    gates = [_gate(entry, index, layout, stored) for index, entry in enumerate(header.gates)]
     return Control(
-        parts=tuple(parts), layout=layout, model_name=header["model"], made_from=header["made_from"], states=states, adapters=adapters
+        parts=tuple(_part(entry, number, gates, layout, stored) for number, entry in enumerate(header.parts)),
+        layout=layout,
+        model_name=header.model,
+        made_from=header.made_from,
+        states=tuple(_states(entry, number, layout, stored) for number, entry in enumerate(header.states)),
+        adapters=tuple(_adapter(entry, number, layout, stored) for number, entry in enumerate(header.adapters)),
     )
+
+
+def _gate(entry: GateEntry, index: int, layout: Layout, stored: Stored) -> Gate:
+    refuse_site(entry.site, layout, stored.path)
+    weights = stored.numbers(f"gate {index}", len(entry.biases), layout.d_model)
+    plain = {name: getattr(entry, name) for name in ("site", "auroc", "hits", "false_positives", "kind", "negated", "against", "roc")}
+    return Gate(weights=weights, biases=torch.tensor(entry.biases), **plain)
+
+
+def _part(entry: PartEntry, number: int, gates: Sequence[Gate], layout: Layout, stored: Stored) -> Part:
+    if any(index >= len(gates) for index in entry.gates):
+        raise DataError(f"{stored.path}: part {number + 1} names a gate that the file does not hold; write it again.")
+    if entry.scope.site is not None:
+        refuse_site(entry.scope.site, layout, stored.path)
+    if entry.scope.layers is not None and len(entry.scope.layers) != layout.n_layers:
+        raise DataError(f"{stored.path}: part {number + 1} weighs {len(entry.scope.layers)} of {layout.n_layers} layers; write it again.")
+    vectors = stored.numbers(f"{number}.vectors", None, layout.d_model)
+    return Part(
+        kind=entry.kind, vectors=vectors, dose=entry.dose, scope=entry.scope, gates=tuple(gates[index] for index in entry.gates),
+        read=stored.maybe(f"{number}.read", len(vectors), layout.d_model), target=stored.maybe(f"{number}.target", len(vectors)),
+    )  # fmt: skip
 
 
 def _in_folder(folder: Path) -> Path:
@@ -116,9 +130,13 @@ def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:
     return tensors
 
 
-def _states(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> States:
-    names = [f"states {number}.{key}" for key in entry["prompts"]]
-    return States(tuple(tuple(tensors[f"{name}.ids"].tolist()) for name in names), tuple(tensors[name] for name in names), entry["dose"])
+def _states(entry: StatesEntry, number: int, layout: Layout, stored: Stored) -> States:
+    names = [f"states {number}.{key}" for key in entry.prompts]
+    ids = [stored.tensor(f"{name}.ids") for name in names]
+    if any(tokens.dtype != torch.int32 or tokens.dim() != 1 for tokens in ids):
+        raise DataError(f"{stored.path}: the tokens of a prompt are no list of whole numbers; write it again.")
+    values = (stored.numbers(name, layout.n_layers, len(tokens), layout.d_model) for name, tokens in zip(names, ids))
+    return States(tuple(tuple(tokens.tolist()) for tokens in ids), tuple(values), entry.dose)
 
 
 def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
@@ -133,16 +151,16 @@ def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
     return tensors
 
 
-def _adapter(entry: Mapping[str, Any], number: int, tensors: Mapping[str, Tensor]) -> Adapter:
-    def pairs(kind: str) -> dict[str, tuple[Tensor, Tensor]]:
+def _adapter(entry: AdapterEntry, number: int, layout: Layout, stored: Stored) -> Adapter:
+    def pairs(kind: str, first: tuple[int | None, ...], second: tuple[int | None, ...]) -> dict[str, tuple[Tensor, Tensor]]:
         start = f"adapter {number}.{kind}."
-        names = [key.removeprefix(start).removesuffix(".0") for key in tensors if key.startswith(start) and key.endswith(".0")]
-        return {name: (tensors[f"{start}{name}.0"], tensors[f"{start}{name}.1"]) for name in names}
+        names = [key.removeprefix(start).removesuffix(".0") for key in stored.tensors if key.startswith(start) and key.endswith(".0")]
+        return {name: (stored.numbers(f"{start}{name}.0", *first), stored.numbers(f"{start}{name}.1", *second)) for name in names}
 
-    opening = tensors.get(f"adapter {number}.virtual_tokens")
     return Adapter(
-        low_rank=pairs("low_rank"), prompts=pairs("prompts"), virtual_tokens=opening, transposed=entry["transposed"], dose=entry["dose"]
-    )
+        low_rank=pairs("low_rank", (None, None), (None, None)), prompts=pairs("prompts", (1, None, layout.d_model), (1,)),
+        virtual_tokens=stored.maybe(f"adapter {number}.virtual_tokens", None, layout.d_model), transposed=entry.transposed, dose=entry.dose,
+    )  # fmt: skip
 
 
 def read_layout(path: str | Path) -> tuple[Layout, str]:
@@ -150,11 +168,15 @@ def read_layout(path: str | Path) -> tuple[Layout, str]:
     path = Path(path)
     if path.suffix == ".json":
         try:
-            return Layout.from_json(json.loads(path.read_text(encoding="utf-8"))), path.stem
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} describes no structure; write it with demeanor inspect MODEL --json.") from error
-    _, header = read_tensors(path, "control", "direction")
-    return Layout.from_json(header["layout"]), header["model"]
+            text = path.read_text(encoding="utf-8")
+            layout, stated = decoded(Layout, text, path), decoded(Hashed, text, path)
+        except (DataError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} describes no structure ({error}); write it with demeanor inspect MODEL --json.") from error
+        refuse_other_hash(layout, stated.hash, path)
+        return layout, path.stem
+    stored = read_tensors(path, "control", "direction")
+    header = stored.decoded(Bound)
+    return header.structure(path), header.model
 
 
 def _is_number(text: str) -> bool:

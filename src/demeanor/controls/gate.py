@@ -6,17 +6,18 @@ it must not fire on. `~gate` fires where the gate does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..algebra.directions import unit
+from ..errors import ControlError
 from ..models import Site
 
 Kind = Literal["probe", "cosine"]
+LARGEST = float(torch.finfo(torch.float16).max)  # no channel of a stream is larger
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +41,19 @@ class Gate:
     negated: bool = False
     roc: tuple[tuple[float, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises ControlError for a gate that cannot be decided, or that would be the same for every row."""
+        if self.kind not in get_args(Kind):
+            raise ControlError(f"{str(self.kind)[:40]!r} is no kind of gate; use one of {', '.join(get_args(Kind))}.")
+        if self.weights.dim() != 2 or self.biases.dim() != 1 or not 0 < len(self.weights) == len(self.biases):
+            raise ControlError(f"A gate needs weights [k, d_model] and biases [k], not {list(self.weights.shape)} and {list(self.biases.shape)}.")
+        if not (self.weights.isfinite().all() and self.biases.isfinite().all()):
+            raise ControlError("A gate whose weights or biases are not finite numbers never fires or always does; fit it again.")
+        weights, reaches = self.weights.double(), self.biases.double().abs()
+        most = 1.01 * weights.norm(dim=1) if self.kind == "cosine" else LARGEST * weights.abs().sum(1)
+        if bool((reaches > most + 1e-6).any()):
+            raise ControlError("A gate whose bias is larger than any score that it can give never fires or always does; fit it again.")
+
     def __invert__(self) -> Gate:
         """The gate that fires where this one does not; what it was measured by stays that of this one."""
         return replace(self, negated=not self.negated)
@@ -62,10 +76,3 @@ class Gate:
         plain = {key: getattr(self, key) for key in ("auroc", "hits", "false_positives", "kind", "negated")}
         lists = {"biases": self.biases.tolist(), "against": list(self.against), "roc": [list(point) for point in self.roc]}
         return {"site": vars(self.site), **plain, **lists}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], weights: Tensor) -> Gate:
-        plain = {key: values[key] for key in ("auroc", "hits", "false_positives", "kind", "negated")}
-        roc = tuple((false_positives, hits) for false_positives, hits in values["roc"])
-        biases, against = torch.tensor(values["biases"]), tuple(values["against"])
-        return cls(site=Site(**values["site"]), weights=weights, biases=biases, against=against, roc=roc, **plain)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from ..algebra import edits
+from ..algebra.directions import is_orthonormal
 from ..algebra.doses import LARGEST_DOSE, usable_dose
 from ..errors import ControlError, mistaken
 from ..models import Layout
@@ -49,13 +50,27 @@ class Part:
                 mistaken("A scope", self.scope, 'make one with Scope(...): Scope() is every writer, Scope(tokens="reply") the reply alone')
             )
         usable_dose(self.dose, self.kind, UNIT[self.kind], LARGEST_ANGLE if self.kind == "rotate" else LARGEST_DOSE)
-        numbers = [tensor for tensor in (self.vectors, self.read, self.target) if tensor is not None]
-        if not all(bool(tensor.isfinite().all()) for tensor in numbers):
-            raise ControlError(f"An edit of the kind {self.kind} with vectors or values that are not finite cannot be used; make it anew.")
         if self.kind in ("add", "clamp") and self.scope.site is None:
             raise ControlError(f"{self.kind} acts at one site: at every writer its offset would come in again and again.")
         if (self.kind == "clamp") != (self.target is not None) or (self.read is not None and self.kind != "ablate"):
             raise ControlError("Components are held by clamp alone, and read along other vectors by ablate alone.")
+        self._check_vectors()
+
+    def _check_vectors(self) -> None:
+        """Raises ControlError for vectors that are not what the kind of edit takes; see the class."""
+        numbers = [tensor for tensor in (self.vectors, self.read, self.target) if tensor is not None]
+        if not all(bool(tensor.isfinite().all()) for tensor in numbers):
+            raise ControlError(f"The vectors of {self.kind} are not finite numbers; make the control anew.")
+        count = {"add": 1, "rotate": 2}.get(self.kind)
+        if self.vectors.dim() != 2 or len(self.vectors) == 0 or (count is not None and len(self.vectors) != count):
+            shape = f"[{'k' if count is None else count}, d_model]"
+            raise ControlError(f"{self.kind} takes vectors {shape}, not {list(self.vectors.shape)}; make the control anew.")
+        if self.read is not None and self.read.shape != self.vectors.shape:
+            raise ControlError(f"What is read has the shape {list(self.read.shape)}, and what is written {list(self.vectors.shape)}; make both alike.")
+        if self.target is not None and self.target.shape != self.vectors.shape[:1]:
+            raise ControlError(f"clamp holds {len(self.vectors)} components, and the target has the shape {list(self.target.shape)}; give one each.")
+        if self.kind != "add" and self.read is None and not is_orthonormal(self.vectors):
+            raise ControlError(f"The vectors of {self.kind} are not of length 1 and at right angles to each other; make them so.")
 
     def scaled(self, dose: float) -> Part:
         """`dose` times the edit: ablate, add and rotate by so much more or less, scale by a factor so much further from 1.

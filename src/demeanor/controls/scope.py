@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -13,6 +12,8 @@ from ..models import Layout, Site
 from ..runtime.intervene import Reach, RowGate, Tokens
 from ..runtime.positions import LAST
 from ..structure.layout import Writer
+
+FURTHEST = 2**31  # no prompt has as many tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,10 @@ class Scope:
             raise ControlError(mistaken("A site", self.site, 'tokens are named, as in Scope(tokens="reply")'))
         if self.role not in (None, "attn", "mlp"):
             raise ControlError(f"{self.role!r} is no role of a writer; use attn or mlp.")
-        if not all(isinstance(position, int) for position in self.positions):
-            raise ControlError(f"Positions are whole numbers, and {self.positions!r} are not.")
+        if not all(isinstance(position, int) and abs(position) < FURTHEST for position in self.positions):
+            raise ControlError(f"Positions are whole numbers of tokens, and {str(self.positions)[:60]} are not.")
+        if self.layers is not None and not all(math.isfinite(weight) for weight in self.layers):
+            raise ControlError("The weights of layers are finite numbers; give one per layer.")
         if self.tokens not in get_args(Tokens):
             raise ControlError(f"{self.tokens!r} names no tokens; use one of {', '.join(get_args(Tokens))}.")
         if (self.tokens in ("positions", "read")) != bool(self.positions) or (self.tokens == "read" and len(self.positions) != 1):
@@ -82,14 +85,6 @@ class Scope:
         site = self.site and {"layer": self.site.layer, "point": self.site.point}
         rest = {"positions": list(self.positions), "layers": self.layers and list(self.layers), "role": self.role}
         return {"site": site, "tokens": self.tokens, **{key: value for key, value in rest.items() if value}}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Scope:
-        layers = values.get("layers")
-        return cls(
-            site=Site(**values["site"]) if values["site"] else None, tokens=values["tokens"], positions=tuple(values.get("positions", ())),
-            layers=None if layers is None else tuple(layers), role=values.get("role"),
-        )  # fmt: skip
 
 
 def _in_words(position: int) -> str:

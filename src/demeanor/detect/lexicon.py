@@ -14,6 +14,7 @@ from typing import Any
 
 from ..behaviours import Prompt
 from ..errors import DataError
+from ..io.claims import refuse_output
 from ..io.row_files import TEXT
 from .matches import spaced_words
 from .registry import detector
@@ -77,6 +78,7 @@ def _listed(phrases: Any) -> dict[Any, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        refuse_output(path)
         lines = path.read_text(encoding=TEXT).splitlines()
     except OSError as error:
         raise DataError(

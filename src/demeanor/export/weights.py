@@ -11,7 +11,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 from ..algebra.edits import Edit
 from ..controls import Control, Part
 from ..errors import ControlError, ModelError
-from ..io.atomic import new_folder
+from ..io.atomic import new_folder, work_folder
 from ..io.checkpoint import CONFIG, DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
 from ..io.json_files import write_json
 from ..models.loading import save_merged
@@ -112,9 +111,9 @@ def _folder(model: str, out: Path, trust_remote_code: bool) -> Iterator[Path]:
     """The local folder of a model. A Hub model is fetched (safetensors, configuration and tokenizer only); an adapter is
     merged into its model, in a folder beside `out` that is gone afterwards."""
     if is_adapter(model):
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as merged:
-            save_merged(model, Path(merged), trust_remote_code)
-            yield Path(merged)
+        with work_folder(out) as merged:
+            save_merged(model, merged, trust_remote_code)
+            yield merged
         return
     place, revision = resolve(model)
     yield Path(place) if Path(place).is_dir() else _fetched(model, place, revision)

@@ -47,10 +47,8 @@ def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
         kept = [prompt for prompt, fit in zip(replied.prompts, replied.fits) if fit]
         sets.train[name], sets.val[name] = ([prompt for prompt in kept if prompt.split == split] for split in ("train", "val"))
         sets.counts[name] = {"given": len(replied.prompts), "kept": len(kept)}
-        if len(kept) < FEWEST or len(sets.val[name]) < FEWEST_VAL or len(sets.train[name]) < FEWEST_VAL:
-            raise DataError(
-                _too_few(bench.session.name, name, name != "lacks", len(kept), len(sets.val[name]), replied.prompts, replied.replies)
-            )
+        if not _enough(kept):
+            raise DataError(_too_few(bench.session.name, name, kept, replied, behaviour.pairs))
     return sets
 
 
@@ -72,14 +70,30 @@ def _as_given(prompts: list[Prompt]) -> _Heard:
     return _Heard(prompts, [], [True] * len(prompts))
 
 
-def _too_few(model: str, name: str, exhibits: bool, kept: int, in_val: int, prompts: Sequence[Prompt], replies: Sequence[str]) -> str:
-    """What is wrong with a set, and what would mend it."""
+def _too_few(model: str, name: str, kept: Sequence[Prompt], heard: _Heard, paired: bool) -> str:
+    """What is wrong with a set, and what would mend it: too few prompts are another thing than prompts on which the model does otherwise."""
     needed = f"at least {FEWEST} ({FEWEST_VAL} in val) are needed"
-    if len(prompts) < FEWEST + FEWEST_VAL:
-        return f"The set {name!r} has {len(prompts)} train and val prompts (a quarter of a set is kept for the test); {needed}, so give it more."
+    given, exhibits = heard.prompts, name != "lacks"
+    if not _enough(given):
+        in_val = sum(prompt.split == "val" for prompt in given)
+        return (
+            f"The set {name!r} has {len(given)} train and val prompts, {in_val} of them in val (a quarter of a set is kept for the test); {needed}, so give it more."
+        )
     does = "shows" if exhibits else "does not show"
-    example = f"; to {prompts[0].text!r}, for one, it says {replies[0][:80]!r}" if replies else ""
+    example = f"; to {given[0].text!r}, for one, it says {heard.replies[0][:80]!r}" if heard.replies else ""
+    if not kept and heard.replies and not paired:
+        found = "in none of" if exhibits else "in all of"
+        return (
+            f"The set {name!r} has enough prompts ({len(given)} in train and val), but the detector finds the behaviour {found} the replies of {model} to them;"
+            f" use a detector that knows how this model says it, or other prompts{example}."
+        )
+    in_val = sum(prompt.split == "val" for prompt in kept)
     return (
-        f"Only {kept} of {len(prompts)} train and val prompts in {name!r} are left on which {model} {does} the behaviour ({in_val} in val), and"
+        f"Only {len(kept)} of {len(given)} train and val prompts in {name!r} are left on which {model} {does} the behaviour ({in_val} in val), and"
         f" {needed}; use other prompts, or a detector that knows how this model says it{example}."
     )
+
+
+def _enough(prompts: Sequence[Prompt]) -> bool:
+    in_val = sum(prompt.split == "val" for prompt in prompts)
+    return len(prompts) >= FEWEST and in_val >= FEWEST_VAL and len(prompts) - in_val >= FEWEST_VAL

@@ -10,91 +10,115 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from ..errors import DataError
+from .claims import REPLACED, beside, claimed, is_stream, refuse_target
+
+TORCH_DISK = ("PytorchStreamWriter", "inline_container", "iostream")  # how torch.save says, as a RuntimeError, that a disk is full
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A work folder that becomes `target` when the context ends well, and is gone when it does not."""
-    refuse_existing(target)
-    with _in_one_sentence(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            yield work
-            for path in [*work.rglob("*"), work]:
-                _settle(path)
-            os.rename(work, target)
-            _sync(target.parent)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
+    """A work folder that becomes `target` when the context ends well, and is gone when it does not.
+
+    A folder that exists is replaced where an enclosing claim says so, and refused elsewhere.
+    """
+    with claimed(target, "folder", replaces=False) as claim, in_one_sentence(target), work_folder(target) as work:
+        yield work
+        for path in (work, *work.rglob("*")):
+            _readable(path, work)
+            _flush(path)
+        _put(work, target, claim.replaces)
 
 
-def refuse_existing(target: Path) -> None:
-    """Raises DataError when there is something under that name already."""
-    if target.exists():
-        raise DataError(f"{target} exists already; name a new folder with -o, or remove it.")
-    _refuse_parent(target)
-
-
-def refuse_folder(target: Path) -> None:
-    """Raises DataError when a file of that name cannot be: checked before long work, whose result would be lost."""
-    if target.is_dir():
-        raise DataError(f"{target} is a folder; name a file.")
-    _refuse_parent(target)
-
-
-def _refuse_parent(target: Path) -> None:
-    above = next((parent for parent in target.absolute().parents if parent.exists()), None)
-    if above is not None and not above.is_dir():
-        raise DataError(f"{target} cannot be written: {above} is a file, not a folder.")
+@contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """A folder beside a target that is gone when the context ends; a later command takes away one that a kill left."""
+    work = beside(target)
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """A path to write to that becomes (or replaces) the file `target` when the context ends well."""
-    refuse_folder(target)
-    with _in_one_sentence(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        try:
-            yield Path(name)
-            _settle(Path(name))
-            os.replace(name, target)
-            _sync(target.parent)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    """A path to write to that becomes (or replaces) the file `target` when the context ends well; into a device or a pipe it is copied."""
+    with claimed(target, "file", replaces=True), in_one_sentence(target):
+        if is_stream(target):
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / "content"
+                with (Path(folder) / "content").open("rb") as content, target.open("wb") as stream:
+                    shutil.copyfileobj(content, stream)
+            return
+        with work_folder(target) as folder:  # in a folder, whose mode says what the umask leaves
+            work = folder / target.name
+            yield work
+            _readable(work, folder)
+            _flush(work)
+            os.replace(work, target)
+            _flush(target.absolute().parent)
 
 
-def _settle(path: Path) -> None:
-    """On the disk, and with the rights that anything new has here: what is made in secret (tempfile, safetensors) has none for others."""
-    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+def refuse_existing(target: Path) -> None:
+    """Raises DataError when there is something under that name already, which no claim allows to replace."""
+    refuse_target(target, "folder")
+
+
+def refuse_folder(target: Path) -> None:
+    """Raises DataError when a file of that name cannot be: checked before long work, whose result would be lost."""
+    refuse_target(target, "file")
+
+
+def _put(work: Path, target: Path, replaces: bool) -> None:
+    """A finished folder under its name; what stood there goes only when the new one is in its place."""
+    old = beside(target, REPLACED)
+    if replaces and os.path.lexists(target):
+        os.rename(target, old)
+    try:
+        os.rename(work, target)
+    except OSError:
+        if old.exists():
+            os.rename(old, target)
+        raise
+    _flush(target.absolute().parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _readable(path: Path, folder: Path) -> None:
+    """A file is for whom the umask says, as the new folder is: some libraries write theirs for the owner alone."""
+    if path.is_file() and not path.is_symlink():
+        path.chmod(path.stat().st_mode | (folder.stat().st_mode & 0o666))
+
+
+def _flush(path: Path) -> None:
+    """On the disk, and not only in memory, when this returns; a folder's flush is of its names."""
+    folder = path.is_dir()
+    if path.is_symlink() or not (path.is_file() or (folder and os.name == "posix")):
         return
-    umask = os.umask(0o077)
-    os.umask(umask)
-    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~umask)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with suppress(*([OSError] if folder else [])):  # some file systems cannot flush a folder
+            os.fsync(handle)
     finally:
         os.close(handle)
 
 
+
 @contextmanager
-def _in_one_sentence(target: Path) -> Iterator[None]:
+def in_one_sentence(target: Path, end: str = "nothing was left behind") -> Iterator[None]:
+    """What stops the writing of `target` is told in one sentence that names it; `end` says what is left, or what to do."""
     try:
         yield
-    except OSError as error:
-        raise DataError(f"{target} could not be written: {error.strerror or error}; nothing was left behind.") from error
-    except SafetensorError as error:
-        raise DataError(f"{target} could not be written: {error}; nothing was left behind.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{target} could not be written: {reason}; {end}.") from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in TORCH_DISK):
+            raise
+        raise DataError(f"{target} could not be written: the disk is full or went away; {end}.") from error

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelError
+from .claims import refuse_output
 
 SINGLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 SUFFIX = ".safetensors"
@@ -103,6 +104,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(f"{folder} is a file; give the model's folder, which holds config.json and safetensors files.")
     if not folder.is_dir():
         raise ModelError(f"There is no model folder {folder}; give a folder that holds config.json and safetensors files.")
+    refuse_output(folder)
     config_path = folder / CONFIG
     if not config_path.is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.")

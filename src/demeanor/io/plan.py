@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import DataError
+from .claims import refuse_output
 from .display import shown
 from .yaml_files import read_yaml
 
@@ -79,9 +80,15 @@ class BasePlan(BaseModel):
         return file.read_text(encoding="utf-8") == self.written()
 
 
+def read_from(path: Path) -> Path:
+    """The plan file that a path stands for: itself, or the one in the folder of a run."""
+    return path / PLAN if path.is_dir() else path
+
+
 def read_values(path: Path) -> dict[str, Any]:
     """The options in a YAML file; the folder of a run stands for the plan in it. DataError where it holds none."""
-    file = path / PLAN if path.is_dir() else path
+    file = read_from(path)
+    refuse_output(file)
     try:
         values = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:

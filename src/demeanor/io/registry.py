@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import DataError, did_you_mean
 from ..progress import warn
+from .claims import refuse_output
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 Registered = TypeVar("Registered", bound=Callable[..., Any])
@@ -182,6 +183,7 @@ def _module(file: Path) -> ModuleType:
     with _LOADING, ExitStack() as unfinished:
         if name in sys.modules:
             return sys.modules[name]
+        refuse_output(path)
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None  # a .py file has a loader
         assert spec.loader is not None

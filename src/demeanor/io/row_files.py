@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import DataError
+from .claims import refuse_output
+from .csv_files import unguarded
 
 TEXT = "utf-8-sig"  # UTF-8, with or without a byte order mark
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # such a file is told by its encoding
@@ -30,6 +32,7 @@ NO_TEXT = (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".arrow", ".feather", ".zip
 
 def read_rows(path: Path) -> list[Any]:
     """Every row of a file, or of a folder that `datasets` saved, in order: JSON, JSON lines, CSV, TSV, Parquet or text, packed or not."""
+    refuse_output(path)
     if path.is_dir():
         return saved_rows(path)
     if not path.is_file():
@@ -137,7 +140,7 @@ def _read_csv(file: TextIO, path: Path, delimiter: str | None = None) -> list[An
         file.seek(0)
         delimiter = next((sign for sign in (",", ";", "\t") if sign in heading), ",")
     lines = _cells(file, path, delimiter)
-    header = next(lines, [])
+    header = list(map(unguarded, next(lines, [])))
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path} has two columns named {twice!r}; rename one of them.")
@@ -146,7 +149,7 @@ def _read_csv(file: TextIO, path: Path, delimiter: str | None = None) -> list[An
         if len(cells) != len(header):
             fix = "close its quotes" if any("\n" in cell for cell in cells) else f"quote {SEPARATORS[delimiter]} inside a field"
             raise DataError(f"{path}, row {number} has more or fewer fields than the header line; {fix}.")
-        rows.append(dict(zip(header, cells)))
+        rows.append(dict(zip(header, map(unguarded, cells))))
     return rows
 
 

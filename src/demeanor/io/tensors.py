@@ -1,43 +1,120 @@
-"""Tensors with a JSON header in a safetensors file: the form of every artefact."""
+"""Tensors with a JSON header in a safetensors file: the form of every artefact.
+
+What is read is checked here and by the schemas of the artefacts: a file that is damaged, or was changed by hand, ends in
+one sentence that names it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import DataError
 from .atomic import new_file
+from .claims import refuse_output
 
+T = TypeVar("T")
 FORMAT = 4  # of all artefacts; a file of another one is refused
+HEADER = "demeanor"  # the entry of safetensors' metadata that holds the header
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An artefact as it lies in a file: named tensors, and the header's JSON."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    header: str
+
+    def decoded(self, schema: type[T]) -> T:
+        """The header as a schema says. Raises DataError, which names the first place that is wrong."""
+        return decoded(schema, self.header, self.path)
+
+    def tensor(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise DataError(f"{self.path} lacks the tensor {name!r} that its header tells of; write it again.")
+        return self.tensors[name]
+
+    def numbers(self, name: str, *shape: int | None) -> Tensor:
+        """A tensor of finite numbers of that shape (None: any size but 0)."""
+        tensor = self.tensor(name)
+        fits = tensor.dim() == len(shape) and all(size == own if size is not None else own > 0 for size, own in zip(shape, tensor.shape))
+        if tensor.dtype not in FLOATS or not fits or not bool(tensor.isfinite().all()):
+            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            raise DataError(
+                f"{self.path}: the tensor {name!r} is {list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}, and finite numbers [{sizes}] "
+                "are needed; write the file again."
+            )
+        return tensor
+
+    def maybe(self, name: str, *shape: int | None) -> Tensor | None:
+        """The same of a tensor that need not be there."""
+        return self.numbers(name, *shape) if name in self.tensors else None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """One safetensors file; on any failure the target is as it was."""
-    metadata = {"demeanor": json.dumps({"format": FORMAT, **header})}
+    metadata = {HEADER: json.dumps({"format": FORMAT, **header})}
     with new_file(Path(path)) as work:
         save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
 
 
-def read_tensors(path: Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file of those kinds ("control", "direction"); an error names what is wrong with it."""
+def read_tensors(path: Path, *kinds: str) -> Stored:
+    """A file of those kinds ("control", "direction"); an error names what is wrong with it."""
     path, kind = Path(path), " or ".join(kinds)
     if not path.is_file():
         raise DataError(f"There is no {kind} file {str(path)!r}.")
+    refuse_output(path)
     try:
         with safe_open(path, framework="pt") as file:
-            raw = (file.metadata() or {}).get("demeanor")
+            raw = (file.metadata() or {}).get(HEADER)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a complete safetensors file ({error}); write it again.") from error
-    header = json.loads(raw) if raw else {}
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # some of a dtype torch lacks
+        raise DataError(f"{path} is not a complete safetensors file ({' '.join(str(error).split())[:120]}); write it again.") from error
+    header = _object(raw, path) if raw else {}
     if header.get("kind") not in kinds:
-        raise DataError(f"{path} is not a {kind} file (it holds {header.get('kind', 'other tensors')}).")
-    if header["format"] != FORMAT:
-        age, fix = ("a newer", "upgrade demeanor") if header["format"] > FORMAT else ("an older", "make it anew")
-        raise DataError(f"{path} was written by {age} version (format {header['format']}, and this one reads {FORMAT}); {fix}.")
-    return tensors, header
+        raise DataError(f"{path} is not a {kind} file (it holds {str(header.get('kind', 'other tensors'))[:40]}).")
+    number = header.get("format")
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise DataError(f"{path} does not say what format it has; write it again.")
+    if number != FORMAT:
+        age, fix = ("a newer", "upgrade demeanor") if number > FORMAT else ("an older", "make it anew")
+        raise DataError(f"{path} was written by {age} version (format {number}, and this one reads {FORMAT}); {fix}.")
+    return Stored(path, tensors, cast(str, raw))
+
+
+def decoded(schema: type[T], text: str, path: Path) -> T:
+    """JSON as a schema says: nothing is converted, so a text is no number. Raises DataError, which names the first place that is wrong."""
+    try:
+        return cast(T, _adapter(cast(Any, schema)).validate_json(text, strict=True))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise DataError(f"{path} is damaged or was changed by hand ({place + ': ' if place else ''}{message}); write it again.") from error
+
+
+def _object(text: str, path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: the header is not valid JSON ({str(error)[:80]}); write the file again.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: the header is {type(values).__name__}, not an object; write the file again.")
+    return values
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)

@@ -27,7 +27,8 @@ from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
 from ..finding.estimators import known_estimators, named_estimators, usual_estimators
 from ..finding.find import Findings, search_directions
-from ..io.atomic import new_folder, refuse_existing
+from ..io.atomic import new_folder
+from ..io.claims import claimed
 from ..io.json_files import write_json, write_json_lines
 from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
@@ -52,8 +53,12 @@ def run(plan: Plan, out: str | Path) -> Run:
     CheckFailed when the baked model does not do what the control does.
     """
     out = Path(out)
-    refuse_existing(out)
-    refuse_other_plan(plan, out)
+    with claimed(out, "folder", replaces=False):
+        refuse_other_plan(plan, out)
+        return _run(plan, out)
+
+
+def _run(plan: Plan, out: Path) -> Run:
     started = time.monotonic()
     named = behaviour(plan.behaviour)
     named.needs_prompts()

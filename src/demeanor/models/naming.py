@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import ModelError, did_you_mean
 from ..io.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint, open_checkpoint, read_header, read_json
+from ..io.claims import refuse_output
 from ..progress import warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS
 from ..structure.layout import same_weights
@@ -24,6 +25,7 @@ def resolve(name: str) -> tuple[str, str | None]:
         return str(resources.files("demeanor") / "organism" / "model"), None
     path = Path(name)
     if _exists(path):
+        refuse_output(path)
         if not (path / ADAPTER).is_file():
             open_checkpoint(path)
         return str(path), None

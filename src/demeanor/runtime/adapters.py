@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, FiniteFloat, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from torch.utils.hooks import RemovableHandle
 from ..algebra.doses import usable_dose
 from ..errors import ControlError
 from ..io.checkpoint import read_json
+from ..io.claims import refuse_output
+from ..io.tensors import FLOATS
 from ..structure.calls import on_output, received
 from .acting import Acting, Pass
 
@@ -63,6 +66,8 @@ class Adapter:
         if not tensors or not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise ControlError("An adapter without tensors, or with ones that are not finite, cannot be used; train it again.")
         usable_dose(self.dose, "an adapter")
+        if any(states.dim() != 3 or len(states) != 1 or gate.dim() != 1 for states, gate in self.prompts.values()):
+            raise ControlError("Adaption prompts are states [1, length, d_model] and how much of them is gained [1]; save the adapter again.")
         if any(a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1] for a, b in self.low_rank.values()):
             raise ControlError("The two halves of a low-rank map do not fit each other; save the adapter again.")
 
@@ -209,19 +214,24 @@ def _sizes(module: nn.Module, transposed: bool) -> tuple[int, int] | None:
 
 def read_peft(folder: Path) -> Adapter:
     """The adapter in a folder of PEFT's: plain LoRA on linear layers, or adaption prompts. Raises ControlError for other kinds."""
-    config, path = read_json(folder / ADAPTER), folder / ADAPTER_WEIGHTS
+    refuse_output(folder)
+    values, path = read_json(folder / ADAPTER), folder / ADAPTER_WEIGHTS
+    config = _config(values, folder / ADAPTER)
     if not path.is_file():
         raise ControlError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again.")
-    unread = next((name for name in (*UNREAD, "target_parameters") if config.get(name)), None)
-    if config.get("peft_type") not in ("LORA", "ADAPTION_PROMPT") or unread is not None:
-        kind = f"{config.get('peft_type')} with {unread}" if unread else config.get("peft_type")
+    unread = next((name for name in (*UNREAD, "target_parameters") if values.get(name)), None)
+    if config.peft_type not in ("LORA", "ADAPTION_PROMPT") or unread is not None:
+        kind = f"{config.peft_type} with {unread}" if unread else config.peft_type
         raise ControlError(f"{folder} holds an adapter of the kind {kind}, which cannot become a control; use plain LoRA on linear layers.")
     try:
         tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in load_file(path).items()}
-    except SafetensorError as error:
+    except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:  # some of a dtype torch lacks
         raise ControlError(f"{path} is not a complete safetensors file ({error}); save the adapter again.") from error
+    wrong = next((key for key, tensor in tensors.items() if tensor.dtype not in FLOATS or not tensor.numel() or not tensor.dim()), None)
+    if wrong is not None:
+        raise ControlError(f"{path}: the tensor {wrong} is empty or holds no numbers of a kind that can be used; save the adapter again.")
     virtual_tokens = tensors.pop(f"{VIRTUAL_TOKENS}.weight", None)
-    halves = (".adaption_prompt", ".adaption_gate") if config["peft_type"] == "ADAPTION_PROMPT" else (".lora_A.weight", ".lora_B.weight")
+    halves = (".adaption_prompt", ".adaption_gate") if config.peft_type == "ADAPTION_PROMPT" else (".lora_A.weight", ".lora_B.weight")
     names = [key.removesuffix(halves[0]) for key in tensors if key.endswith(halves[0])]
     unknown = sorted(set(tensors) - {name + half for name in names for half in halves})
     missing = [name + halves[1] for name in names if name + halves[1] not in tensors]
@@ -230,14 +240,41 @@ def read_peft(folder: Path) -> Adapter:
             f"{path} {'lacks' if missing else 'holds'} {(missing or unknown)[0]}; only plain LoRA and adaption prompts become controls."
         )
     pairs = {name: (tensors[name + halves[0]], tensors[name + halves[1]]) for name in names}
-    if config["peft_type"] == "ADAPTION_PROMPT":
+    if config.peft_type == "ADAPTION_PROMPT":
         return Adapter(prompts=pairs, virtual_tokens=virtual_tokens)
     made = {name: (a, _gain(config, name, len(a)) * b) for name, (a, b) in pairs.items()}
-    return Adapter(low_rank=made, prompts={}, virtual_tokens=virtual_tokens, transposed=bool(config.get("fan_in_fan_out")))
+    return Adapter(low_rank=made, prompts={}, virtual_tokens=virtual_tokens, transposed=bool(config.fan_in_fan_out))
 
 
-def _gain(config: Mapping[str, Any], name: str, rank: int) -> float:
+class _Config(BaseModel):
+    """What is read of PEFT's adapter_config.json."""
+
+    peft_type: str | None = None
+    lora_alpha: FiniteFloat | None = None
+    alpha_pattern: dict[str, FiniteFloat] | None = None
+    use_rslora: bool | None = None
+    fan_in_fan_out: bool | None = None
+
+
+def _config(values: Mapping[str, Any], path: Path) -> _Config:
+    """Raises ControlError for values of other types, for patterns that are none, and where the scale of plain LoRA is missing."""
+    try:
+        config = _Config.model_validate(values, strict=True)
+        for pattern in config.alpha_pattern or {}:
+            re.compile(pattern)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ControlError(f"{path} is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']}); save the adapter again.") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ControlError(f"{path}: alpha_pattern names layers by what is no pattern ({error}); save the adapter again.") from error
+    if config.peft_type == "LORA" and config.lora_alpha is None:
+        raise ControlError(f"{path} names no lora_alpha; save the adapter again.")
+    return config
+
+
+def _gain(config: _Config, name: str, rank: int) -> float:
     """What PEFT multiplies a layer's low-rank map with; its configuration may name other values for some layers, by pattern."""
-    patterns = config.get("alpha_pattern") or {}
-    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config["lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    patterns = config.alpha_pattern or {}
+    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config.lora_alpha)
+    assert alpha is not None  # _config refuses plain LoRA without one
+    return alpha / (math.sqrt(rank) if config.use_rslora else rank)

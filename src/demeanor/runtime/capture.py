@@ -17,6 +17,7 @@ from .acting import Acting
 from .positions import LAST, REPLY, Position
 
 Point = Literal["embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+POINTS: tuple[str, ...] = get_args(Point)
 
 
 @dataclass(frozen=True, order=True)

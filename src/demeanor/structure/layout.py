@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -88,22 +88,6 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Layout:
-        def writer(item: Mapping[str, Any]) -> Writer:
-            weights = tuple(Weight(w["name"], w["axis"], tuple(w["shape"])) for w in item["weights"])
-            norm = PostNorm(**item["post_norm"]) if item["post_norm"] else None
-            return Writer(
-                module=item["module"], layer=item["layer"], role=item["role"], scale=item["scale"], weights=weights, post_norm=norm
-            )
-
-        tied = tuple(values["tied"]) if values["tied"] else None
-        writers = tuple(writer(item) for item in values["writers"])
-        return cls(
-            model_type=values["model_type"], d_model=values["d_model"], blocks=tuple(values["blocks"]), writers=writers, tied=tied,
-            worst_residual=values["worst_residual"], weights=str(values.get("weights") or ""),
-        )  # fmt: skip
 
     def writer(self, layer: int, role: Role) -> Writer | None:
         """The writer of that role in that layer, or None where the block has none."""

@@ -27,7 +27,7 @@ from ..controls.control import provenance
 from ..controls.files import CONTROL
 from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, DataError
-from ..io.atomic import new_folder, refuse_existing
+from ..io.atomic import in_one_sentence, new_folder, refuse_existing
 from ..io.json_files import write_json
 from ..io.plan import PLAN
 from ..io.tables import muted_datasets
@@ -134,7 +134,8 @@ class Recipe:
         """
         with warnings.catch_warnings(), muted_datasets(), muted("transformers", "bitsandbytes"), self.session.runner.threads():
             warnings.simplefilter("ignore")
-            self._fit(make_trainer())
+            with in_one_sentence(self.folder, "make room, and the same command goes on from the last checkpoint"):
+                self._fit(make_trainer())
 
     def _fit(self, trainer: Any) -> None:
         from transformers import PrinterCallback

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ...progress import warn
 from ...stats import intervals
 from ...stats.score import Score
 from .table import ScoreTable
@@ -90,6 +91,9 @@ def aggregate(table: ScoreTable, column: str, threshold: float, missing: Missing
     if not 0 <= threshold <= 1:
         raise DataError(f"The threshold must lie between 0 and 1, not be {threshold:g}.")
     scores = table.scores(column)
+    if lacking := table.lacking(column):
+        more = "" if len(lacking) == 1 else f" and {len(lacking) - 1} more"
+        warn(f"{table.name}: row {lacking[0]}{more} of {len(table.rows)} has no {column!r}, and counts as a reply that could not be scored.")
     scored = scores[~scores.isnan()]
     toxic = (scored >= threshold).tolist()
     counted = toxic if missing == "drop" else toxic + [False] * int(scores.isnan().sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ...behaviours import BehaviourLike, Prompt, as_behaviour, asked
 from ...detect import Detector
 from ...errors import DataError
 from ...io.atomic import new_file
+from ...io.csv_files import write_csv
 from ...io.tables import value_of
 from ...models.thinking import spoken
 from ..condition import Condition
@@ -55,7 +55,7 @@ def scored(
 
     An empty reply gets no score: silence is not the absence of a behaviour, and `aggregate` counts it as unscorable.
     """
-    taken = next((name for name in by if rows and name in rows[0]), None)
+    taken = next((name for name in by if any(name in row for row in rows)), None)
     if taken is not None:
         raise DataError(f"There is a column {taken!r} already; leave it out of the file, or score by another behaviour.")
     words = [spoken(reply).strip() for reply in replies]
@@ -74,7 +74,5 @@ def scored(
 
 def write_rows(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     """A CSV file of the rows, in order."""
-    with new_file(target) as work, work.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    with new_file(target) as work:
+        write_csv(work, rows)

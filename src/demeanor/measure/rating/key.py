@@ -31,7 +31,8 @@ class Key(BaseModel):
     control: str
     question: str
     better: Better
-    seed: int
+    seed: int  # by which the prompts were drawn
+    secret: str = ""  # from which the order of the sheet follows; sheets of earlier versions have none
     digest: str
     identical: int
     pairs: list[KeyPair]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import random
-import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +15,7 @@ from pathlib import Path
 from ...behaviours import SET_NAMES, Behaviour, Prompt, SetName
 from ...errors import DataError
 from ...io.atomic import new_folder
+from ...io.csv_files import csv_line
 from ...progress import warn
 from ..observation import Observation
 from .key import COLUMNS, KEY, PAGE, RATINGS, Key, KeyPair, prefix
@@ -25,8 +24,6 @@ QUESTION = "How good is this reply to the prompt?"
 # What 1, 2, 3, 4 and 5 mean: of a behaviour's own question, and of the one above.
 DEGREES = ("not at all", "a little", "partly", "mostly", "entirely")
 QUALITIES = ("very bad", "bad", "middling", "good", "very good")
-# A cell that begins like this may be run as a formula; the wide forms are taken for the others by some programs.
-_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,13 @@ class _Item:
 
 
 def write_sheet(
-    folder: Path, behaviour: Behaviour, base: Observation, controlled: Observation, control: str, *, pairs: int = 30, seed: int = 0
-) -> Sheet:
+    folder: Path, behaviour: Behaviour, base: Observation, controlled: Observation, control: str, *, pairs: int = 30, seed: int = 0,
+    secret: str | None = None,
+) -> Sheet:  # fmt: skip
     """A new folder with a blind sheet for up to `pairs` prompts: base and controlled reply as two items, in an order that tells nothing.
 
-    The prompts are drawn by `seed`, from each prompt set in turn. Prompts with twice the same reply are left out and
+    The prompts are drawn by `seed`, from each prompt set in turn. Their order, and which reply of two comes first, follow from `secret`,
+    which is drawn anew for every sheet and kept in its key alone: whoever has the sheet and this program cannot compute them. Prompts with twice the same reply are left out and
     counted aloud. Raises DataError when the folder exists, when the observations are of different prompts, or when
     nothing is left to rate.
     """
@@ -88,18 +87,19 @@ def write_sheet(
         raise DataError(f"Nothing can be rated for {behaviour.name!r}: {reason}; use a stronger control, or other prompts.")
     asked = behaviour.questions[0] if behaviour.questions else None
     question, scale = (asked.ask, DEGREES) if asked else (QUESTION, QUALITIES)
-    order = _order(drawn, seed)
+    secret = secrets.token_hex(16) if secret is None else secret
+    order = _order(drawn, secret)
     texts = [(_shown(drawn[number].prompt), drawn[number].replies[half]) for number, half in order]
     digest = hashlib.sha256(json.dumps([question, texts]).encode()).hexdigest()
     items = [_Item(name, *text) for name, text in zip(_names(digest, len(texts)), texts)]
     placed = {place: item.name for place, item in zip(order, items)}
     key = Key(
         behaviour=behaviour.name, control=control, question=question, better="lower" if asked and asked.want == "no" else "higher",
-        seed=seed, digest=digest, identical=sum(not pair.changed for pair in candidates),
+        seed=seed, secret=secret, digest=digest, identical=sum(not pair.changed for pair in candidates),
         pairs=[KeyPair(set=pair.set, base=placed[n, 0], controlled=placed[n, 1]) for n, pair in enumerate(drawn)],
     )  # fmt: skip
     with new_folder(folder) as work:
-        _write(work / RATINGS, "\ufeff" + _line(COLUMNS) + "".join(map(_unrated, items)))
+        _write(work / RATINGS, "\ufeff" + csv_line(COLUMNS) + "".join(map(_unrated, items)))
         _write(work / PAGE, _page(items, question, scale, digest))
         _write(work / KEY, key.model_dump_json(indent=2) + "\n")
     _tell(key, len(candidates), pairs)
@@ -127,13 +127,13 @@ def _draw(pairs: Sequence[_Pair], count: int, seed: int) -> list[_Pair]:
     return [pair for turn in turns for pair in turn if pair is not None][:count]
 
 
-def _order(pairs: Sequence[_Pair], seed: int) -> list[tuple[int, int]]:
+def _order(pairs: Sequence[_Pair], secret: str) -> list[tuple[int, int]]:
     """(pair, half) of every item in the order of the sheet.
 
-    The replies have a part in the seed, without saying which is which: were it the seed alone, sheets of one size would all have the
-    same order, and who has seen one key would know the others.
+    The replies have a part in it, without saying which is which: were it the secret alone, sheets of one size and one secret would all
+    have the same order, and who has seen one key would know the others.
     """
-    rng = random.Random(json.dumps([seed, [sorted(pair.replies) for pair in pairs]]))
+    rng = random.Random(json.dumps([secret, [sorted(pair.replies) for pair in pairs]]))
     order = [(number, half) for number in range(len(pairs)) for half in (0, 1)]
     rng.shuffle(order)
     return order
@@ -156,22 +156,15 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="")
 
 
-def _line(cells: Sequence[str]) -> str:
-    """One line of a CSV file, whose cells no spreadsheet program runs: an apostrophe before them makes them text."""
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerow([f"'{cell}" if _FORMULA.match(cell) else cell for cell in cells])
-    return buffer.getvalue()
-
-
 def _unrated(item: _Item) -> str:
-    return _line((item.name, item.prompt, item.reply, ""))
+    return csv_line((item.name, item.prompt, item.reply, ""))
 
 
 def _page(items: Sequence[_Item], question: str, scale: Sequence[str], digest: str) -> str:
     """The page, with the items as data: the page shows them as text, whatever they hold."""
     # `line` is an item's line in the file that the page saves, up to the rating, so that only this module writes CSV.
     shown = [{"item": i.name, "prompt": i.prompt, "reply": i.reply, "line": _unrated(i).removesuffix("\r\n")} for i in items]
-    data = {"digest": digest, "question": question, "scale": scale, "file": RATINGS, "header": _line(COLUMNS), "items": shown}
+    data = {"digest": digest, "question": question, "scale": scale, "file": RATINGS, "header": csv_line(COLUMNS), "items": shown}
     text = json.dumps(data)
     for mark in "<>&":  # nothing in a reply may end the element that holds it, or open another
         text = text.replace(mark, f"\\u{ord(mark):04x}")

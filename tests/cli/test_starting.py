@@ -1,0 +1,74 @@
+"""The first moment: help needs no model library, and an interrupt ends quietly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from demeanor import cli
+from demeanor.cli.listing import Commands
+
+HEAVY = ("torch", "transformers", "plotly", "pyarrow", "datasets")
+WATCH = f"""
+import sys
+from demeanor import cli
+sys.argv = ["demeanor", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as end:
+    print(end.code or 0, [name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 0), (["--version"], 0), (["control"], 0), (["train", "--help"], 0), (["runn"], 2)])
+def test_help_needs_no_model_library(arguments: list[str], code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", WATCH, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"{code} []", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_listed_is_what_the_commands_say() -> None:
+    """The list is read from sources: its names and sentences are those of the commands themselves."""
+    root: Any = get_command(cli.app)
+    for name in root.commands:
+        listed, command = root.get_command(None, name), root.commands[name]
+        assert listed.help == command.help, name
+        if isinstance(listed, Commands):
+            assert {sub: inner.help for sub, inner in listed.commands.items()} == {sub: inner.help for sub, inner in command.commands.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_at_any_moment_prints_no_traceback(number: signal.Signals) -> None:
+    for wait in (0.1, 0.4, 0.8):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "demeanor", "judge", "/dev/stdin"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        first = process.stderr.readline()  # from here on the package's own handlers are there
+        time.sleep(wait)
+        os.kill(process.pid, number)
+        told = first + process.communicate()[1]
+        assert "Traceback" not in told
+        assert process.returncode == 128 + number
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    from demeanor.cli.starting import at_once
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with at_once():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not before
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
