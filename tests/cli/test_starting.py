@@ -72,3 +72,11 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_shell_completes_commands_and_their_options() -> None:
+    for typed, meant in (("demeanor me", {"measure", "meter"}), ("demeanor measure --max-p", {"--max-prompts"})):
+        words = {"_DEMEANOR_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        ended = subprocess.run([sys.executable, "-m", "demeanor"], env={**os.environ, **words}, capture_output=True, text=True, check=True)
+        assert set(ended.stdout.split()) == meant
+        assert ended.stderr == ""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
+import demeanor
 from demeanor.errors import DataError
-from demeanor.io.plan import BasePlan
+from demeanor.io.plan import PLACES, BasePlan
 
 
 class Walk(BasePlan):
@@ -76,3 +79,55 @@ def test_a_file_that_is_no_plan(tmp_path: Path, content: str, told: str) -> None
         Walk.from_file(tmp_path / "p.yaml")
     with pytest.raises(DataError, match="cannot be read"):
         Walk.from_file(tmp_path / "none.yaml")
+
+
+class Journey(BasePlan):
+    model: str
+    controls: tuple[str, ...] = ()
+    estimators: tuple[str, ...] = ()
+    file: Path | None = None
+    message: str = ""
+
+
+def test_a_plan_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("m/config.json", "c.safetensors", "e.py", "rows.csv", "organism/x", "refusal"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    plan = Journey(
+        model="m", controls=("c.safetensors:0.5", "none.safetensors", "refusal"), estimators=("e.py:mine", "projected"), file="rows.csv",
+        message="rows.csv",
+    )  # fmt: skip
+    written = plan.written()
+    assert Journey(model="organism").written() == Journey(model="organism").written().replace(str(tmp_path), "")
+    monkeypatch.chdir("/")
+    (tmp_path / "plan.yaml").write_text(written)
+    again = Journey.from_file(tmp_path / "plan.yaml")
+    assert again.model == str(tmp_path / "m")
+    assert again.controls == (f"{tmp_path / 'c.safetensors'}:0.5", "none.safetensors", "refusal")
+    assert again.estimators == (f"{tmp_path / 'e.py'}:mine", "projected")
+    assert again.file == tmp_path / "rows.csv"
+    assert again.message == "rows.csv"
+    assert again.written() == written
+
+
+# Options that hold texts which are no names of files.
+TEXTS = {
+    "chat_template_args", "column", "columns", "device", "device_map", "dtype", "kernel", "message", "prompt", "prompting", "questions",
+    "report_to", "system", "tokens",
+}  # fmt: skip
+
+
+def test_every_option_is_known_to_name_files_or_not_to() -> None:
+    for module in pkgutil.walk_packages(demeanor.__path__, "demeanor."):
+        if module.name.rpartition(".")[2] in ("plan", "plans", "options", "chat"):
+            importlib.import_module(module.name)
+    for plan in _below(BasePlan):
+        if plan.__module__.startswith("demeanor."):
+            for name, field in plan.model_fields.items():
+                if any(kind in str(field.annotation) for kind in ("str", "Path")):
+                    assert name in PLACES | TEXTS, f"{plan.__name__}.{name} names files, or holds a text: say which"
+
+
+def _below(kind: type[BasePlan]) -> list[type[BasePlan]]:
+    return [one for child in kind.__subclasses__() for one in (child, *_below(child))]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from demeanor.behaviours import SET_NAMES, Behaviour, Prompt, Question
+from demeanor.behaviours.schema import Words
 from demeanor.errors import DataError
 from demeanor.measure.observation import Observation, Outcome
 from demeanor.measure.rating import read_ratings, sheet, write_sheet
@@ -212,6 +213,8 @@ def test_the_question_is_the_behaviours_own_or_a_general_one(tmp_path: Path) -> 
     assert (own["scale"][0], own["scale"][4]) == ("not at all", "entirely")
     assert "How good" in general["question"]
     assert (general["scale"][0], general["scale"][4]) == ("very bad", "very good")
+    for_people = Behaviour(name="curt", questions=asked.questions, words=Words(ask="Is it short and cold?"))
+    assert page(made(tmp_path / "people", FOUR, for_people))["question"] == "Is it short and cold?"
 
 
 def test_a_conversation_is_shown_whole(tmp_path: Path) -> None:

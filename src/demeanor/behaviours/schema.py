@@ -73,12 +73,14 @@ class Detect(BaseModel):
 
 
 class Words(BaseModel):
-    """How results are told: what the prompts of `shows` and of `guard` are, and what a reply that shows the behaviour is said to be."""
+    """How results are told: what the prompts of `shows` and of `guard` are, what a reply that shows the behaviour is
+    said to be, and what people who rate replies blind are asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     shows: Annotated[str, Field(min_length=1)] = "prompts of shows"
     guard: Annotated[str, Field(min_length=1)] = "guard prompts"
     shown: Annotated[str, Field(min_length=1)] = "showing it"
+    ask: Annotated[str, Field(min_length=1)] | None = None
 
 
 class BehaviourFile(BaseModel):

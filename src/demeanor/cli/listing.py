@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typer.main import get_command
 from ..progress import say
 from .starting import at_once
 
+COMPLETING = "_DEMEANOR_COMPLETE"  # set by a shell that completes what is being typed
 HEAVY = "torch"  # where it has been imported, a command's module is there in a moment
 
 
@@ -82,7 +84,7 @@ class Commands(TyperGroup):
 
 def load_command(name: str, listed: Listed) -> Any:
     """A command, or a whole group, as Typer makes it of its module."""
-    if HEAVY not in sys.modules:
+    if HEAVY not in sys.modules and COMPLETING not in os.environ:
         say("Loading the libraries.")
     with at_once():
         module = import_module(f".{listed.module}", __package__)

@@ -52,7 +52,7 @@ class Root(Commands):
 
 
 app = typer.Typer(
-    name="demeanor", cls=Root, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="demeanor", cls=Root, pretty_exceptions_enable=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="Find, change and measure the behaviours of open-weight language models. Start with [bold]demeanor run organism --behaviour over-refusal -o RUN[/bold].",
 )  # fmt: skip
 UsageError: Any = typer.BadParameter.__base__  # typer names only this kind of it

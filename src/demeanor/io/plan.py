@@ -24,6 +24,14 @@ PLAN = "plan.yaml"  # in the folder of a run or a training
 NAMED = re.compile(r"`(\w+)`")  # a field in the message of a validator
 
 
+# Options that may name files and folders: FILE, FILE:DOSE or FILE:WEIGHT, FILE.py:NAME; or something else, such as a preset.
+PLACES = frozenset({
+    "model", "base", "behaviour", "behaviours", "control", "controls", "direction", "towards", "first", "second", "check", "gate", "like", "unlike",
+    "file", "pairs", "data", "dialogues", "estimators", "embedder", "suites", "suite_folder", "prompts", "redo_if", "reward",
+})  # fmt: skip
+EMBEDDED = "organism"  # a name that never is a folder
+
+
 @dataclass(frozen=True)
 class Flag:
     """How a field is called on the command line, where that is not its own name; `positional` fields stand there without a flag."""
@@ -72,12 +80,34 @@ class BasePlan(BaseModel):
         return cls.of(read_values(path), str(path))
 
     def written(self, *others: BasePlan) -> str:
-        """The plan as YAML, which gives the same plan when it is read; with `others` that one command takes beside it."""
-        values = [plan.model_dump(mode="json") for plan in (self, *others)]
-        return yaml.safe_dump({name: value for plan in values for name, value in plan.items()}, sort_keys=False, allow_unicode=True)
+        """The plan as YAML, which gives the same plan when it is read, from whatever folder; with `others` that one command takes beside it."""
+        values = {name: value for plan in (self, *others) for name, value in plan.model_dump(mode="json").items()}
+        placed = {name: _placed(value) if name in PLACES else value for name, value in values.items()}
+        return yaml.safe_dump(placed, sort_keys=False, allow_unicode=True)
 
     def same_as(self, file: Path) -> bool:
         return file.read_text(encoding="utf-8") == self.written()
+
+
+def _placed(value: Any) -> Any:
+    """Where what is named lies, whatever the current folder will be; what names no file or folder stays as it is."""
+    if isinstance(value, list):
+        return [_placed(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    head, colon, rest = value.rpartition(":")
+    if colon and not _lies(value) and _lies(head):
+        return f"{Path(head).absolute()}:{rest}"
+    return str(Path(value).absolute()) if _lies(value) else value
+
+
+def _lies(name: str) -> bool:
+    """Whether a name is that of a file or folder here. A bare word is one only where it is a folder: others are presets and the like."""
+    path = Path(name)
+    try:
+        return name != EMBEDDED and path.exists() and (path.is_dir() or len(path.parts) > 1 or bool(path.suffix))
+    except (OSError, ValueError):  # a text that is too long for a name, or holds what no name can
+        return False
 
 
 def read_from(path: Path) -> Path:

@@ -86,7 +86,8 @@ def write_sheet(
         reason = f"all {len(candidates)} replies are the same with {control} as without it" if candidates else "there are no prompts"
         raise DataError(f"Nothing can be rated for {behaviour.name!r}: {reason}; use a stronger control, or other prompts.")
     asked = behaviour.questions[0] if behaviour.questions else None
-    question, scale = (asked.ask, DEGREES) if asked else (QUESTION, QUALITIES)
+    own = behaviour.words.ask or (asked.ask if asked else None)  # the questions are in words for the model, which people may find odd
+    question, scale = (own, DEGREES) if own else (QUESTION, QUALITIES)
     secret = secrets.token_hex(16) if secret is None else secret
     order = _order(drawn, secret)
     texts = [(_shown(drawn[number].prompt), drawn[number].replies[half]) for number, half in order]
@@ -94,7 +95,7 @@ def write_sheet(
     items = [_Item(name, *text) for name, text in zip(_names(digest, len(texts)), texts)]
     placed = {place: item.name for place, item in zip(order, items)}
     key = Key(
-        behaviour=behaviour.name, control=control, question=question, better="lower" if asked and asked.want == "no" else "higher",
+        behaviour=behaviour.name, control=control, question=question, better="lower" if own and (asked is None or asked.want == "no") else "higher",
         seed=seed, secret=secret, digest=digest, identical=sum(not pair.changed for pair in candidates),
         pairs=[KeyPair(set=pair.set, base=placed[n, 0], controlled=placed[n, 1]) for n, pair in enumerate(drawn)],
     )  # fmt: skip
