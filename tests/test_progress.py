@@ -135,3 +135,23 @@ def test_a_bar_beside_another_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outer == [[0, 1, 2]] * 2
     assert progress._one_bar.acquire(blocking=False)
     progress._one_bar.release()
+
+
+def test_without_a_terminal_the_outermost_work_says_how_long_it_may_take(
+    listening: logging.Handler, records: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_AFTER", 25.0)
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    progress.logger.setLevel("INFO")
+    for _ in progress.track(range(30), "outer", 30):
+        list(progress.track(range(2), "inner", 2))
+    lines = [record.getMessage() for record in records]
+    assert 1 < len(lines) < 5  # ever more rarely
+    assert lines[0].startswith("outer: 1 of 30, about ")
+    assert lines[0].endswith(" minutes to go.")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (95, "2 minutes"), (7200, "2.0 hours")])
+def test_lengths_of_time_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    assert progress.lasting(seconds) == text

@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before a bar appears
+LINE_AFTER = 20.0  # seconds before a line says how far the work is, where there is no terminal
+_work = threading.local()  # how many pieces of work each thread is inside of
 console = Console(stderr=True)
 logger = logging.getLogger("demeanor")
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
@@ -91,9 +93,15 @@ def shown() -> Iterator[None]:
 
 
 class Bar:
-    """A bar that counts to `total`: on a terminal, after two seconds, and only while no other one is there."""
+    """A bar that counts to `total`: on a terminal, after two seconds, and only while no other one is there.
+
+    Elsewhere (a log file, a batch queue) a line says now and then how far the outermost work is, and how long it may still take.
+    """
 
     def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._line_after = what, total, LINE_AFTER
+        self._outermost = not getattr(_work, "inside", 0)
+        _work.inside, self._open = getattr(_work, "inside", 0) + 1, True
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._wanted = console.is_terminal and not _silenced() and logger.isEnabledFor(logging.WARNING)
         self._progress = Progress(*columns, console=console, transient=True, disable=not self._wanted)
@@ -106,12 +114,30 @@ class Bar:
         if self._wanted and not self._shown and time.monotonic() - self._started > PATIENCE and _one_bar.acquire(blocking=False):
             self._shown = True
             self._progress.start()
+        self._line(done, what)
+
+    def _line(self, done: int, what: str | None) -> None:
+        """How far it is, ever more rarely, where nobody sees a bar."""
+        elapsed = time.monotonic() - self._started
+        if self._outermost and not console.is_terminal and 0 < done < self._total and elapsed > self._line_after:
+            self._line_after = 4 * elapsed
+            say(f"{what or self._what}: {done} of {self._total}, about {lasting(elapsed * (self._total - done) / done)} to go.")
 
     def close(self) -> None:
+        if self._open:
+            self._open = False
+            _work.inside = max(0, getattr(_work, "inside", 0) - 1)
         if self._shown:
             self._shown = False
             self._progress.stop()
             _one_bar.release()
+
+
+def lasting(seconds: float) -> str:
+    """A length of time, as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
