@@ -20,6 +20,7 @@ from ..runtime.rows import as_control
 from .control import Control
 from .gate import Gate
 from .header import AdapterEntry, Bound, ControlHeader, GateEntry, Hashed, PartEntry, StatesEntry, refuse_other_hash, refuse_site
+from .older import of_format_1
 from .part import Part
 
 CONTROL = "control.safetensors"  # in the folders of runs and trainings
@@ -75,7 +76,7 @@ def load_control(path: str | Path) -> Control:
         return load_control(name).scaled(float(dose))
     if Path(path).is_dir():
         path = _in_folder(Path(path))
-    stored = read_tensors(Path(path), "control")
+    stored = read_tensors(Path(path), "control", older={1: of_format_1})
     header = stored.decoded(ControlHeader)
     layout = header.structure(stored.path)
     # Parts that shared a gate share it again: it is then read once.

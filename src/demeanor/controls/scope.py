@@ -39,8 +39,6 @@ class Scope:
             raise ControlError(f"{self.role!r} is no role of a writer; use attn or mlp.")
         if not all(isinstance(position, int) and abs(position) < FURTHEST for position in self.positions):
             raise ControlError(f"Positions are whole numbers of tokens, and {str(self.positions)[:60]} are not.")
-        if self.layers is not None and not all(math.isfinite(weight) for weight in self.layers):
-            raise ControlError("The weights of layers are finite numbers; give one per layer.")
         if self.tokens not in get_args(Tokens):
             raise ControlError(f"{self.tokens!r} names no tokens; use one of {', '.join(get_args(Tokens))}.")
         if (self.tokens in ("positions", "read")) != bool(self.positions) or (self.tokens == "read" and len(self.positions) != 1):

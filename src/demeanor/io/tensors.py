@@ -7,7 +7,7 @@ one sentence that names it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,8 @@ from .atomic import new_file
 from .claims import refuse_output
 
 T = TypeVar("T")
-FORMAT = 4  # of all artefacts; a file of another one is refused
+Older = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+FORMAT = 4  # of all artefacts; a file of another one is refused, unless its reader knows that it says the same
 HEADER = "demeanor"  # the entry of safetensors' metadata that holds the header
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -70,8 +71,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
         save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
 
 
-def read_tensors(path: Path, *kinds: str) -> Stored:
-    """A file of those kinds ("control", "direction"); an error names what is wrong with it."""
+def read_tensors(path: Path, *kinds: str, older: Mapping[int, Older] | None = None) -> Stored:
+    """A file of those kinds ("control", "direction"); an error names what is wrong with it.
+
+    older: by format, what makes a header of today's of an older one, or None where it may mean something else today.
+    """
     path, kind = Path(path), " or ".join(kinds)
     if not path.is_file():
         raise DataError(f"There is no {kind} file {str(path)!r}.")
@@ -88,6 +92,9 @@ def read_tensors(path: Path, *kinds: str) -> Stored:
     number = header.get("format")
     if isinstance(number, bool) or not isinstance(number, int):
         raise DataError(f"{path} does not say what format it has; write it again.")
+    upgraded = (older or {})[number](header) if number in (older or {}) else None
+    if upgraded is not None:
+        return Stored(path, tensors, json.dumps({**upgraded, "format": FORMAT}))
     if number != FORMAT:
         age, fix = ("a newer", "upgrade demeanor") if number > FORMAT else ("an older", "make it anew")
         raise DataError(f"{path} was written by {age} version (format {number}, and this one reads {FORMAT}); {fix}.")
