@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..behaviours.template import ANSWERS, Answers, behaviour_text
+from ..behaviours.starter import ANSWERS, Answers, behaviour_text
 from ..detect import make_detector
 from ..errors import CheckFailed
 from ..finding.examine import Examined, examine

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import demeanor as dm
 from demeanor.behaviours.definition import file_of
-from demeanor.behaviours.template import ANSWERS, DETECTORS, Answers, behaviour_text
+from demeanor.behaviours.starter import ANSWERS, DETECTORS, Answers, behaviour_text
 from demeanor.detect import make_detector
 
 USUAL = {key: usual for key, _, usual in ANSWERS}
