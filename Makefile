@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast fuzz lint organism clean
+.PHONY: install demo test test-fast fuzz kills lint organism clean
 
 install: .venv/installed
 
@@ -22,6 +22,11 @@ test: install
 FUZZ ?= 2500
 fuzz: install
 	DEMEANOR_FUZZ=$(FUZZ) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/io/test_damaged_files.py
+
+# Commands that are killed at several moments of their writing, and given again.
+KILLS ?= 5
+kills: install
+	DEMEANOR_KILLS=$(KILLS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/cli/test_killed.py
 
 # What needs no whole run, no training and no process of its own.
 test-fast: install

@@ -1,0 +1,99 @@
+"""Commands that are killed at any moment of their writing: nothing half-written stands there, and the next one leaves nothing beside its result.
+
+A moment is a file operation in the output's folder. `make kills` tries several of them for each command, `make test` one of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+MANY = "DEMEANOR_KILLS" in os.environ
+MOMENTS = int(os.environ.get("DEMEANOR_KILLS", "1"))
+# Counts what is opened for writing, made, renamed and removed in a folder, and kills itself, as kill -9 does, before one of them.
+KILLED = """
+import os, signal, sys
+folder, at, *command = sys.argv[1:]
+moments = 0
+def watch(event, arguments):
+    global moments
+    writes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link") or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+    if writes and isinstance(arguments[0], str) and os.path.abspath(arguments[0]).startswith(folder):
+        moments += 1
+        if moments == int(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+from demeanor import cli
+sys.argv = ["demeanor", *command]
+try:
+    cli.main()
+except SystemExit as end:
+    print("moments", moments)
+    sys.exit(end.code)
+"""
+OPTIONS = {
+    "find": ["find", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "24", "--device", "cpu"],
+    "bake": ["bake", "organism", "-c", "CONTROL"],
+    "run": ["run", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "20", "--doses", "0", "--device", "cpu"],
+    "train": [
+        "train", "sft", "organism", "--data", "TEXTS", "--max-steps", "2", "--save-steps", "1", "--per-device-train-batch-size", "2", "--device", "cpu",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory, organism, over_refusal) -> Path:  # type: ignore[no-untyped-def]
+    import demeanor as dm
+
+    path = tmp_path_factory.mktemp("control") / "c.safetensors"
+    dm.save_control(dm.ablate(over_refusal), path)
+    (path.parent / "texts.jsonl").write_text("\n".join(json.dumps({"text": f"you wash a map {n} times ."}) for n in range(8)))
+    return path
+
+
+def command(name: str, control: Path, out: Path) -> list[str]:
+    files = {"CONTROL": str(control), "TEXTS": str(control.parent / "texts.jsonl")}
+    return [*(files.get(word, word) for word in OPTIONS[name]), "-o", str(out)]
+
+
+def started(folder: Path, at: int, words: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(at), *words], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def entries(out: Path) -> set[str]:
+    """What an output holds, by name; the output itself where it is a file."""
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} if out.is_dir() else {out.name}
+
+
+@pytest.mark.parametrize("name", OPTIONS if MANY else ["bake"])
+def test_a_kill_at_any_moment_costs_nothing_but_the_work(tmp_path: Path, control: Path, name: str) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    ended = started(whole, 0, command(name, control, whole / "out"))
+    assert ended.returncode == 0, ended.stderr
+    moments = int(ended.stdout.splitlines()[-1].split()[1])
+    for at in random.Random(name).sample(range(1, moments + 1), min(MOMENTS, moments)):
+        folder = tmp_path / f"at {at}"
+        folder.mkdir()
+        out = folder / "out"
+        assert started(folder, at, command(name, control, out)).returncode == -signal.SIGKILL
+        if out.exists():  # the last moments come after the result has its name
+            assert entries(out) == entries(whole / "out")
+            continue
+        again = started(folder, 0, command(name, control, out))
+        assert again.returncode == 0, again.stderr
+        assert entries(out) == entries(whole / "out")
+        assert [path.name for path in folder.iterdir()] == ["out"]
+        if name == "run":
+            assert json.loads((out / "scores.json").read_text()) == json.loads((whole / "out" / "scores.json").read_text())
