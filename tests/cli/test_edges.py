@@ -46,11 +46,11 @@ def test_a_card_is_written_where_there_was_none(tiny, tiny_folders, tmp_path):
     assert "Edited model" in (tmp_path / "baked" / "README.md").read_text()
 
 
-def test_a_head_beside_a_tied_embedding_is_refused(tiny, tmp_path):
+def test_another_head_beside_a_tied_embedding_is_refused(tiny, tmp_path):
     folder = save_tiny(tmp_path / "source", "gemma2")
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path, {"format": "pt"})
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, path, {"format": "pt"})
     control = ablation(tiny["gemma2"])
     with pytest.raises(ModelError, match="although its config ties it"):
         dm.bake(folder, control, tmp_path / "baked")

@@ -21,7 +21,7 @@ from demeanor.io.plan import BasePlan, Flag
 from demeanor.models import Loading
 
 OUTSIDE_PLANS = {"target", "folder", "rating_sheet", "force", "as_json", "plan_file"}  # where results go, and how they are shown
-WITHOUT_MODEL = {"judge", "ratings", "meter aggregate", "meter flows", "train config"}
+WITHOUT_MODEL = {"init", "judge", "ratings", "meter aggregate", "meter flows", "train config"}
 
 
 def commands() -> dict[str, Any]:

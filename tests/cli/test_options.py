@@ -329,4 +329,4 @@ def test_every_command_that_writes_takes_force() -> None:
         found |= {f"{name} {sub}": inner for sub, inner in command.commands.items()} if hasattr(command, "commands") else {name: command}
     for name, command in found.items():
         flags = {flag for parameter in command.params for flag in parameter.opts}
-        assert ("--out" in flags) == ("--force" in flags), name
+        assert ("--out" in flags or name == "init") == ("--force" in flags), name

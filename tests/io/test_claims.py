@@ -17,7 +17,7 @@ from demeanor.errors import DataError
 from demeanor.io.atomic import new_file, new_folder
 from demeanor.io.checkpoint import open_checkpoint
 from demeanor.io.claims import LOCK, REPLACED, UNFINISHED, claimed
-from demeanor.io.tables import read_rows
+from demeanor.io.row_files import read_rows
 from demeanor.io.tensors import write_tensors
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demeanor.io.csv_files import guarded, unguarded, write_csv
-from demeanor.io.tables import read_rows
+from demeanor.io.row_files import read_rows
 
 RUN = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 TEXTS = st.text(st.one_of(st.sampled_from([*"=+-@'\t\r\n ,\"", "\uff1d"]), st.characters(exclude_categories=["Cs"], exclude_characters="\0")), max_size=8)

@@ -36,6 +36,8 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _UniqueKeys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except (LookupError, TypeError, AttributeError) as error:  # PyYAML's own, of a value that is not what its tag says
+        raise ValueError(f"a value is not what its tag says ({' '.join(str(error).split())[:100]})") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date or a number that is none is a ValueError
         raise ValueError(" ".join(str(error).split()).replace('in "<unicode string>", ', "")[:300]) from error
 
