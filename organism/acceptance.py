@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,9 +44,9 @@ class Line:
         return compare(self.score.value, self.value)
 
 
-def table(session: Session) -> list[Line]:
-    """Every line of the acceptance table, measured."""
-    return [*refusal_lines(session), *manner_lines(session), *judgement_lines(session), *linear_lines(session)]
+def table(session: Session, moved: Sequence[str] = MANNERS) -> list[Line]:
+    """Every line of the acceptance table, measured; `moved` are the manners that mean differences are to move, which takes longest."""
+    return [*refusal_lines(session), *manner_lines(session), *judgement_lines(session), *linear_lines(session, moved)]
 
 
 def refusal_lines(session: Session) -> list[Line]:
@@ -94,9 +95,9 @@ def judgement_lines(session: Session) -> list[Line]:
     return [Line(score, "at least", 0.95) for score in judged.scores(session)]
 
 
-def linear_lines(session: Session) -> list[Line]:
+def linear_lines(session: Session, manners: Sequence[str]) -> list[Line]:
     lines = []
-    for name in MANNERS:
+    for name in manners:
         moved, right = linear.scores(session, name)
         lines += [Line(moved, "at least", 0.50), Line(right, "at least", 0.90)]
     return lines
@@ -105,12 +106,16 @@ def linear_lines(session: Session) -> list[Line]:
 class _Rates:
     def __init__(self, session: Session, of: Behaviour) -> None:
         self.session, self.detector = session, make_detector(of.detect, session)
+        self._said: dict[int, dict[Prompt, str]] = {}  # by control (its id: the caller holds it), then prompt
 
     def _replies(self, prompts: Sequence[Prompt], control: Control | None) -> list[str]:
-        if control is None:
-            return [reply.text for reply in self.session.generate(prompts)]
-        with self.session.controlled(control):
-            return [reply.text for reply in self.session.generate(prompts)]
+        """Replies with a control or without; lines share prompts, and no prompt is asked twice."""
+        said = self._said.setdefault(id(control), {})
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in said]
+        if new:
+            with self.session.controlled(control) if control is not None else nullcontext():
+                said |= zip(new, (reply.text for reply in self.session.generate(new)))
+        return [said[prompt] for prompt in prompts]
 
     def shown(self, name: str, prompts: Sequence[Prompt], control: Control | None = None) -> Score:
         return intervals.rate(name, present(self.detector, self._replies(prompts, control), prompts))

@@ -53,7 +53,7 @@ class Asked:
 @pytest.mark.parametrize("behaviour", ["over-refusal", "rudeness"])  # with gates and without, at one rank and higher ones
 def test_no_prompt_is_generated_or_read_twice(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(monkeypatch)
-    dm.run(dm.Plan(model="organism", behaviour=behaviour, layer=2, max_prompts=32, doses=3, device="cpu"), tmp_path / "run")
+    dm.run(dm.Plan(model="organism", behaviour=behaviour, layer=2, max_prompts=20, doses=3, device="cpu"), tmp_path / "run")
     assert asked.generated
     assert asked.captured
     assert max(asked.generated.values()) == 1

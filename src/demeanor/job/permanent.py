@@ -20,6 +20,8 @@ def distilled(plan: Plan, control: Control, named: Path, folder: Path) -> Contro
     """
     if not folder.exists():
         loading = {name: getattr(plan, name) for name in Loading.model_fields}
-        recipe = Prefix(**loading, model=plan.model, behaviour=plan.behaviour, control=str(named), max_prompts=plan.max_prompts)
+        recipe = Prefix(
+            **loading, model=plan.model, behaviour=plan.behaviour, control=str(named), max_prompts=plan.max_prompts, prompts=plan.max_prompts
+        )
         prefix(recipe, folder, control=control)
     return load_control(folder)
