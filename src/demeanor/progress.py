@@ -26,6 +26,7 @@ _work = threading.local()  # how many pieces of work each thread is inside of
 console = Console(stderr=True)
 logger = logging.getLogger("demeanor")
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
+_no_bars: ContextVar[bool] = ContextVar("no_bars", default=False)
 _muted: dict[str, tuple[int, int]] = {}  # by library: how many threads mute it, and its level before the first did
 _muting = threading.Lock()
 _one_bar = threading.Lock()  # a terminal has room for one: nested work and other threads go on without
@@ -67,6 +68,16 @@ def quiet() -> Iterator[None]:
         _silent.reset(token)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bar appears in this thread while the context lasts, where one would stand in the middle of a text; sentences are said as ever."""
+    token = _no_bars.set(True)
+    try:
+        yield
+    finally:
+        _no_bars.reset(token)
+
+
 class _OnConsole(logging.Handler):
     """Sentences on standard error, as they are."""
 
@@ -103,7 +114,7 @@ class Bar:
         self._outermost = not getattr(_work, "inside", 0)
         _work.inside, self._open = getattr(_work, "inside", 0) + 1, True
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._wanted = console.is_terminal and not _silenced() and logger.isEnabledFor(logging.WARNING)
+        self._wanted = console.is_terminal and not _silenced() and not _no_bars.get() and logger.isEnabledFor(logging.WARNING)
         self._progress = Progress(*columns, console=console, transient=True, disable=not self._wanted)
         self._task = self._progress.add_task(printable(what), total=total)
         self._started, self._shown = time.monotonic(), False

@@ -116,6 +116,18 @@ def test_states_for_other_prompts_say_that_they_change_nothing(
     assert "changes nothing here: it holds states for 1 prompts" in capsys.readouterr().err
 
 
+def test_what_is_to_be_said_of_a_template_is_said(
+    organism: dm.Session, conversation: Conversation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing that a session warns of is lost while a reply is told piece by piece."""
+    monkeypatch.setattr(organism, "_said", set())
+    monkeypatch.setattr(organism.template, "_forms", {})
+    whole = organism.tokenizer.chat_template
+    monkeypatch.setattr(organism.tokenizer, "chat_template", whole.replace("add_generation_prompt", "false"))
+    conversation.say(SUM, Heard())
+    assert "no generation prompt" in capsys.readouterr().err
+
+
 def test_sampling_is_seeded_and_needs_a_temperature(demeanor) -> None:  # type: ignore[no-untyped-def]
     told = [demeanor("chat", "organism", SUM, "--temperature", 3, "--seed", seed, "--reply-tokens", 12).out for seed in (0, 0, 1)]
     assert told[0] == told[1] != told[2]

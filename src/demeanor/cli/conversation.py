@@ -17,7 +17,7 @@ from ..detect import Detector
 from ..errors import DemeanorError
 from ..measure.condition import Condition
 from ..models import Session
-from ..progress import printable, quiet, say
+from ..progress import printable, say, without_bars
 
 HELP = {
     "/new": "another conversation",
@@ -54,7 +54,7 @@ class Speaker:
             text = condition.generate([prompt], self.session.reply_tokens)[0].text
             heard(text)
             return text
-        with quiet(), condition.acting() as session:  # a bar would stand in the middle of the reply
+        with without_bars(), condition.acting() as session:
             return session.speak(condition.asked([prompt])[0], heard, temperature=self.temperature, top_p=self.top_p).text
 
 
