@@ -52,13 +52,14 @@ def _alone(path: Path) -> Iterator[Path]:
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, gguf_file=ALONE)
+    return AutoTokenizer.from_pretrained(folder, gguf_file=ALONE, trust_remote_code=False)  # no code comes with it
 
 
 def _model(folder: Path, how: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=ALONE, quantization_config=GgufConfig(dequantize=True), **how)
+    unpacking = GgufConfig(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=ALONE, quantization_config=unpacking, trust_remote_code=False, **how)
 
 
 @contextmanager

@@ -97,8 +97,7 @@ def _read(name: str, loading: Loading) -> tuple[Any, Any]:
     if source.folder is not None and source.is_adapter:
         return _merged(source.folder, name, loading)
     how: dict[str, Any] = {"dtype": _dtype(loading, source), "output_loading_info": True, **_placed(loading, place)}
-    how_files = {**how, "revision": source.revision, "trust_remote_code": loading.trust_remote_code}
-    model, tokenizer, info = read_gguf(name, source, how) if source.gguf else _read_files(name, source, how_files)
+    model, tokenizer, info = read_gguf(name, source, how) if source.gguf else _read_files(name, source, how, loading.trust_remote_code)
     complete(name, info)
     if "device_map" not in how:
         return on_device(model, place), tokenizer
@@ -110,14 +109,14 @@ def _read(name: str, loading: Loading) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _read_files(name: str, source: Place, how: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+def _read_files(name: str, place: Place, how: dict[str, Any], trust_remote_code: bool) -> tuple[Any, Any, dict[str, Any]]:
     """Model, tokenizer and what `from_pretrained` says of the loading, from safetensors."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     say_which_file(name)
-    where = {key: how[key] for key in ("revision", "trust_remote_code")}
-    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(source.where, **where)))  # before the weights
-    model, info = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(source.where, **how))
+    source: dict[str, Any] = {"revision": place.revision, "trust_remote_code": trust_remote_code}
+    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(place.where, **source)))  # before the weights
+    model, info = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(place.where, **how, **source))
     return model, tokenizer, info
 
 
