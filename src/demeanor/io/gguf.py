@@ -51,8 +51,11 @@ def is_gguf(path: Path) -> bool:
         return False
     if path.suffix.lower() == SUFFIX:
         return True
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:  # one that may not be read
+        return False
 
 
 def open_gguf(path: Path) -> Gguf:
@@ -60,14 +63,16 @@ def open_gguf(path: Path) -> Gguf:
     refuse_output(path)
     if any(find_spec(package) is None for package in NEEDED):
         raise ModelError(f"{path} is a GGUF file, which takes the extra `gguf`: pip install 'demeanor[gguf]'.")
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise ModelError(f"{path} is not a GGUF file, which begins with {MAGIC.decode()}; download it again.")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            try:
+    try:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise ModelError(f"{path} is not a GGUF file, which begins with {MAGIC.decode()}; download it again.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 values, tensors = _header(view, path)
-            except (struct.error, ValueError) as error:  # places past the end, unknown types, no UTF-8
-                raise ModelError(f"{path} is not a complete GGUF file ({len(view)} bytes: {error}); download it again.") from error
+    except (struct.error, ValueError) as error:  # places past the end, unknown types, no UTF-8
+        raise ModelError(f"{path} is not a complete GGUF file ({path.stat().st_size} bytes: {error}); download it again.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
     parts = values.get(PARTS) or 1
     if parts != 1:
         raise ModelError(f"{path} is one of {parts} parts of a model; join them into one file first (llama-gguf-split --merge).")
@@ -96,7 +101,7 @@ def _header(view: mmap.mmap, path: Path) -> tuple[dict[str, Any], dict[str, Stor
     tensors = {name: place(path.name, base) for name, place in described}
     for name, stored in tensors.items():
         if stored.end > len(view):
-            raise ValueError(f"{name} ends at byte {stored.end}")
+            raise ValueError(f"{name[:80]!r} ends at byte {stored.end}")
     return values, tensors
 
 
