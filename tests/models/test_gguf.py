@@ -224,6 +224,7 @@ def test_baked_it_computes_what_the_control_does(unpacked: dm.Session, packed: P
     told = capsys.readouterr().err
     assert told.count("is a GGUF file") == 1
     assert "float32" in told
+    assert "it/s" not in told, "no bar of transformers"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["baked"], "nothing is left beside it"
     assert "quantization_config" not in json.loads((baked.folder / "config.json").read_text())
     copy = dm.load(baked.folder, device="cpu")

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..progress import say, warn
-from ..structure.fetched import fetched
+from ..structure.fetched import fetched, without_bars
 from .gguf import read_gguf
 from .merging import merged_into
 from .naming import Place, base_of, resolve, say_which_file, weights_of
@@ -175,8 +175,9 @@ def _merged(folder: Path, name: str, loading: Loading) -> tuple[Any, Any]:
 def save_whole(name: str, folder: Path, trust_remote_code: bool = False) -> None:
     """Write an adapter, merged into its model, or a GGUF file, unpacked, as a model folder of its own."""
     model, tokenizer = _read(name, Loading(device="cpu", trust_remote_code=trust_remote_code))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with without_bars():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _quantization(bits: Quantized, place: torch.device) -> Any:
