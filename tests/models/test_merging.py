@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demeanor as dm
 from demeanor.errors import ModelError
-from demeanor.models.loading import read_for_training, save_merged
+from demeanor.models.loading import read_for_training, save_whole
 
 IDS = torch.arange(5, 14)[None]
 ADDED = ["<one>", "<two>", "<three>"]
@@ -89,7 +89,7 @@ def test_merged_is_what_peft_computes(
     got = logits(read_for_training(str(folder), dm.Loading(device="cpu"))[0].eval())
     assert got.shape == wanted.shape
     assert (got - wanted).abs().max() < 1e-4 * wanted.std()
-    save_merged(str(folder), tmp_path / "merged")
+    save_whole(str(folder), tmp_path / "merged")
     again = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
     assert (again - wanted).abs().max() < 1e-4 * wanted.std()
 

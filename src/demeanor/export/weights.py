@@ -27,9 +27,9 @@ from ..errors import ControlError, ModelError
 from ..io.atomic import new_folder, work_folder
 from ..io.checkpoint import CONFIG, DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
 from ..io.json_files import write_json
-from ..models.loading import save_merged
-from ..models.naming import base_of, is_adapter, resolve, same_model, weights_of
-from ..progress import track
+from ..models.loading import save_whole
+from ..models.naming import Place, base_of, resolve, same_model, weights_of
+from ..progress import say, track
 from ..runtime.rows import as_control
 from ..structure.layout import same_weights, writer_edits
 from .card import write_card
@@ -92,7 +92,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_
     base, out = base_of(Path(adapter)), Path(out)
     _refuse_other(str(model), base, f"The adapter {adapter}", same=None)
     with new_folder(out) as work:
-        save_merged(str(adapter), work, trust_remote_code)
+        save_whole(str(adapter), work, trust_remote_code)
         card = Path(adapter) / "README.md"
         if card.is_file():
             shutil.copyfile(card, work / card.name)
@@ -109,23 +109,25 @@ def _refuse_other(model: str, base: str, what: str, same: bool | None) -> None:
 @contextmanager
 def _folder(model: str, out: Path, trust_remote_code: bool) -> Iterator[Path]:
     """The local folder of a model. A Hub model is fetched (safetensors, configuration and tokenizer only); an adapter is
-    merged into its model, in a folder beside `out` that is gone afterwards."""
-    if is_adapter(model):
-        with work_folder(out) as merged:
-            save_merged(model, merged, trust_remote_code)
-            yield merged
+    merged into its model, and a GGUF file unpacked, in a folder beside `out` that is gone afterwards."""
+    place = resolve(model)
+    if not place.is_adapter and not place.gguf:
+        yield place.folder or _fetched(model, place)
         return
-    place, revision = resolve(model)
-    yield Path(place) if Path(place).is_dir() else _fetched(model, place, revision)
+    if place.gguf:
+        say(f"{model} is a GGUF file, whose weights are packed: what is written is a copy with all of them in float32, as safetensors.")
+    with work_folder(out) as whole:
+        save_whole(model, whole, trust_remote_code)
+        yield whole
 
 
-def _fetched(model: str, place: str, revision: str | None) -> Path:
+def _fetched(model: str, place: Place) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "*.py"]
     try:
-        return Path(snapshot_download(place, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(place.where, revision=place.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"The model {model!r} could not be fetched: {' '.join(str(error).split())[:200]}") from error
 

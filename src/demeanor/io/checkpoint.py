@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,31 +80,17 @@ class Checkpoint:
         It covers the name, the dtype and the shape of every tensor, and a few of its bytes at places that are spread over it. It tells
         models apart that were trained or edited; it does not prove that two are equal in every byte.
         """
-        told = hashlib.sha256()
-        by_shard: dict[str, list[tuple[str, Stored]]] = {}
-        for name in sorted(self.tensors):
-            by_shard.setdefault(self.tensors[name].shard, []).append((name, self.tensors[name]))
-        samples: dict[str, bytes] = {}
-        for shard, entries in by_shard.items():
-            with (self.folder / shard).open("rb") as file:
-                for name, stored in entries:
-                    step = max(1, (stored.end - stored.start) // SAMPLES)
-                    samples[name] = b""
-                    for start in range(stored.start, stored.end, step):
-                        file.seek(start)
-                        samples[name] += file.read(min(SAMPLE_BYTES, stored.end - start))
-        for name in sorted(samples):
-            told.update(repr((name, self.tensors[name].dtype, self.tensors[name].shape)).encode() + samples[name])
-        return told.hexdigest()[:16]
+        return fingerprint_of(self.folder, self.tensors)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read config, index and every shard's header; a ModelError names what is missing or damaged."""
     if folder.is_file():
-        raise ModelError(f"{folder} is a file; give the model's folder, which holds config.json and safetensors files.")
+        raise ModelError(f"{folder} is a file; give the model's folder, which holds config.json and safetensors files, or a GGUF file.")
     if not folder.is_dir():
         raise ModelError(f"There is no model folder {folder}; give a folder that holds config.json and safetensors files.")
     refuse_output(folder)
+    _refuse_only_gguf(folder)
     config_path = folder / CONFIG
     if not config_path.is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
@@ -117,6 +103,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             raise ModelError(f"{folder} holds the tensor {twice} in {tensors[twice].shard} and in {shard}; remove the file that is not meant.")
         tensors.update(header)
     return Checkpoint(folder, read_json(config_path), shards, tensors)
+
+
+def _refuse_only_gguf(folder: Path) -> None:
+    """Raises ModelError where a folder holds GGUF files and no safetensors: one of them is the model, and it is for the user to say which."""
+    packed = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    if packed and not any(path.suffix == SUFFIX for path in folder.iterdir()):
+        more = f" (or another of its {len(packed)} GGUF files)" if len(packed) > 1 else ""
+        raise ModelError(f"{folder} holds GGUF files and no safetensors; name the file itself: {packed[0]}{more}.")
 
 
 def _shards(folder: Path) -> tuple[str, ...]:
@@ -180,3 +174,23 @@ def read_header(path: Path) -> dict[str, Stored]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
+
+
+def fingerprint_of(folder: Path, tensors: Mapping[str, Stored]) -> str:
+    """What `Checkpoint.fingerprint` says, of tensors in files of a folder."""
+    told = hashlib.sha256()
+    by_shard: dict[str, list[tuple[str, Stored]]] = {}
+    for name in sorted(tensors):
+        by_shard.setdefault(tensors[name].shard, []).append((name, tensors[name]))
+    samples: dict[str, bytes] = {}
+    for shard, entries in by_shard.items():
+        with (folder / shard).open("rb") as file:
+            for name, stored in entries:
+                step = max(1, (stored.end - stored.start) // SAMPLES)
+                samples[name] = b""
+                for start in range(stored.start, stored.end, step):
+                    file.seek(start)
+                    samples[name] += file.read(min(SAMPLE_BYTES, stored.end - start))
+    for name in sorted(samples):
+        told.update(repr((name, tensors[name].dtype, tensors[name].shape)).encode() + samples[name])
+    return told.hexdigest()[:16]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -175,16 +174,18 @@ def load_classifier(name: str, *, device: str | None = None) -> TextClassifier:
 
 @lru_cache(maxsize=4)
 def _loaded(name: str, device: str) -> TextClassifier:
-    folder, revision = resolve(name)
+    place = resolve(name)
+    if place.gguf:
+        raise ModelError(f"{name} is a GGUF file, and a classifier is read from safetensors; name a model folder or a Hub id.")
     # Importing transformers takes seconds, which making a detector need not.
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    say_which_file(name, Path(folder))
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
+    say_which_file(name)
+    source: dict[str, Any] = {"revision": place.revision, "trust_remote_code": False}
+    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(place.where, **source)))
     model, info = fetched(
         name,
-        lambda: AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto", output_loading_info=True, **source),
+        lambda: AutoModelForSequenceClassification.from_pretrained(place.where, dtype="auto", output_loading_info=True, **source),
     )
     _refuse_incomplete(name, info)
     return TextClassifier(on_device(model, torch.device(device)), tokenizer, name)

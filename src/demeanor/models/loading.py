@@ -1,4 +1,4 @@
-"""Models by name: the embedded one, a folder, a Hub id, or an adapter for one of these.
+"""Models by name: the embedded one, a folder, a GGUF file, a Hub id, or an adapter for one of these.
 
 This and the other files of this package are the only ones that know transformers.
 """
@@ -13,10 +13,10 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..progress import say, warn
-from ..runtime.adapters import ADAPTER
-from ..structure.fetched import fetched
+from ..structure.fetched import fetched, without_bars
+from .gguf import read_gguf
 from .merging import merged_into
-from .naming import base_of, resolve, say_which_file, weights_of
+from .naming import Place, base_of, resolve, say_which_file, weights_of
 from .options import Loading, Quantized
 from .proven import proven_layout, weights_in_memory
 from .session import Session
@@ -31,7 +31,8 @@ OF_FILES = ("device", "device_map", "dtype", "load_in_4bit", "load_in_8bit", "tr
 def load(
     name: str | Path | PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None = None, loading: Loading | None = None, **fields: Any
 ) -> Session:
-    """A session for `organism`, a model folder, a Hub id (`owner/model`, `owner/model@revision`) or a PEFT adapter folder.
+    """A session for `organism`, a model folder, a GGUF file, a Hub id (`owner/model`, `owner/model@revision`,
+    `owner/repo:file.gguf`) or a PEFT adapter folder.
 
     A model of transformers that is loaded already is taken with its tokenizer: `load(model, tokenizer=tokenizer)`. It is put into
     evaluation mode and its weights take no gradients; its configuration stays as it is.
@@ -89,19 +90,14 @@ def read_for_training(name: str, loading: Loading) -> tuple[Any, Any]:
 
 def _read(name: str, loading: Loading) -> tuple[Any, Any]:
     """Model on its device, and tokenizer; an adapter is merged into the model it was made for."""
-    folder, revision = resolve(name)
-    place = device_named(loading.device)
-    if (Path(folder) / ADAPTER).is_file():
-        if loading.quantized is not None:
-            raise ModelError(f"{name} is an adapter, which cannot be merged into a model held in {loading.quantized}; load it without.")
-        return _merged(Path(folder), name, loading)
-    say_which_file(name, Path(folder))
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": loading.trust_remote_code}
-    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(folder, **source)))
-    how: dict[str, Any] = {"dtype": _dtype(loading), "output_loading_info": True, **source, **_placed(loading, place)}
-    model, info = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(folder, **how))
+    source, place = resolve(name), device_named(loading.device)
+    if loading.quantized is not None and (source.is_adapter or source.gguf):
+        what = "a GGUF file, which cannot be packed anew as" if source.gguf else "an adapter, which cannot be merged into"
+        raise ModelError(f"{name} is {what} a model held in {loading.quantized}; load it without.")
+    if source.folder is not None and source.is_adapter:
+        return _merged(source.folder, name, loading)
+    how: dict[str, Any] = {"dtype": _dtype(loading, source), "output_loading_info": True, **_placed(loading, place)}
+    model, tokenizer, info = read_gguf(name, source, how) if source.gguf else _read_files(name, source, how, loading.trust_remote_code)
     complete(name, info)
     if "device_map" not in how:
         return on_device(model, place), tokenizer
@@ -111,6 +107,17 @@ def _read(name: str, loading: Loading) -> tuple[Any, Any]:
             f"The device map leaves {away} of {name} off the devices, where it cannot be read or edited; map it to one of them."
         )
     return model, tokenizer
+
+
+def _read_files(name: str, place: Place, how: dict[str, Any], trust_remote_code: bool) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, tokenizer and what `from_pretrained` says of the loading, from safetensors."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    say_which_file(name)
+    source: dict[str, Any] = {"revision": place.revision, "trust_remote_code": trust_remote_code}
+    tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(place.where, **source)))  # before the weights
+    model, info = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(place.where, **how, **source))
+    return model, tokenizer, info
 
 
 def _placed(loading: Loading, place: torch.device) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def _merged(folder: Path, name: str, loading: Loading) -> tuple[Any, Any]:
         raise ModelError(f"{name} is an adapter, which takes the extra `train`: pip install 'demeanor[train]'.")
     base = base_of(folder)
     model, tokenizer = _read(base, loading)
-    model = merged_into(model, folder, name, resolve(base)[0])
+    model = merged_into(model, folder, name, resolve(base).where)
     if (folder / "tokenizer_config.json").is_file():
         from transformers import AutoTokenizer
 
@@ -165,11 +172,12 @@ def _merged(folder: Path, name: str, loading: Loading) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def save_merged(name: str, folder: Path, trust_remote_code: bool = False) -> None:
-    """Write an adapter, merged into its model, as a model folder of its own."""
+def save_whole(name: str, folder: Path, trust_remote_code: bool = False) -> None:
+    """Write an adapter, merged into its model, or a GGUF file, unpacked, as a model folder of its own."""
     model, tokenizer = _read(name, Loading(device="cpu", trust_remote_code=trust_remote_code))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with without_bars():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _quantization(bits: Quantized, place: torch.device) -> Any:
@@ -193,6 +201,8 @@ def device_named(name: str | None) -> torch.device:
     return place
 
 
-def _dtype(loading: Loading) -> torch.dtype | str:
-    """As `from_pretrained` takes it."""
-    return "auto" if loading.dtype is None else getattr(torch, loading.dtype)
+def _dtype(loading: Loading, source: Place) -> torch.dtype | str:
+    """As `from_pretrained` takes it. What is packed in a GGUF file is float32 once it is unpacked."""
+    if loading.dtype is not None:
+        return getattr(torch, loading.dtype)  # type: ignore[no-any-return]
+    return torch.float32 if source.gguf else "auto"

@@ -1,4 +1,4 @@
-"""What a MODEL argument stands for: the embedded model, a folder, a Hub id, or an adapter for one of these; and whether two are the same."""
+"""What a MODEL argument stands for: the embedded model, a folder, a GGUF file, a Hub id, or an adapter for one of these; and whether two are the same."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ModelError, did_you_mean
 from ..io.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint, open_checkpoint, read_header, read_json
 from ..io.claims import refuse_output
+from ..io.gguf import SUFFIX, is_gguf, open_gguf
 from ..progress import warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS
 from ..structure.layout import same_weights
@@ -17,22 +19,47 @@ from ..structure.layout import same_weights
 ORGANISM = "organism"
 
 
-def resolve(name: str) -> tuple[str, str | None]:
-    """The folder or Hub id behind a MODEL argument, and its revision; local files are checked at once."""
+class Place(NamedTuple):
+    """Where a model lies: `where` is a local folder or GGUF file, or a Hub id; `gguf` is the name of the GGUF file, if it is one."""
+
+    where: str
+    revision: str | None = None
+    gguf: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder that holds the model; None for a GGUF file and on the Hub."""
+        path = Path(self.where)
+        return path if self.gguf is None and path.is_dir() else None
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.folder is not None and (self.folder / ADAPTER).is_file()
+
+
+def resolve(name: str) -> Place:
+    """Where the model behind a MODEL argument lies; local files are checked at once."""
     if not name.strip():
-        raise ModelError("MODEL is empty; name organism, a model folder or a Hub id.")
+        raise ModelError("MODEL is empty; name organism, a model folder, a GGUF file or a Hub id.")
     if name == ORGANISM:
-        return str(resources.files("demeanor") / "organism" / "model"), None
+        return Place(str(resources.files("demeanor") / "organism" / "model"))
     path = Path(name)
     if _exists(path):
         refuse_output(path)
+        if is_gguf(path):
+            return Place(str(open_gguf(path).path), gguf=path.name)
         if not (path / ADAPTER).is_file():
             open_checkpoint(path)
-        return str(path), None
-    hub, _, revision = name.partition("@")
+        return Place(str(path))
+    hub, _, file = name.partition(":")
+    hub, _, revision = hub.partition("@")
     if name.startswith((".", "/", "~")) or hub.count("/") != 1:
-        raise ModelError(f"There is no model {name!r}{did_you_mean(name, [ORGANISM])}: not a folder here, and a Hub id has the form owner/model.")
-    return hub, revision or None
+        raise ModelError(
+            f"There is no model {name!r}{did_you_mean(name, [ORGANISM])}: not a folder here, nor a GGUF file, and a Hub id has the form owner/model."
+        )
+    if (file or hub).lower().endswith(SUFFIX) is not bool(file):
+        raise ModelError(f"There is no model {name!r}: not a file here, and a GGUF file on the Hub is named owner/repo:file.gguf.")
+    return Place(hub, revision or None, file or None)
 
 
 def _exists(path: Path) -> bool:
@@ -44,7 +71,7 @@ def _exists(path: Path) -> bool:
 
 def is_adapter(name: str) -> bool:
     """Whether MODEL is a folder that holds a PEFT adapter."""
-    return (Path(resolve(name)[0]) / ADAPTER).is_file()
+    return resolve(name).is_adapter
 
 
 def base_of(folder: Path) -> str:
@@ -79,6 +106,8 @@ def weights_of(name: str) -> str:
     place = _place(name)
     if place is None:
         return ""
+    if place.is_file():
+        return f"gguf {open_gguf(place).fingerprint}"
     if (place / ADAPTER).is_file():
         config, base = read_json(place / ADAPTER), weights_of(base_of(place))
         if not base or not (place / ADAPTER_WEIGHTS).is_file():
@@ -90,26 +119,28 @@ def weights_of(name: str) -> str:
 
 
 def _place(name: str) -> Path | None:
-    """The local folder behind a MODEL argument: the one that it names, or the one in the Hub's cache; None where there is none."""
+    """The local folder or GGUF file behind a MODEL argument: the one that it names, or the one in the Hub's cache; None where there is none."""
     try:
-        place, revision = resolve(name)
+        place = resolve(name)
     except ModelError:
         return None
-    if Path(place).is_dir():
-        return Path(place)
+    if Path(place.where).exists():
+        return Path(place.where)
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        config = try_to_load_from_cache(place, CONFIG, revision=revision)
+        cached = try_to_load_from_cache(place.where, place.gguf or CONFIG, revision=place.revision)
     except HFValidationError:
         return None
-    folder = Path(config).parent if isinstance(config, str) else None
-    whole = folder is not None and ((folder / SINGLE).is_file() or (folder / INDEX).is_file())
-    return folder if whole else None
+    if not isinstance(cached, str) or place.gguf:
+        return Path(cached) if isinstance(cached, str) else None
+    folder = Path(cached).parent
+    return folder if (folder / SINGLE).is_file() or (folder / INDEX).is_file() else None
 
 
-def say_which_file(name: str, folder: Path) -> None:
+def say_which_file(name: str) -> None:
     """Says which weights are read where a folder holds them twice, as one file and as shards."""
-    if folder.is_dir() and not (folder / ADAPTER).is_file() and open_checkpoint(folder).doubled:
+    place = resolve(name)
+    if place.folder is not None and not place.is_adapter and open_checkpoint(place.folder).doubled:
         warn(f"{name} holds {SINGLE} beside {INDEX} and its shards; {SINGLE} is read, as transformers does, and the shards are not.")

@@ -26,7 +26,7 @@ class Loading(BasePlan):
     device_map: str | dict[str, int | str] | None = Field(
         default=None, description="placement of the model's parts as accelerate takes it (auto, balanced, ...), instead of a device"
     )
-    dtype: Dtype | None = Field(default=None, description="number type of the weights; as stored unless given")
+    dtype: Dtype | None = Field(default=None, description="number type of the weights; as stored unless given (float32 from GGUF files)")
     load_in_4bit: bool = Field(default=False, description="linear weights in 4 bits (bitsandbytes; the extra quant)")
     load_in_8bit: bool = Field(default=False, description="linear weights in 8 bits (bitsandbytes; the extra quant)")
     trust_remote_code: bool = Field(default=False, description="permission to run code that comes with the model; read it first")

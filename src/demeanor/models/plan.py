@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ..io.plan import BasePlan, Flag
 
-MODEL_HELP = "model: organism, a model folder, a PEFT adapter folder, or a Hub id (owner/model, owner/model@revision)"
+MODEL_HELP = "model: organism, a model folder, a GGUF file, a PEFT adapter folder, or a Hub id (owner/model, owner/model@revision, owner/repo:file.gguf)"
 ModelName = Annotated[str, Flag(positional="MODEL"), Field(description=MODEL_HELP)]
 BEHAVIOUR_HELP = "preset (over-refusal, refusal, toxicity, cheer, gloom) or path of a behaviour file"
 BehaviourName = Annotated[str, Flag(("--behaviour", "-b")), Field(description=BEHAVIOUR_HELP)]

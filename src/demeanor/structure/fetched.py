@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,12 +17,9 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
 
     Whatever mode of autograd the caller is in, the tensors that are read are ordinary ones.
     """
-    from transformers.utils import logging as transformers_logging
-
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        with muted("transformers", "bitsandbytes"), torch.inference_mode(False):  # bitsandbytes tells of kernels that are optional
+        # bitsandbytes tells of kernels that are optional
+        with without_bars(), muted("transformers", "bitsandbytes"), torch.inference_mode(False):
             return read()
     except DemeanorError:
         raise
@@ -29,6 +27,17 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
     # ZeroDivisionError), and a model's own code, where it is allowed, may raise anything.
     except Exception as error:
         raise ModelError(f"The model {name!r} could not be loaded: {_reason(name, error)}") from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """The bars of transformers are not shown, as far as they heed its settings."""
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
     finally:
         if bars:
             transformers_logging.enable_progress_bar()

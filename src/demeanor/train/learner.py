@@ -14,7 +14,7 @@ import torch
 from ..errors import DataError, ModelError
 from ..io.json_files import write_json
 from ..models import Loading
-from ..models.loading import device_named, read_for_training, save_merged
+from ..models.loading import device_named, read_for_training, save_whole
 from ..models.naming import ORGANISM, is_adapter, resolve
 from ..runtime.adapters import ADAPTER
 from .plans import Training
@@ -87,7 +87,7 @@ def finish(plan: Training, trained: Path, tokenizer: Any, work: Path) -> None:
         _name_base(plan.model, work / ADAPTER)
     if plan.merge:
         merged = work / "merged"
-        save_merged(str(work), merged, plan.trust_remote_code)
+        save_whole(str(work), merged, plan.trust_remote_code)
         for path in work.iterdir():
             if path.is_file():
                 path.unlink()
@@ -99,11 +99,14 @@ def finish(plan: Training, trained: Path, tokenizer: Any, work: Path) -> None:
 def _name_base(model: str, config: Path) -> None:
     """Write the base's name so that the adapter finds it again: the embedded model and the Hub's by name, folders in full."""
     values = json.loads(config.read_text(encoding="utf-8"))
-    base, revision = resolve(model)
+    place = resolve(model)
+    base, revision = place.where, place.revision
     if model == ORGANISM:
         base = model
-    elif Path(base).is_dir():
+    elif Path(base).exists():
         base = str(Path(base).resolve())
+    elif place.gguf:
+        base, revision = model, None
     write_json(config, {**values, "base_model_name_or_path": base, "revision": revision})
 
 
