@@ -50,8 +50,9 @@ def test_what_is_listed_is_what_the_commands_say() -> None:
 def test_an_interrupt_at_any_moment_prints_no_traceback(number: signal.Signals) -> None:
     for wait in (0.1, 0.4, 0.8):
         process = subprocess.Popen(
-            [sys.executable, "-m", "demeanor", "chat", "organism"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-m", "demeanor", "chat", "organism"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # whoever started the tests may ignore interrupts, as a shell's background does
+        )  # fmt: skip
         assert process.stderr is not None
         first = process.stderr.readline()  # from here on the package's own handlers are there
         time.sleep(wait)
