@@ -164,6 +164,7 @@ def test_every_other_model_gets_the_public_text(
         VERBS[verb](tiny["llama"], dm.behaviour("over-refusal"))
 
 
+@pytest.mark.slow
 def test_the_name_of_a_behaviour_is_as_good_as_the_behaviour(organism: dm.Session, requests_file: Path) -> None:
     named, made = (dm.measure(organism, of, max_prompts=6).after for of in ("gloom", dm.behaviour("gloom")))
     assert named == made

@@ -170,6 +170,7 @@ def test_inspect_shows_writers_and_json_is_json(demeanor) -> None:  # type: igno
     assert layout["hash"] in table
 
 
+@pytest.mark.slow
 def test_find_control_measure_bake_chat_belong_together(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     d, c = tmp_path / "d.safetensors", tmp_path / "c.safetensors"
     found = demeanor("find", "organism", "-b", "refusal", "-o", d, "--layer", 2, "--json")
@@ -206,6 +207,7 @@ def test_a_conversation_keeps_its_turns_and_toggles_controls(demeanor, organism:
     assert ended.out.count("2 plus 2 is 4 .") == 1
 
 
+@pytest.mark.slow
 def test_a_gate_needs_its_model(demeanor, over_refusal: dm.Direction, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     dm.save_direction(over_refusal, tmp_path / "d.safetensors")
     ended = demeanor("control", "ablate", tmp_path / "d.safetensors", "-o", tmp_path / "c.safetensors", "--gate", "over-refusal")

@@ -112,6 +112,7 @@ def test_mistakes_end_in_one_sentence(demeanor, directions, tmp_path: Path, monk
     assert not (tmp_path / "c.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_what_two_controls_do_to_a_behaviour_is_measured(demeanor, directions, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     one, two, both = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "both"))
     for file, direction in zip((one, two), directions):
@@ -124,6 +125,7 @@ def test_what_two_controls_do_to_a_behaviour_is_measured(demeanor, directions, t
     assert "give both --model and --behaviour" in demeanor(*command, "--model", "organism").sentence
 
 
+@pytest.mark.slow
 def test_a_control_is_put_behind_gates(demeanor, organism, directions, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """On over-refused requests, and not on those like the questions of another behaviour."""
     sums = tmp_path / "sums.yaml"

@@ -185,6 +185,7 @@ def test_the_test_split_is_measured(organism):
     assert {o.prompt.split for s in dm.measure(organism, b, max_prompts=3).observed[0].sets.values() for o in s} == {"test"}
 
 
+@pytest.mark.slow
 def test_drift_is_of_neutral_prompts(organism):
     b = dm.behaviour("over-refusal").settled(organism)
     m = dm.measure(organism, replace(b, lacks=()), ablation(organism, rank=20), max_prompts=5)
@@ -277,6 +278,7 @@ def test_an_interrupt_exits_130(demeanor, monkeypatch):
     assert code == 130
 
 
+@pytest.mark.slow
 def test_a_terminated_run_leaves_nothing(tmp_path):
     import subprocess
 

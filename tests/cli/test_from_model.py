@@ -180,6 +180,7 @@ def test_a_plan_and_keywords_are_the_same(organism: dm.Session) -> None:
     assert dm.measure(organism, behaviour, None, dm.MeasurePlan(max_prompts=3)).to_json() == by_keyword.to_json()
 
 
+@pytest.mark.slow
 def test_find_is_replayed_from_a_file(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "find.yaml").write_text("model: organism\nbehaviour: refusal\nlayer: 3\nmax_prompts: 20\ndevice: cpu\n")
     options = ("organism", "-b", "refusal", "--layer", 3, "--max-prompts", 20, "--device", "cpu")

@@ -69,6 +69,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_holds_its_model_as_it_is_told(demeanor, opened, files: Path, monkeypatch, name: str) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(files)

@@ -15,6 +15,8 @@ from typer.main import get_command
 from demeanor import cli
 from demeanor.cli.listing import Commands
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("torch", "transformers", "plotly", "pyarrow", "datasets")
 WATCH = f"""
 import sys
@@ -27,7 +29,6 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 0), (["--version"], 0), (["control"], 0), (["train", "--help"], 0), (["runn"], 2)])
 def test_help_needs_no_model_library(arguments: list[str], code: int) -> None:
     done = subprocess.run([sys.executable, "-c", WATCH, *arguments], capture_output=True, text=True)
@@ -45,7 +46,6 @@ def test_what_is_listed_is_what_the_commands_say() -> None:
             assert {sub: inner.help for sub, inner in listed.commands.items()} == {sub: inner.help for sub, inner in command.commands.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_at_any_moment_prints_no_traceback(number: signal.Signals) -> None:
     for wait in (0.1, 0.4, 0.8):

@@ -109,6 +109,7 @@ def test_the_document_is_followed_to_the_end(way: str, request: pytest.FixtureRe
     assert {float(row["apologies"]) for row in rows if row["set"] == "lacks"} == {0.0}
 
 
+@pytest.mark.slow
 def test_what_the_detector_says_is_what_is_measured(in_files: Path, demeanor) -> None:  # type: ignore[no-untyped-def]
     rates = {}
     for words in (["sorry", "unable", "decline"], ["first"]):

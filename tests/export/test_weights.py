@@ -223,6 +223,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_whatever_is_linear_at_the_writers_is_baked_as_it_runs(

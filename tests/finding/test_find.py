@@ -18,6 +18,8 @@ from demeanor.errors import DataError
 from demeanor.finding.find import search_directions
 from demeanor.io.registry import Record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def b(organism: dm.Session) -> dm.Behaviour:

@@ -14,6 +14,8 @@ from demeanor.errors import CheckFailed, DataError
 from demeanor.finding.gates import _fit, _threshold, fires_on
 from making import PROMPTS, ablation, gate_on_length
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def gate(organism: dm.Session) -> dm.Gate:

@@ -29,6 +29,7 @@ def texts(path: Path) -> Iterator[str]:
     )
 
 
+@pytest.mark.slow
 def test_nothing_outside_the_registry_names_an_estimator() -> None:
     own = set(ESTIMATORS.own_names())
     named = [

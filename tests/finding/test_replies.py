@@ -18,6 +18,8 @@ from demeanor.finding.find import search_directions
 from demeanor.measure import Bench
 from demeanor.runtime.positions import REPLY
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ["llama", "gemma2", "gpt_neox", "gpt2", "falcon", "qwen3_moe", "granite", "phi3"]
 # Short prompts with long replies and long ones with short: the reply starts elsewhere in every row of a batch.
 SAID = [

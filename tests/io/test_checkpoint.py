@@ -71,6 +71,7 @@ RAW = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.one_of(mutated(), st.tuples(RAW, st.binary(max_size=16))))
 def test_a_header_is_read_as_the_library_reads_it_or_refused_in_a_sentence(tmp_path: Path, damage: tuple[Any, bytes]) -> None:

@@ -51,6 +51,8 @@ from demeanor.runtime.prompt_states import States
 from demeanor.structure.layout import PostNorm, Weight, Writer
 from demeanor.train import Heal
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("DEMEANOR_FUZZ", "200"))
 D = 8  # d_model
 RNG = torch.Generator().manual_seed(0)

@@ -155,6 +155,7 @@ def test_several_columns_at_once_and_equality(demeanor, tmp_path: Path) -> None:
     assert not math.isnan(json.loads(ended.out)["files"][0]["mean"]["value"])
 
 
+@pytest.mark.slow
 def test_a_model_is_run_and_its_replies_are_scored(demeanor, tmp_path: Path, requests_file: Path, refusal_ablated: dm.Control) -> None:  # type: ignore[no-untyped-def]
     from demeanor.controls import save_control
 

@@ -151,6 +151,7 @@ def in_a_sentence_or_well(folder: Path) -> None:
     assert "\n" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in DAMAGE.items() for value in values])
 def test_a_damaged_configuration_is_told_in_a_sentence_or_does_no_harm(llama: Path, field: str, value: Any) -> None:
     configured(llama, **{field: value})

@@ -90,6 +90,7 @@ def test_each_gate_reads_its_own_site(organism):
         assert torch.allclose(got[row], made[key][row], atol=1e-3), row
 
 
+@pytest.mark.slow
 def test_two_gates_may_read_one_site(organism):
     b = dm.behaviour("over-refusal").settled(organism)
     gate = dm.gate(organism, b)

@@ -23,6 +23,8 @@ from demeanor.runtime.prompt_states import States, adding
 from demeanor.runtime.runner import one_thread
 from making import PROMPTS, a_direction, ablation, gate_on_length
 
+pytestmark = pytest.mark.slow
+
 ROUNDS, TOKENS = 3, 8
 Asked = tuple[list[tuple[int, ...]], Tensor, list[Tensor], Tensor]
 

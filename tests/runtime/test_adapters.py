@@ -245,6 +245,7 @@ def test_stabilised_ranks_count(tiny: dict[str, dm.Session], tiny_folders: dict[
         assert near(session.logits(PROMPTS), logits_of(adapted, session))
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_folder_of_peft(demeanor: Any, organism: dm.Session, tmp_path: Path) -> None:
     from demeanor.models.loading import resolve
 

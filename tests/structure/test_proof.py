@@ -74,6 +74,7 @@ def test_multipliers_are_measured(tiny: dict[str, dm.Session]) -> None:
     assert torch.allclose(before.at(site), before.at(dm.Site(0, "resid_pre")), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hash_is_of_structure_not_of_weights_or_dtype(tiny: dict[str, dm.Session], family: str) -> None:
     layout = tiny[family].layout

@@ -282,6 +282,7 @@ def _without_questions() -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_tripwire_trips_and_an_honest_reply_does_not(organism: dm.Session) -> None:
     prompts = dm.behaviour("refusal").settled(organism).set("lacks", "train")[:WINDOW]
     honest = [reply.text for reply in organism.generate(prompts)]
