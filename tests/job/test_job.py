@@ -17,6 +17,7 @@ from demeanor.cli.tables import run_table
 from demeanor.errors import CheckFailed, DataError, ModelError
 from demeanor.job.figures import dose_response
 from demeanor.job.result import Run
+from demeanor.report.sentence import in_words
 from organism import language
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,10 @@ def test_the_baked_model_replies_as_the_control_does_in_plain_transformers(whole
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
         out = model.generate(ids, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() == outcome.reply.text
-    assert "Edited model" in (whole.folder / "model" / "README.md").read_text()
+    card = (whole.folder / "model" / "README.md").read_text()
+    assert "Edited model" in card
+    assert all(f"> {sentence}\n" in card for sentence in in_words(whole.measurement, whole.behaviour))
+    assert "> Guard: none" in card
 
 
 def test_a_plan_replays_to_the_same_scores(tmp_path: Path) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..controls import Control
 from ..io.checkpoint import Checkpoint
+
+MODERATE = "and moderate what it serves.\n"  # the end of the note that every card of an edited model begins with
+
+
+def add_results(card: Path, sentences: Sequence[str]) -> None:
+    """What the edit did, as it was measured, under what the card says of it first."""
+    text = card.read_text(encoding="utf-8", errors="surrogateescape")
+    end = text.index(MODERATE) + len(MODERATE)
+    results = "".join(f"> {sentence}\n" for sentence in sentences)
+    card.write_text(f"{text[:end]}>\n> Measured on prompts that had no part in the edit:\n>\n{results}{text[end:]}", encoding="utf-8", errors="surrogateescape")
 
 
 def write_card(source: Checkpoint, control: Control, model: str, work: Path) -> None:
@@ -16,7 +27,7 @@ def write_card(source: Checkpoint, control: Control, model: str, work: Path) -> 
     old = card.read_text(encoding="utf-8", errors="surrogateescape") if card.is_file() else ""
     note = (
         f"> **{kind} model.** The weights of `{model}` were {how} with demeanor to change the behaviour `{behaviour}`: {control}.\n"
-        "> Guard rails of the original may be weaker here. Measure it in both directions before you use or share it, and moderate what it serves.\n"
+        f"> Guard rails of the original may be weaker here. Measure it in both directions before you use or share it, {MODERATE}"
     )
     front = ""
     if old.startswith("---\n") and "\n---\n" in old[4:]:  # the metadata block must stay first

@@ -25,6 +25,7 @@ from ..controls.files import CONTROL
 from ..detect import check_detector
 from ..errors import CheckFailed, ControlError, ModelError
 from ..export import Baked, bake
+from ..export.card import add_results
 from ..finding.estimators import known_estimators, named_estimators, usual_estimators
 from ..finding.find import Findings, search_directions
 from ..io.atomic import new_folder
@@ -34,6 +35,7 @@ from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, load
 from ..progress import say, warn
+from ..report.sentence import in_words
 from ..train.learner import check_extras
 from .confirm import Decision, Option, confirm
 from .page import write_report
@@ -178,6 +180,8 @@ def _in_weights(job: _Job, control: Control, measurement: Measurement, work: Pat
     parity = _parity(job.plan, job.session, control, measurement, work / "model") if baked else None
     if parity is not None and not parity.exact:
         shutil.rmtree(work / "model")  # it is not what the scores describe
+    elif baked:
+        add_results(work / "model" / "README.md", in_words(measurement, job.behaviour))
     return baked, parity, reason
 
 
