@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -58,24 +58,23 @@ def warn(sentence: str) -> None:
         logger.warning("%s", sentence)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Nothing is said by this thread while the context lasts, and no bar appears."""
-    token = _silent.set(True)
-    try:
-        yield
-    finally:
-        _silent.reset(token)
+    return _set(_silent)
+
+
+def no_bar() -> AbstractContextManager[None]:
+    """No bar appears in this thread while the context lasts, where one would stand in the middle of a text; sentences are said as ever."""
+    return _set(_no_bars)
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """No bar appears in this thread while the context lasts, where one would stand in the middle of a text; sentences are said as ever."""
-    token = _no_bars.set(True)
+def _set(flag: ContextVar[bool]) -> Iterator[None]:
+    token = flag.set(True)
     try:
         yield
     finally:
-        _no_bars.reset(token)
+        flag.reset(token)
 
 
 class _OnConsole(logging.Handler):

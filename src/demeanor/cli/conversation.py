@@ -17,7 +17,7 @@ from ..detect import Detector
 from ..errors import DemeanorError
 from ..measure.condition import Condition
 from ..models import Session
-from ..progress import printable, say, without_bars
+from ..progress import no_bar, printable, say
 
 HELP = {
     "/new": "another conversation",
@@ -54,7 +54,7 @@ class Speaker:
             text = condition.generate([prompt], self.session.reply_tokens)[0].text
             heard(text)
             return text
-        with without_bars(), condition.acting() as session:
+        with no_bar(), condition.acting() as session:
             return session.speak(condition.asked([prompt])[0], heard, temperature=self.temperature, top_p=self.top_p).text
 
 

@@ -70,11 +70,6 @@ def refuse_existing(target: Path) -> None:
     refuse_target(target, "folder")
 
 
-def refuse_folder(target: Path) -> None:
-    """Raises DataError when a file of that name cannot be: checked before long work, whose result would be lost."""
-    refuse_target(target, "file")
-
-
 def _put(work: Path, target: Path, replaces: bool) -> None:
     """A finished folder under its name; what stood there goes only when the new one is in its place."""
     old = beside(target, REPLACED)

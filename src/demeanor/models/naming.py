@@ -12,11 +12,12 @@ from ..errors import ModelError, did_you_mean
 from ..io.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint, open_checkpoint, read_header, read_json
 from ..io.claims import refuse_output
 from ..io.gguf import SUFFIX, is_gguf, open_gguf
+from ..io.plan import EMBEDDED
 from ..progress import warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS
 from ..structure.layout import same_weights
 
-ORGANISM = "organism"
+ORGANISM = EMBEDDED
 
 
 class Place(NamedTuple):
