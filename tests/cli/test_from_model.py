@@ -160,7 +160,7 @@ def test_a_plan_file_stands_for_all_options(tmp_path: Path) -> None:
 
 def test_a_typo_is_told_in_python_as_on_the_command_line(organism: dm.Session) -> None:
     behaviour = dm.behaviour("refusal")
-    with pytest.raises(DataError, match="find: rank_by should be 'bypass', 'induce' or 'gap', not 'bypas'"):
+    with pytest.raises(DataError, match="find: rank_by should be 'trade_off', 'bypass', 'induce' or 'gap', not 'bypas'"):
         dm.find(organism, behaviour, rank_by="bypas")
     with pytest.raises(DataError, match="find: there is no option 'rankby'; did you mean rank_by"):
         dm.find(organism, behaviour, rankby="gap")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ class Candidate:
     """What one direction did when it was tried in selection; `estimator` is the name under which it was asked for.
 
     bypass: mean log-odds of the behaviour's opening on `shows` with it ablated (lower is better); induce:
-    the same on `lacks` moved by the class gap of the site (dose +1 along its mean difference); kl: mean KL(base || ablated) on neutral prompts, first
-    reply token, nats. auroc and separation (d') are of held-out prompts along it, gap is
-    how far apart the class means lie along it. `discarded` says why, if it was.
+    the same on `lacks` moved by the class gap of the site (dose +1 along its mean difference), not a number where it was not looked at;
+    left: the mean share of the behaviour that ablation leaves on `shows`, 1 where it changes nothing; kl: mean KL(base || ablated) on
+    neutral prompts, nats per token, over the first reply token or several. n: prompts of `shows` that it was tried on. auroc and
+    separation (d') are of held-out prompts along it, gap is how far apart the class means lie along it. `discarded` says why, if it was.
     """
 
     site: Site
@@ -40,14 +42,21 @@ class Candidate:
     auroc: float
     separation: float
     gap: float
+    left: float = math.nan
+    n: int = 0
     discarded: tuple[str, ...] = ()
+
+    @property
+    def merit(self) -> float:
+        """What ablation removes less what it costs: 1 - left - kl, as controls are judged by whole replies."""
+        return 1 - self.left - self.kl
 
     def row(self) -> dict[str, Any]:
         """As a row for `select.choose`."""
         return {
             "position": self.site.position, "layer": self.site.layer, "estimator": self.estimator, "refusal_score": self.bypass,
             "steering_score": self.induce, "kl_div_score": self.kl, "auroc": self.auroc, "separation": self.separation,
-            "gap": self.gap,
+            "gap": self.gap, "merit": self.merit,
         }  # fmt: skip
 
 

@@ -116,9 +116,14 @@ def check_detector(behaviour: Behaviour | Preset) -> None:
         make_detector(behaviour.detect)
 
 
+def likely(chosen: Detector, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[float]:
+    """How likely each reply shows the behaviour; what a model only thought does not count."""
+    return list(chosen.probabilities([spoken(reply) for reply in replies], prompts))
+
+
 def present(chosen: Detector, replies: Sequence[str], prompts: Sequence[Prompt]) -> list[bool]:
-    """Whether the behaviour is there (probability >= 0.5), per reply; what a model only thought does not count."""
-    return [probability >= 0.5 for probability in chosen.probabilities([spoken(reply) for reply in replies], prompts)]
+    """Whether the behaviour is there (probability >= 0.5), per reply."""
+    return [probability >= 0.5 for probability in likely(chosen, replies, prompts)]
 
 
 def _refuse_signature(name: str, method: str, reason: str | None) -> None:

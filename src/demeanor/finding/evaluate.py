@@ -1,89 +1,119 @@
-"""What one direction does when it is tried: bypass, induce and KL, on val prompts."""
+"""Trying candidate directions on val prompts: every one on all of them, or many on a few and few on many.
+
+A small model has every candidate tried on as many prompts. Elsewhere that is most of the work of a search, so it is halved: the
+directions whose classes lie furthest apart, of every depth, are tried on a few prompts; the better part of them on twice as many; and
+so on (algorithms.md, section 4).
+"""
 
 from __future__ import annotations
 
-import math
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from ..algebra import directions
-from ..algebra.divergence import kl_divergence
-from ..behaviours import SetName, asked
-from ..controls import Control, ablate, add
+from ..behaviours import asked
+from ..controls import ablate, add
 from ..controls.direction import Candidate, Direction
 from ..measure.bench import Bench
 from ..models import Site
-from ..progress import say, warn
+from ..progress import say, track, warn
 from .filter import Sets
-from .select import why_not
-from .signal import Signal, _log_odds
+from .gauges import Gauge, Tried, gauge_for
+from .plan import Trying
+from .select import KL_MAX, RankBy, Rules, rank_key, why_not
+from .signal import Signal
 
 SELECTION_PROMPTS = 64  # of each set, in every evaluation of a candidate
+FEW = 32  # directions that are halved, at most
+DEPTHS = 4  # parts of the model, each of which has its best directions tried
+ROUNDS = (8, 16, 32)  # prompts of each set
+GOES_ON = 3  # one direction in so many is tried on more prompts
 
 
 class Evaluation:
-    """Tries one direction after another on val prompts: by the token that tells, else by whole replies."""
+    """Tries directions by one gauge after another, each with more prompts."""
 
-    def __init__(self, bench: Bench, sets: Sets, signal: Signal) -> None:
-        self.bench, self.session, self.signal = bench, bench.session, signal
-        behaviour, session = bench.behaviour, bench.session
-        self.induced: dict[Site, float] = {}
-        self.shows, self.lacks = (asked(sets.val[name])[:SELECTION_PROMPTS] for name in ("shows", "lacks"))
-        self.neutral = behaviour.set("neutral", "val", SELECTION_PROMPTS)
-        if not self.neutral:
+    def __init__(self, bench: Bench, sets: Sets, signal: Signal, limit: int, rank_by: RankBy) -> None:
+        self.bench, self.signal = bench, signal
+        self.limit, self.rank_by = limit, rank_by
+        shows, lacks = (asked(sets.val[name])[:SELECTION_PROMPTS] for name in ("shows", "lacks"))
+        neutral = bench.behaviour.set("neutral", "val", SELECTION_PROMPTS)
+        if not neutral:
             warn("neutral: none; what a direction changes elsewhere is measured on lacks instead.")
-            self.neutral = self.lacks
-        self.said = [sets.val[name][:SELECTION_PROMPTS] for name in ("shows", "lacks")] if behaviour.has_replies else []
-        self.leaning = self._leaning() if self.said else 0.0
-        self.base = session.logits(self.neutral, signal.after).double().log_softmax(-1)
-        self.untouched = self._strength("shows", None)
-        if not signal.tells and not self.said:
-            say("No token at the start of a reply tells the behaviour; directions are compared by whole replies, which takes longer.")
+            neutral = lacks
+        given = (sets.val["shows"][:SELECTION_PROMPTS], sets.val["lacks"][:SELECTION_PROMPTS]) if bench.behaviour.has_replies else None
+        self.tried = Tried(shows, lacks, neutral, given)
+        self.untouched = 0.0
 
-    def candidate(self, direction: Direction, limit: int) -> Candidate:
+    def candidates(self, found: Sequence[Direction], trying: Trying) -> tuple[list[Direction], list[Candidate]]:
+        """The directions that were tried, and what each did."""
+        if trying == "every":
+            one = _Round(self, self.tried)
+            self.untouched = one.untouched.odds
+            return list(found), [one.candidate(item, induce=True) for item in track(found, "Trying directions", len(found))]
+        return self._halved(found)
+
+    def _halved(self, found: Sequence[Direction]) -> tuple[list[Direction], list[Candidate]]:
+        few = promising(found, FEW, self.limit)
+        if len(few) < len(found):
+            say(f"{len(few)} of {len(found)} directions are tried: those whose classes lie furthest apart, of every depth.")
+        candidates: dict[int, Candidate] = {}
+        left = few
+        for number, count in enumerate(ROUNDS):
+            last = number == len(ROUNDS) - 1
+            one = _Round(self, self.tried.first(count))
+            for index in track(left, f"Trying directions on {count} prompts", len(left)):
+                candidates[index] = one.candidate(found[index], induce=last or self.rank_by == "induce")
+            self.untouched = one.untouched.odds
+            usable = [index for index in left if not candidates[index].discarded] or left
+            left = sorted(usable, key=lambda index: rank_key(candidates[index].row(), self.rank_by))
+            left = left[: max(DEPTHS, -(-len(few) // GOES_ON ** (number + 1)))]
+        return [found[index] for index in few], [candidates[index] for index in few]
+
+
+class _Round:
+    """Directions tried on the same prompts by the same gauge."""
+
+    def __init__(self, evaluation: Evaluation, tried: Tried) -> None:
+        self.tried = tried
+        self.gauge: Gauge = gauge_for(evaluation.bench, evaluation.signal, tried)
+        # What moves neutral prompts by less than the model's own choice among tokens varies is no reason to discard.
+        self.rules = Rules(evaluation.limit, max(KL_MAX, self.gauge.variation), induces=evaluation.rank_by == "induce")
+        self.untouched = self.gauge.strength("shows", None)
+        self.induced: dict[Site, float] = {}
+
+    def candidate(self, direction: Direction, *, induce: bool) -> Candidate:
         ablated = ablate(direction)
-        bypass = self._strength("shows", ablated)
-        with self.session.controlled(ablated):
-            edited = self.session.logits(self.neutral, self.signal.after).double().log_softmax(-1)
-        kl = float(kl_divergence(self.base, edited).mean())
-        induce, gap = self._induce(direction), abs(direction.gap)
+        bypass = self.gauge.strength("shows", ablated)
         candidate = Candidate(
             site=direction.site,
             estimator=direction.estimator,
-            bypass=bypass,
-            induce=induce,
-            kl=kl,
+            bypass=bypass.odds,
+            induce=self._induce(direction) if induce else float("nan"),
+            kl=self.gauge.change(ablated),
             auroc=direction.auroc,
             separation=direction.separation,
-            gap=gap,
+            gap=abs(direction.gap),
+            left=bypass.share,
+            n=len(self.tried.shows if self.tried.given is None else self.tried.given[0]),
         )
-        return replace(candidate, discarded=why_not(candidate.row(), limit))
+        return replace(candidate, discarded=why_not(candidate.row(), self.rules))
 
     def _induce(self, direction: Direction) -> float:
         """Strength on `lacks` with the class gap of the direction's site added: the same for every estimator there."""
         if direction.site not in self.induced:
             gap = directions.mean_difference(direction.shows.mean, direction.lacks.mean).float()
-            self.induced[direction.site] = self._strength("lacks", add(replace(direction, basis=gap[None]), 1.0, "read"))
+            self.induced[direction.site] = self.gauge.strength("lacks", add(replace(direction, basis=gap[None]), 1.0, "read")).odds
         return self.induced[direction.site]
 
-    def _leaning(self) -> float:
-        """How much likelier the given `shows` replies are to the model than the `lacks` replies: nats per reply token."""
-        likelihoods = [
-            self.session.reply_log_likelihoods(prompts, [self.session.encode_reply(prompt.reply or "") for prompt in prompts])
-            for prompts in self.said
-        ]
-        shows, lacks = (float(torch.cat(rows).double().mean()) for rows in likelihoods)
-        return shows - lacks
 
-    def _strength(self, name: SetName, control: Control | None) -> float:
-        """How strongly the model tends to the behaviour on a set, as log-odds; for replies as data, by how much more than by itself."""
-        prompts = {"shows": self.shows, "lacks": self.lacks}[name]
-        if not self.said and not self.signal.tells:
-            shown = self.bench.on({name: prompts}).try_(control).observation.shown(name)
-            return math.log((sum(shown) + 0.5) / (len(shown) - sum(shown) + 0.5))
-        with nullcontext() if control is None else self.session.controlled(control):
-            if self.said:
-                return self._leaning() - self.leaning
-            return float(_log_odds(self.session.logits(prompts, self.signal.after), self.signal.first_tokens).mean())
+def promising(found: Sequence[Direction], count: int, limit: int) -> list[int]:
+    """The numbers of at most `count` directions: of every quarter of the layers that are not too late, those whose classes lie furthest apart."""
+    early = [number for number, item in enumerate(found) if item.site.layer < limit] or list(range(len(found)))
+    if len(early) <= count:
+        return early
+    parts: list[list[int]] = [[] for _ in range(DEPTHS)]
+    for number in sorted(early, key=lambda number: -found[number].separation):
+        parts[min(DEPTHS - 1, found[number].site.layer * DEPTHS // limit)].append(number)
+    chosen = [number for place in range(count) for part in parts for number in part[place : place + 1]]
+    return sorted(chosen[:count])

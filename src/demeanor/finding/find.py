@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +16,14 @@ from ..errors import DataError, NoCandidate
 from ..measure.bench import Bench
 from ..measure.ledger import Ledger
 from ..models import Session, Site
-from ..progress import say, track, warn
+from ..progress import say, warn
 from ..runtime.positions import REPLY, Position
 from .classes import Chance, Classes
 from .estimators import Estimate, named_estimators, usual_estimators
 from .evaluate import Evaluation
 from .filter import Sets, filter_prompts
 from .plan import FindPlan
-from .select import DOES_NOT_INDUCE, RankBy, layer_limit, rank_key, table
+from .select import DOES_NOT_INDUCE, INDUCE_MIN, RankBy, layer_limit, rank_key, table
 from .signal import Signal, find_signal
 
 POSITIONS = 5  # of the template after the user's message, at most
@@ -59,8 +60,8 @@ class Findings:
     def eligible(self, allowed: frozenset[str] = frozenset()) -> list[int]:
         """The numbers of candidates that survived selection, best first; those discarded only for `allowed` reasons too.
 
-        Where all that is left was discarded because it does not induce, that is allowed: a behaviour that no one direction
-        brings about may still be removed along one.
+        A behaviour that a direction does not bring about may still be removed along it, so that discards only where directions are
+        ranked by what they induce; where nothing else is left, not even there.
         """
 
         def left(allowed: frozenset[str]) -> list[int]:
@@ -73,7 +74,8 @@ class Findings:
         numbers = self.eligible()
         if not numbers:
             return
-        if DOES_NOT_INDUCE in self.candidates[numbers[0]].discarded:
+        induced = [self.candidates[number].induce for number in numbers if not math.isnan(self.candidates[number].induce)]
+        if induced and max(induced) < INDUCE_MIN:
             say("No direction that may be used induces the behaviour at dose 1; what removes it is looked for all the same.")
         best = min(numbers, key=lambda number: self.candidates[number].bypass)
         late = min(range(len(self.candidates)), key=lambda number: self.candidates[number].bypass)
@@ -83,11 +85,15 @@ class Findings:
                 f"Ablating the directions that may be used removes little; {self.candidates[late].site} would remove more, but was discarded ({reasons}); see --layer."
             )
 
+    def no_candidate(self) -> NoCandidate:
+        """The error that says what became of every candidate."""
+        return NoCandidate(table([c.row() for c in self.candidates], [c.discarded for c in self.candidates]))
+
     def ranked(self) -> list[Direction]:
         """Directions that survived selection, best first; NoCandidate with the table when there is none."""
         numbers = self.eligible()
         if not numbers:
-            raise NoCandidate(table([candidate.row() for candidate in self.candidates], self.layer_limit))
+            raise self.no_candidate()
         return [self.directions[number] for number in numbers]
 
 
@@ -96,8 +102,8 @@ def find(session: Session, behaviour: BehaviourLike, plan: FindPlan | None = Non
 
     `options` are the fields of `FindPlan` by name, in place of a plan. The usual estimators are all tried everywhere, unless other
     `estimators` are named: of the package, of an installed package, or a function in a file as `path.py:name`. `layer` restricts the
-    candidates to one layer. `rank_by` is "bypass" (least of the behaviour left; the usual one),
-    "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
+    candidates to one layer. `rank_by` is "trade_off" (most of the behaviour removed, less what
+    changes elsewhere; the usual one), "bypass" (least of it left), "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
     NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
     """
     return search_directions(session, behaviour, FindPlan.given(plan, options, "find")).ranked()[0]
@@ -135,10 +141,11 @@ def search_directions(
         if layer is None or site.layer == layer
         for estimator, vector in classes.estimates(number, tried)
     ]
-    evaluation = Evaluation(bench, sets, signal)
-    candidates = tuple(evaluation.candidate(item, limit) for item in track(tried_directions, "Trying directions", len(tried_directions)))
+    by = plan.rank_by or ("induce" if behaviour.has_replies else "trade_off")
+    evaluation = Evaluation(bench, sets, signal, limit, by)
+    tried_directions, seen = evaluation.candidates(tried_directions, plan.trying or ("every" if session.runner.small else "halving"))
+    candidates = tuple(seen)
     tried_directions = [replace(item, candidates=candidates) for item in tried_directions]
-    by = plan.rank_by or ("induce" if behaviour.has_replies else "bypass")
     findings = Findings(
         directions=tuple(tried_directions),
         candidates=candidates,

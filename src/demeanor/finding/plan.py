@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,14 @@ Layer = Annotated[int | None, Field(ge=0, description="layer in which the direct
 Ranking = Annotated[
     RankBy | None,
     Field(
-        description="criterion of ranking: bypass (least left when ablated; the usual one), induce (most at dose +1) or gap (means furthest apart)"
+        description="criterion of ranking: trade_off (most removed when ablated, less what changes elsewhere; the usual one), bypass (least left when ablated), induce (most at dose +1) or gap (means furthest apart)"
+    ),
+]
+Trying = Literal["every", "halving"]
+Tries = Annotated[
+    Trying | None,
+    Field(
+        description="how directions are tried: every one on all prompts, or by halving, the better ones on more and more prompts; every for models of less than 20 million parameters, else halving"
     ),
 ]
 GateKind = Annotated[Kind, Field(description="what the gate reads: the stream along a logistic probe, or its cosine with the class gap")]
@@ -29,6 +36,7 @@ class FindPlan(BasePlan):
 
     layer: Layer = None
     rank_by: Ranking = None
+    trying: Tries = None
     estimators: Annotated[tuple[str, ...], Flag(("--estimator",))] = Field(
         default=(), description="estimator that is tried instead of the usual ones; repeat for several"
     )
@@ -39,7 +47,9 @@ class CheckPlan(BasePlan):
     """The behaviour that is looked at, and the model that is asked, if any."""
 
     behaviour: Annotated[str, Flag(positional="BEHAVIOUR")] = Field(description=BEHAVIOUR_HELP)
-    model: Annotated[str | None, Flag(positional="[MODEL]")] = Field(default=None, description=f"{MODEL_HELP}; it is asked some prompts of each set")
+    model: Annotated[str | None, Flag(positional="[MODEL]")] = Field(
+        default=None, description=f"{MODEL_HELP}; it is asked some prompts of each set"
+    )
     per_set: int = Field(default=8, ge=1, description="prompts of each set that the model is asked")
 
 

@@ -12,113 +12,25 @@ from dataclasses import dataclass, field, replace
 
 from ..behaviours import SET_NAMES, SetName
 from ..calibrate.dial import ADDED_TO, dial_sites
-from ..controls import Control, Direction, Gate, Round, ablate, add
-from ..errors import CheckFailed, NoCandidate
+from ..controls import Direction, Gate, Round
+from ..errors import CheckFailed
 from ..finding.find import Findings
 from ..finding.gates import fires_on, fit_gate
+from ..finding.gauges import ShortReplies, Tried
 from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
-from ..finding.select import CHANGES_NEUTRAL, table
-from ..measure.bench import Bench, Trial
-from ..progress import say, warn
-from ..runtime.intervene import Tokens
+from ..finding.select import CHANGES_NEUTRAL
+from ..measure.bench import Bench
+from ..progress import say, track, warn
+from .decision import Decision, Option, Proposal, agreement, preference
 
 HeldOut = dict[SetName, list[bool]]  # held-out decisions of a gate on the train and val prompts it was fitted on
 Fires = dict[SetName, list[bool]]  # whether a gate fires, per prompt of the bench
 BEST = 3  # directions of each estimator
+PROMPTS = 32  # of each set of val, where a model is large
+SCREENED = 4  # proposals of one kind that are run for real there
 LEFT = 0.02  # of shows still exhibiting the behaviour, above which more than one direction ablated is tried
 PUSHED = 3  # sites at which the stream is moved away from the behaviour, and the ways of doing so
 DOSES = (-1.0, -1.5, -2.0)
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A control without a gate: a direction ablated, or added at a dose (in class gaps) to some tokens."""
-
-    direction: Direction
-    push: tuple[float, Tokens] | None = None
-
-    @property
-    def control(self) -> Control:
-        return ablate(self.direction) if self.push is None else add(self.direction, *self.push)
-
-    def __str__(self) -> str:
-        rank = f", rank {len(self.direction.basis)}" if len(self.direction.basis) > 1 else ""
-        how = "" if self.push is None else f", added at dose {self.push[0]:g}"
-        return f"{self.direction.estimator}, {self.direction.site}{rank}{how}"
-
-
-@dataclass(frozen=True)
-class Option:
-    """A proposal that was tried on val, behind a gate or not: its rates there (None where the behaviour has no such prompts)."""
-
-    proposal: Proposal
-    gate: Gate | None
-    trial: Trial
-
-    @property
-    def direction(self) -> Direction:
-        return self.proposal.direction
-
-    @property
-    def control(self) -> Control:
-        return self.proposal.control.when(self.gate) if self.gate else self.proposal.control
-
-    @property
-    def merit(self) -> float:
-        """The figure options are ranked by: that of the trial."""
-        return self.trial.merit
-
-    @property
-    def shows_rate(self) -> float:
-        return self.trial.rate("shows_rate") or 0.0
-
-    @property
-    def guard_rate(self) -> float | None:
-        return self.trial.rate("guard_rate")
-
-    @property
-    def answers_shows(self) -> float | None:
-        return self.trial.rate("answers_shows")
-
-    @property
-    def answers_neutral(self) -> float | None:
-        return self.trial.rate("answers_neutral")
-
-    def __str__(self) -> str:
-        return f"{self.proposal}; " + (f"gate: {self.gate}" if self.gate else "no gate")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Every option that was tried, best first; the rounds that raised the rank; which gates could not be made, and why."""
-
-    options: tuple[Option, ...]
-    rounds: tuple[Round, ...]
-    refused_gates: tuple[str, ...]
-
-    @property
-    def chosen(self) -> Option:
-        return self.options[0]
-
-    @property
-    def best_bakeable(self) -> Option | None:
-        return next((option for option in self.options if option.control.bakeable() is None), None)
-
-    def why(self) -> str:
-        """One sentence on why the chosen option, in particular its gate or the lack of one."""
-        best, other = self.chosen, next((o for o in self.options if (o.gate is None) != (self.chosen.gate is None)), None)
-        if other is None:
-            reason = "; ".join(self.refused_gates) or "the behaviour has no guard set, so there is nothing a gate would keep"
-            return f"No gate: {reason}."
-        comparison = (
-            f"on val it shows {best.shows_rate:.2f} (guard kept {_text(best.guard_rate)}, right answers {_text(best.answers_shows)})"
-        )
-        comparison += f"; the best {'without a gate' if best.gate else 'with one'} shows {other.shows_rate:.2f} (guard kept {_text(other.guard_rate)}, right answers {_text(other.answers_shows)})"
-        return f"{'A gate' if best.gate else 'No gate'}: {comparison}."
-
-
-def _text(rate: float | None) -> str:
-    return "none" if rate is None else f"{rate:.2f}"
 
 
 def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None) -> Decision:
@@ -127,19 +39,17 @@ def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, 
     Raises NoCandidate where no direction survived selection.
     """
     gates, refused = _gates(bench, false_positives, max_prompts)
-    trials = _Trials(bench, findings, [(gate, _fires(bench, gate, held_out)) for gate, held_out in gates])
+    fires = [(gate, _fires(bench, gate, held_out)) for gate, held_out in gates]
+    if not bench.session.runner.small:
+        bench = bench.on({name: prompts[:PROMPTS] for name, prompts in bench.prompts.items()})
+    trials = _Trials(bench, findings, [(gate, _cut(fired, bench)) for gate, fired in fires])
     for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks):
         for proposal in proposer(trials):
             trials.add(proposal)
         if not trials.options:
-            raise NoCandidate(table([candidate.row() for candidate in findings.candidates], findings.layer_limit))
-    return Decision(tuple(sorted(trials.options, key=_preference, reverse=True)), tuple(trials.rounds), tuple(refused))
-
-
-def _preference(option: Option) -> tuple[float, bool, int, int, float]:
-    """The rule. Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less change to ordinary prompts."""
-    against = len(option.gate.against) if option.gate else 0
-    return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.trial.drift.first_nats
+            raise findings.no_candidate()
+    options = tuple(sorted(trials.options, key=preference, reverse=True))
+    return Decision(options, tuple(trials.rounds), tuple(refused), agreement(findings, trials.options))
 
 
 @dataclass
@@ -160,8 +70,8 @@ class _Trials:
 
     @property
     def remains(self) -> bool:
-        """Whether no control without a gate removes the behaviour."""
-        return min(option.shows_rate for option in self.options if option.gate is None) > LEFT
+        """Whether every control without a gate leaves some of the behaviour: more of it than LEFT, as surely as so few prompts tell."""
+        return min(option.trial.scores["shows_rate"].low for option in self.options if option.gate is None) > LEFT
 
     @property
     def answered(self) -> bool:
@@ -171,13 +81,15 @@ class _Trials:
 
 
 def _shortlist(trials: _Trials) -> Iterator[Proposal]:
-    """The best few directions of each estimator."""
+    """The best few directions of each estimator, of those that were tried on most prompts."""
     yield from map(Proposal, shortlist(trials.findings, bool(trials.gates)))
 
 
 def shortlist(findings: Findings, gated: bool) -> list[Direction]:
     """The directions that are run for real; behind a gate, those that change neutral prompts may compete too."""
-    order = findings.eligible(frozenset({CHANGES_NEUTRAL} if gated else ()))
+    longest = max(candidate.n for candidate in findings.candidates)
+    allowed = frozenset({CHANGES_NEUTRAL} if gated else ())
+    order = [number for number in findings.eligible(allowed) if findings.candidates[number].n == longest]
     best = ([number for number in order if findings.candidates[number].estimator == estimator][:BEST] for estimator in findings.estimators)
     return [findings.directions[number] for numbers in best for number in numbers]
 
@@ -205,15 +117,27 @@ def _pushes(trials: _Trials) -> Iterator[Proposal]:
     if not trials.remains:
         return
     say("Ablation leaves the behaviour; moving the stream away from it is tried.")
-    for direction in dial_sites(trials.findings)[:PUSHED]:
-        for dose in DOSES:
-            for tokens in ADDED_TO:
-                yield Proposal(direction, (dose, tokens))
+    sites = dial_sites(trials.findings)[:PUSHED]
+    yield from _screened(trials.bench, [Proposal(site, (dose, tokens)) for site in sites for dose in DOSES for tokens in ADDED_TO])
+
+
+def _screened(bench: Bench, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
+    """All of them for a small model. Else those that look best without whole replies: a half by what they remove less what they
+    cost, which a gate may save, and a half by what they remove."""
+    if bench.session.runner.small or len(proposals) <= SCREENED:
+        return proposals
+    gauge = ShortReplies(bench, Tried(bench.prompts["shows"], [], bench.prompts["neutral"] or bench.prompts["lacks"]).first(SCREENED * 4))
+    left = [gauge.strength("shows", proposal.control).share for proposal in track(proposals, "Screening", len(proposals))]
+    cost = [gauge.change(proposal.control) for proposal in proposals]
+    by_trade, by_left = (sorted(range(len(proposals)), key=key) for key in (lambda n: left[n] + cost[n], lambda n: left[n]))
+    mixed = dict.fromkeys(number for pair in zip(by_trade, by_left) for number in pair)
+    say(f"{SCREENED} of {len(proposals)} are run for real: those that remove most, and those that do at the least cost.")
+    return [proposals[number] for number in list(mixed)[:SCREENED]]
 
 
 def _higher_ranks(trials: _Trials) -> Iterator[Proposal]:
     """Further directions that bring right answers back, from the best options of two different layers, readers left out."""
-    order = sorted((option for option in trials.options if option.direction.write is None), key=_preference, reverse=True)
+    order = sorted((option for option in trials.options if option.direction.write is None), key=preference, reverse=True)
     starts = order[:1] + [option for option in order if option.direction.site.layer != order[0].direction.site.layer][:1]
     for start in starts:
         if trials.answered:
@@ -243,6 +167,11 @@ def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tup
         except CheckFailed as error:
             refused.append(str(error).rstrip("."))
     return gates, refused
+
+
+def _cut(fires: Fires, bench: Bench) -> Fires:
+    """The decisions on the first prompts of each set, which are those of the bench."""
+    return {name: fired[: len(bench.prompts[name])] for name, fired in fires.items()}
 
 
 def _fires(bench: Bench, gate: Gate, held_out: HeldOut) -> Fires:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..calibrate.plan import Doses
-from ..finding.plan import FalsePositives, Layer, Ranking
+from ..finding.plan import FalsePositives, Layer, Ranking, Tries
 from ..io.plan import Flag
 from ..models import Loading
 from ..models.plan import BehaviourPlan, MaxPrompts
@@ -21,7 +21,10 @@ class Plan(Loading, BehaviourPlan):
         default=(), description="estimator that is tried beside the usual ones: a name, or FILE.py:NAME; repeat for several"
     )
     rank_by: Ranking = None
-    doses: Doses = Field(default=9, ge=0, le=41, description="number of doses of the dial that are measured; odd, or 0 for none")
+    trying: Tries = None
+    doses: Doses | None = Field(
+        default=None, ge=0, le=41, description="number of doses of the dial that are measured; odd, or 0 for none; 9 for models of less than 20 million parameters unless given"
+    )
     false_positives: FalsePositives = 0.05
     max_prompts: MaxPrompts = None
     permanent: bool = Field(

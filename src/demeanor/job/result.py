@@ -11,7 +11,7 @@ from ..controls import Control, Direction
 from ..export import Baked
 from ..finding.find import Findings
 from ..measure import Measurement
-from .confirm import Decision
+from .decision import Decision
 from .plan import Plan
 
 # Logits of the baked model against the run-time control, in standard deviations. In float32 the two must also

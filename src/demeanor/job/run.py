@@ -8,6 +8,7 @@ made beside its target and renamed when everything is in it.
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import time
@@ -37,7 +38,8 @@ from ..models import Session, load
 from ..progress import say, warn
 from ..report.sentence import in_words
 from ..train.learner import check_extras
-from .confirm import Decision, Option, confirm
+from .confirm import confirm
+from .decision import Decision, Option
 from .page import write_report
 from .permanent import FOLDER as PERMANENT
 from .permanent import distilled
@@ -45,6 +47,7 @@ from .plan import Plan
 from .result import Parity, Run
 from .resume import refuse_other_plan, resumable, running_folder
 
+DOSES = 9  # of a small model's dial
 BAKEABLE = "bakeable.safetensors"  # the best control that weights can do exactly, where the chosen one is another
 
 
@@ -68,7 +71,7 @@ def _run(plan: Plan, out: Path) -> Run:
     known_estimators(plan.estimators)
     if plan.permanent:
         check_extras()
-    stages = _Stages(5 + bool(plan.doses))
+    stages = _Stages(5 + (plan.doses != 0))
     stages.begin(f"Loading {plan.model}.")
     session = _loaded(plan, plan.model)
     say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
@@ -126,7 +129,7 @@ def _found(job: _Job) -> Findings:
     plan = job.plan
     names = [estimator.name for estimator in named_estimators(job.behaviour, [*usual_estimators(job.behaviour), *plan.estimators])]
     findings = search_directions(
-        job.session, job.behaviour, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, estimators=names, ledger=job.ledger
+        job.session, job.behaviour, layer=plan.layer, max_prompts=plan.max_prompts, rank_by=plan.rank_by, trying=plan.trying, estimators=names, ledger=job.ledger
     )  # fmt: skip
     for name, count in findings.sets.counts.items():
         say(f"{name}: {count['kept']} of {count['given']} train and val prompts behave as the set says.")
@@ -145,9 +148,12 @@ def _measured(job: _Job, findings: Findings, decision: Decision, work: Path) -> 
     weights, permanent = (control, None) if exact else _permanent(job, control, work) if plan.permanent else (None, None)
     baked, parity, reason = _in_weights(job, weights, permanent or measurement, work) if weights else (None, None, None)
     turned = None
-    if plan.doses:
+    count = DOSES if plan.doses is None and job.session.runner.small else plan.doses
+    if count:
         job.stages.begin("Measuring every dose of the dial.")
-        turned = dial(job.session, job.behaviour, findings, doses(plan.doses), plan.max_prompts, job.ledger)
+        turned = dial(job.session, job.behaviour, findings, doses(count), plan.max_prompts, job.ledger)
+    elif count is None:
+        job.stages.begin(f"No dial: it takes a model of this size minutes, so it is measured where it is asked for (--doses {DOSES}).")
     return Run(
         plan=plan,
         folder=work,
@@ -250,6 +256,7 @@ def resolved(result: Run) -> dict[str, Any]:
         plan=result.plan.model_dump(),
         control=str(result.control),
         why=result.decision.why(),
+        agreement={"spearman": None if math.isnan(told := result.decision.agreement.correlation) else told, "n": result.decision.agreement.n},
         counts=result.found.sets.counts,
         test_prompts={name: len(result.behaviour.set(name, "test", result.plan.max_prompts)) for name in SET_NAMES},
         direction={

@@ -22,17 +22,17 @@ class Runner:
     """Batches of token ids through a model, under whatever is in force for the caller; one batch at a time.
 
     pad: the token that fills rows up. refuse_too_long: raises an error for token ids that the model does not take, and longest tells
-    how many it takes, where there is an end.
+    how many it takes, where there is an end. small: whether its many calls are what it costs, and not its size.
     """
 
     def __init__(self, model: Any, pad: int, refuse_too_long: Callable[[Sequence[int]], None], longest: Callable[[], int | None]) -> None:
         self.model, self.pad, self._refuse_too_long, self._longest = model, pad, refuse_too_long, longest
-        self._small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+        self.small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
     @property
     def branch_budget(self) -> int:
         """Padded tokens in one batch of branches. A small model's cost is its many calls, and most branches end early."""
-        return TOKEN_BUDGET * (4 if self._small else 1)
+        return TOKEN_BUDGET * (4 if self.small else 1)
 
     def in_batches(
         self, ids: Sequence[Sequence[int]], run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0, budget: int = TOKEN_BUDGET,
@@ -90,7 +90,7 @@ class Runner:
     def threads(self) -> AbstractContextManager[None]:
         """One thread of torch's for small models: handing their tiny operations to several costs more than it saves, and
         many times more on a machine that is busy with something else."""
-        return one_thread() if self._small else nullcontext()
+        return one_thread() if self.small else nullcontext()
 
 
 _COUNTING = threading.Lock()
