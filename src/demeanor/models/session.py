@@ -34,18 +34,23 @@ ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded mode
 
 
 class Session(LanguageModel):
-    """A model ready for work. Made by `load`; `name` is what the user called the model.
+    """A model ready for work. Made by `load`; `name` is what the user called the model, `cached` whether its layout was proven earlier.
 
     Threads may share one: a control is in force for the thread (or asyncio task) that put it in force, and for no other.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, layout: Layout, reply_tokens: int = REPLY_TOKENS,
-        chat_template_args: Mapping[str, Any] | None = None,
+        chat_template_args: Mapping[str, Any] | None = None, cached: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(model, tokenizer, name, reply_tokens, chat_template_args)
-        self.layout = layout
+        self.layout, self.cached = layout, cached
         self._compared: dict[str, bool] = {}  # names of models that controls were made on: whether they are this one
+
+    @property
+    def proof(self) -> str:
+        """What became of the proof of the layout, in words."""
+        return "structure proven (cached)" if self.cached else "structure proven"
 
     @property
     def organism(self) -> bool:
