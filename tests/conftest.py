@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,12 +36,14 @@ from transformers import (
 
 import demeanor as dm
 from demeanor import cli, progress
+from demeanor.io.cache import CACHE
 from demeanor.job.result import Run
 from demeanor.models.loading import resolve
-from kept import kept, loaded
+from kept import kept, kept_root, loaded
 
 T = TypeVar("T")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+os.environ[CACHE] = str(kept_root() / "cache")  # of the tests alone; a proof is done once for the same sources
 torch.set_num_threads(1)  # tiny tensors: several threads only wait for each other
 VOCAB = 1200  # of the organism's tokenizer, which the tiny models borrow
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

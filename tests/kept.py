@@ -35,7 +35,7 @@ def kept(name: str, make: Callable[[Path], T], *arguments: object) -> T:
     """
     files = sorted({*Path(__file__).parent.glob("*.py"), Path(make.__code__.co_filename)})
     key = hashlib.sha256(b"\0".join([repr((name, arguments)).encode(), *(path.read_bytes() for path in files)])).hexdigest()[:12]
-    folder = _root() / f"{name}-{key}"
+    folder = kept_root() / f"{name}-{key}"
     with FileLock(f"{folder}.lock"):
         if not (folder / "value").is_file():
             shutil.rmtree(folder, ignore_errors=True)  # a run that was stopped
@@ -67,7 +67,7 @@ class _Reader(pickle.Unpickler):
 
 
 @cache
-def _root() -> Path:
+def kept_root() -> Path:
     """A folder that only this user can write, named by all that results depend on."""
     shared = Path(tempfile.gettempdir()) / f"demeanor-tests-{os.getuid()}"
     shared.mkdir(mode=0o700, exist_ok=True)

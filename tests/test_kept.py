@@ -30,7 +30,7 @@ def test_any_change_of_the_package_is_another_key(tmp_path: Path, change: str) -
 
 @pytest.fixture
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_root", lambda: tmp_path)
+    monkeypatch.setattr(kept, "kept_root", lambda: tmp_path)
 
 
 @pytest.mark.usefixtures("_here")

@@ -63,9 +63,10 @@ def test_every_command_that_takes_a_model_takes_all_loading_options_under_the_sa
     flags = [flag for parameter in commands()[name].params for flag in parameter.opts]
     for flag in (
         "--device", "--device-map", "--dtype", "--load-in-4bit", "--load-in-8bit", "--trust-remote-code", "--chat-template-arg", "--reply-tokens",
+        "--prove",
     ):  # fmt: skip
         assert flags.count(flag) == 1, flag
-    assert len(Loading.model_fields) == 8
+    assert len(Loading.model_fields) == 9
     assert "--plan" in flags
 
 

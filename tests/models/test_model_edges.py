@@ -245,7 +245,7 @@ def test_a_small_constant_no_weight_explains_is_refused():
 def test_an_edit_that_misses_a_writer_fails_the_last_check(tiny_folders, monkeypatch):
     monkeypatch.setattr("demeanor.models.proven.at_writers", lambda *a: at_writers(*a)[:-1])
     with pytest.raises(AccountingError, match="is left in the stream"):
-        dm.load(tiny_folders["llama"], device="cpu")
+        dm.load(tiny_folders["llama"], device="cpu", prove=True)
 
 
 @pytest.fixture

@@ -13,10 +13,13 @@ from .terminal import out, say_result
 @from_plans
 def inspect(plan: ModelPlan, loading: Loading, as_json: AsJson = False) -> None:
     """What writes to the residual stream of a model, proven on a forward pass."""
-    layout = opened(plan.model, loading).layout
+    session = opened(plan.model, loading)
+    layout = session.layout
     if as_json:
         print_json({**layout.to_json(), "hash": layout.hash})
         return
     out.print(layout_table(layout, f"{plan.model}: {layout.model_type}, {layout.n_layers} layers, d_model {layout.d_model}"))
     tied = f"; output head tied to {layout.tied[0]}" if layout.tied else ""
-    say_result(f"Every block accounted for (worst residual {layout.worst_residual:.0e}), ablation proven; structure {layout.hash}{tied}.")
+    say_result(
+        f"Every block accounted for (worst residual {layout.worst_residual:.0e}), ablation tried; {session.proof}, {layout.hash}{tied}."
+    )

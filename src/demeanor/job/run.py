@@ -74,7 +74,7 @@ def _run(plan: Plan, out: Path) -> Run:
     stages = _Stages(5 + (plan.doses != 0))
     stages.begin(f"Loading {plan.model}.")
     session = _loaded(plan, plan.model)
-    say(f"{plan.model}: {session.layout.n_layers} layers, residual accounting proven ({session.layout.worst_residual:.0e}).")
+    say(f"{plan.model}: {session.layout.n_layers} layers, {session.proof}; worst residual {session.layout.worst_residual:.0e}.")
     with resumable(plan, session, out) as journal:
         job = _Job(plan, out, named.settled(session), Ledger(session, journal), stages)
         findings = _found(job)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..behaviours import Prompt, as_prompts
 from ..runtime.batches import Batch, Reply, each, piece_by_piece, said_one_of, trimmed
 from ..runtime.runner import Runner
+from ..runtime.shared_prefix import Tail, last_logits
 from .options import REPLY_TOKENS
 from .texts import Texts
 from .thinking import open_think_tag, unfinished
@@ -136,21 +137,21 @@ class LanguageModel(Texts):
 
         def run(batch: Batch) -> list[Tensor]:
             with self.runner.replying(torch.full((len(batch.rows),), len(after), device=self.device)):
-                return list(each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]))
+                return list(each(last_logits(self.model, batch, 1)[:, -1]))
 
         ids = [[*self.encode(prompt), *after] for prompt in as_prompts(prompts)]
-        return torch.stack(self.runner.in_batches(ids, run, "Reading logits"))
+        return torch.stack(self.runner.in_batches(ids, run, "Reading logits", tails=[Tail(reply=len(after))] * len(ids)))
 
     @torch.no_grad()
     def next_logits(self, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
         """Logits of some next tokens after rows of token ids: [row, token], float32, on the CPU."""
 
         def run(batch: Batch) -> list[Tensor]:
-            return list(each(self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1, list(tokens)]))
+            return list(each(last_logits(self.model, batch, 1)[:, -1, list(tokens)]))
 
         for row in rows:
             self._refuse_too_long(list(row), "exchange")
-        return torch.stack(self.runner.in_batches(rows, run, "Reading logits"))
+        return torch.stack(self.runner.in_batches(rows, run, "Reading logits", tails=[Tail()] * len(rows)))
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
@@ -187,7 +188,7 @@ class LanguageModel(Texts):
         def run(batch: Batch) -> list[Tensor]:
             lengths = [len(replies[row]) for row in batch.rows]
             with self.runner.replying(torch.tensor([max(length - 1, 0) for length in lengths])):
-                logits = self.model(**batch.inputs(), logits_to_keep=max(1, *lengths)).logits
+                logits = last_logits(self.model, batch, max(1, *lengths))
             results = []
             for place, (row, length) in enumerate(zip(batch.rows, lengths)):
                 # Each token is predicted by the one before it.
@@ -195,7 +196,8 @@ class LanguageModel(Texts):
                 results.append(kept(log_probs, torch.tensor(replies[row], dtype=torch.long, device=log_probs.device)).cpu())
             return results
 
-        return self.runner.in_batches(joined, run, "Scoring replies")
+        tails = [Tail(max(1, len(reply)), max(len(reply) - 1, 0)) for reply in replies]
+        return self.runner.in_batches(joined, run, "Scoring replies", tails=tails)
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

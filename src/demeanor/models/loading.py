@@ -55,8 +55,8 @@ def load(
 def _session(model: Any, tokenizer: Any, name: str, loading: Loading, weights: str) -> Session:
     if model.config.get_text_config() is not model.config:
         say(f"{name} takes more than text; what is proven, measured and edited is what it does with text.")
-    layout = proven_layout(model.eval(), name, weights)
-    return Session(model, tokenizer, name, layout, loading.reply_tokens, loading.chat_template_args)
+    layout, cached = proven_layout(model.eval(), name, weights, anew=loading.prove)
+    return Session(model, tokenizer, name, layout, loading.reply_tokens, loading.chat_template_args, cached)
 
 
 def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:

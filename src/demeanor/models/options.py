@@ -34,6 +34,7 @@ class Loading(BasePlan):
         default_factory=dict, description="argument of the chat template, such as enable_thinking=false, or chat_template=NAME (of several) or FILE; repeat for several"
     )
     reply_tokens: int = Field(default=REPLY_TOKENS, ge=1, description="longest reply, in tokens; models that think need hundreds")
+    prove: bool = Field(default=False, description="proof of the model's structure done anew, where an earlier one is kept")
 
     @field_validator("device", mode="before")
     @classmethod

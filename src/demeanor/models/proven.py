@@ -1,10 +1,10 @@
-"""The layout of a loaded model: proven, then tried out as run time edits it."""
+"""The layout of a loaded model: proven, then tried out as run time edits it; kept, so that the next time it need not be."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,22 +18,40 @@ from ..runtime.intervene import at_writers
 from ..runtime.steering import Steering
 from ..structure.layout import Layout
 from ..structure.proof import prove
+from .kept_proof import keep, key_of, recalled
 
 SAMPLES = 16  # values of each weight, that tell a model in memory from others
 
 
-def proven_layout(model: Any, name: str, weights: str = "") -> Layout:
+class Proven(NamedTuple):
+    """A layout, and whether its proof was kept of an earlier time."""
+
+    layout: Layout
+    cached: bool
+
+
+def proven_layout(model: Any, name: str, weights: str = "", anew: bool = False) -> Proven:
     """The layout of a causal language model, which the user calls `name`. AccountingError where anything of it cannot be proven.
 
-    weights: what tells its weights from others, kept in the layout. The proof takes gradients, whatever the caller has switched off.
+    weights: what tells its weights from others, kept in the layout. anew: it is proven again, whatever was kept.
     """
+    key = key_of(model, weights)
+    kept = recalled(key) if key is not None and not anew else None
+    layout = replace(kept or _proven(model, name), weights=weights)
+    if key is not None and kept is None:
+        keep(key, layout)
+    return Proven(layout, kept is not None)
+
+
+def _proven(model: Any, name: str) -> Layout:
+    """The proof takes gradients, whatever the caller has switched off."""
     with lock_of(model), as_it_is(model), torch.inference_mode(False), torch.enable_grad():
         try:
             layout = prove(model)
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
         _check_ablation(model, layout, name)
-    return replace(layout, weights=weights)
+    return layout
 
 
 @torch.no_grad()

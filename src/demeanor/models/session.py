@@ -20,6 +20,7 @@ from ..runtime.intervene import Intervention
 from ..runtime.positions import REPLY
 from ..runtime.prompt_states import PromptStates
 from ..runtime.rows import ControlLike, Rows, as_control, as_controls
+from ..runtime.shared_prefix import Tail
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
 from ..structure.layout import Layout, same_weights
@@ -34,18 +35,23 @@ ORGANISM_MARK = "demeanor_organism"  # in the configuration of the embedded mode
 
 
 class Session(LanguageModel):
-    """A model ready for work. Made by `load`; `name` is what the user called the model.
+    """A model ready for work. Made by `load`; `name` is what the user called the model, `cached` whether its layout was proven earlier.
 
     Threads may share one: a control is in force for the thread (or asyncio task) that put it in force, and for no other.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, layout: Layout, reply_tokens: int = REPLY_TOKENS,
-        chat_template_args: Mapping[str, Any] | None = None,
+        chat_template_args: Mapping[str, Any] | None = None, cached: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(model, tokenizer, name, reply_tokens, chat_template_args)
-        self.layout = layout
+        self.layout, self.cached = layout, cached
         self._compared: dict[str, bool] = {}  # names of models that controls were made on: whether they are this one
+
+    @property
+    def proof(self) -> str:
+        """What became of the proof of the layout, in words."""
+        return "structure proven (cached)" if self.cached else "structure proven"
 
     @property
     def organism(self) -> bool:
@@ -67,14 +73,15 @@ class Session(LanguageModel):
 
         def run(batch: Batch) -> list[Tensor]:
             lengths = torch.tensor([len(replies[row]) for row in batch.rows], device=self.device)
-            begins = batch.input_ids.shape[1] - lengths
             with self.runner.replying(lengths + len(after)):
-                return list(each(reader.read(lambda: self.decoder(**batch.inputs()), begins)))
+                return list(each(reader.read(lambda: self.decoder(**batch.inputs()), batch.ends - lengths, batch.ends)))
 
         ids = [start + reply for start, reply in zip(starts, replies)]
         for prompt, row in zip(prompts, ids):
             self._refuse_too_long(row, as_prompt(prompt).text)
-        return Activations(torch.stack(self.runner.in_batches(ids, run, "Capturing")), tuple(sites))
+        deepest = max([1, *(-site.position for site in sites if isinstance(site.position, int))])
+        tails = [Tail(len(reply) + deepest, len(reply) + len(after)) for reply in replies]
+        return Activations(torch.stack(self.runner.in_batches(ids, run, "Capturing", tails=tails)), tuple(sites))
 
     def _own_reply(self, prompt: str | Prompt) -> list[int]:
         prompt = as_prompt(prompt)

@@ -30,6 +30,7 @@ class Pass:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    lengths: Tensor | None = None  # [row], of prompts that go on from a prefix in the cache and are padded on the right
 
     @property
     def ids(self) -> Tensor | None:
@@ -44,18 +45,22 @@ class Pass:
 
     @property
     def follows(self) -> bool:
-        """Whether its tokens follow those in a cache; else it reads prompts."""
+        """Whether its tokens follow a prompt in a cache; else it reads prompts."""
+        if self.lengths is not None:
+            return False
         cache = self.kwargs.get("past_key_values")
         return cache is not None and cache.get_seq_length() > 0
 
     @property
     def padded(self) -> bool:
         """Whether it may hold pads."""
-        return self.kwargs.get("attention_mask") is not None
+        return self.lengths is not None or self.kwargs.get("attention_mask") is not None
 
     @property
     def real(self) -> Tensor:
         """Which of its tokens are no pads, bool [row, token]."""
+        if self.lengths is not None:
+            return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths.to(self.tokens.device)[:, None]
         mask = self.kwargs.get("attention_mask")
         return torch.ones_like(self.tokens, dtype=torch.bool) if mask is None else mask[:, -self.tokens.shape[1] :].bool()
 
@@ -75,6 +80,7 @@ class Acting:
         self.decoder: Any = model.base_model  # the model without its head
         self.batch: tuple[int, ...] | None = None  # which of the prompts are in the batch in progress, where they are not all
         self.reply_lengths: Tensor | None = None  # [row], while prompts are run together with their replies
+        self.suffixes: Tensor | None = None  # [row], how many tokens each row has after a prefix that all rows share
         self._handles: list[RemovableHandle] = []
         self._told = False  # whether it acts in the pass in progress, for compiled code
 
@@ -83,6 +89,13 @@ class Acting:
 
     def begin(self, started: Pass) -> None:
         """A pass in which it acts begins."""
+
+    def own_tokens(self) -> int | None:
+        """How many of a prompt's last tokens must be run with its row, where those before them may be run once for all rows.
+
+        None where it acts on whole prompts alone, or on each of them in another way.
+        """
+        return None
 
     @contextmanager
     def attached(self) -> Iterator[Self]:
@@ -129,7 +142,7 @@ class Acting:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         self._told = self in _IN_FORCE.get()
         if self._told and kwargs is not None:  # None: another thread's, taken off while this pass was about to call it
-            self.begin(Pass(args, kwargs))
+            self.begin(Pass(args, kwargs, self.suffixes))
 
 
 _IN_FORCE: ContextVar[tuple[Acting, ...]] = ContextVar("in_force", default=())

@@ -107,6 +107,9 @@ class Adapted(Acting):
         for name in adapter.prompts:
             _refuse_other(name, modules.get(name), None, adapter.transposed)
 
+    def own_tokens(self) -> int | None:
+        return None if self.adapter.prompts or self.virtual_tokens else 1
+
     def lay(self) -> None:
         for name, pair in self.adapter.low_rank.items():
             self._low_rank(self.model.get_submodule(name), *pair)

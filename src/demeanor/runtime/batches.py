@@ -36,6 +36,11 @@ class Batch:
     input_ids: Tensor
     attention_mask: Tensor
 
+    @property
+    def ends(self) -> Tensor:
+        """Where each row's tokens end in its columns: the index after its last one [row]."""
+        return torch.full((len(self.rows),), self.input_ids.shape[1], device=self.input_ids.device)
+
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments of a forward pass; positions count from each row's first real token."""
         positions = (self.attention_mask.cumsum(1) - 1).clamp_min(0)
@@ -79,8 +84,11 @@ def in_batches(
     extra: int = 0,
     budget: int = TOKEN_BUDGET,
     alike: int | None = None,
+    batch_of: Callable[[Sequence[int]], Batch] | None = None,
 ) -> list[T]:
     """`run` on every batch; its results, one per row, in the order of `ids`.
+
+    batch_of: makes a batch of some rows, where it is not of whole rows padded on the left.
 
     `extra` tokens per row count towards the budget (replies to come); rows that are longer than `alike` with them are in batches of one
     length. A batch that runs out of memory is
@@ -91,7 +99,7 @@ def in_batches(
     results: dict[int, T] = {}
 
     def attempt(rows: list[int]) -> None:
-        batch = Batch(tuple(rows), *left_pad([ids[i] for i in rows], pad, device))
+        batch = batch_of(rows) if batch_of else Batch(tuple(rows), *left_pad([ids[i] for i in rows], pad, device))
         values = None
         try:
             values = run(batch)

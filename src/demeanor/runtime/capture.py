@@ -18,6 +18,7 @@ from .positions import LAST, REPLY, Position
 
 Point = Literal["embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 POINTS: tuple[str, ...] = get_args(Point)
+FOREVER = 1 << 40  # after every token
 
 
 @dataclass(frozen=True, order=True)
@@ -106,14 +107,14 @@ class Reader(Acting):
         super().__init__(model)
         self.layout, self.sites = layout, tuple(sites)
         self._kept: dict[Site, Tensor] = {}
-        self._begins = torch.empty(0)
+        self._begins = self._ends = torch.empty(0)
 
-    def read(self, forward: Callable[[], Any], begins: Tensor) -> Tensor:
+    def read(self, forward: Callable[[], Any], begins: Tensor, ends: Tensor | None = None) -> Tensor:
         """values [row, site, d_model]; `begins` [row] are the indices in the batch at which replies begin, or would.
 
-        Whatever follows them is the reply: batches are padded on the left.
+        What follows them up to `ends` [row] is the reply; all that follows, where batches are padded on the left.
         """
-        self._kept, self._begins = {}, begins
+        self._kept, self._begins, self._ends = {}, begins, torch.full_like(begins, FOREVER) if ends is None else ends
         with self.attached(), suppress(_Enough):
             forward()
         return torch.stack([self._kept[site] for site in self.sites], 1)
@@ -131,7 +132,8 @@ class Reader(Acting):
         rows = torch.arange(len(begins), device=value.device)
         value = value.expand(len(rows), -1, -1)
         if site.position == REPLY:
-            said = (torch.arange(value.shape[1], device=value.device) >= begins[:, None]).float()
+            place = torch.arange(value.shape[1], device=value.device)
+            said = ((place >= begins[:, None]) & (place < self._ends.to(value.device)[:, None])).float()
             taken = torch.einsum("rt,rtd->rd", said / said.sum(1, keepdim=True), value.float()) * scale
         else:
             # Indexing copies: some families add to the stream in place after the hook.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .acting import in_force, lock_of
+from .acting import Acting, in_force, lock_of
 from .batches import TOKEN_BUDGET, Batch, in_batches
+from .shared_prefix import FAR, SharedBatch, Tail, following, holds, is_worth_it, prefix_cache, shared_length
 
 T = TypeVar("T")
 SMALL = 20_000_000  # parameters
@@ -27,6 +29,8 @@ class Runner:
 
     def __init__(self, model: Any, pad: int, refuse_too_long: Callable[[Sequence[int]], None], longest: Callable[[], int | None]) -> None:
         self.model, self.pad, self._refuse_too_long, self._longest = model, pad, refuse_too_long, longest
+        self.prefixes: Counter[str] = Counter()  # how many calls ran a shared prefix once, and why others did not
+        self._holds: dict[int, bool] = {}  # whether that is the same as running prompts whole, by the prefix's length in bits
         self.small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
     @property
@@ -36,10 +40,11 @@ class Runner:
 
     def in_batches(
         self, ids: Sequence[Sequence[int]], run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0, budget: int = TOKEN_BUDGET,
-        reply: int | None = None,
+        reply: int | None = None, tails: Sequence[Tail] | None = None,
     ) -> list[T]:
         """`run` on batches of token ids; its results, one per row, in order. See `batches.in_batches`.
 
+        tails: what is wanted of each row, where no more of it is than its end; then what all rows begin with may be run once.
         reply: how many tokens may follow a row, where those are not what is counted as `extra`.
         Rows are opened with as many pads as embeddings are put before prompts. DataError where a control for each of
         another number of prompts is in force.
@@ -59,16 +64,41 @@ class Runner:
         def with_rows(batch: Batch) -> Sequence[T]:
             with lock_of(self.model):
                 for acting_here in acting:
-                    acting_here.batch = batch.rows
+                    acting_here.batch, acting_here.suffixes = batch.rows, batch.ends if isinstance(batch, SharedBatch) else None
                 try:
                     return run(batch)
                 finally:
                     for acting_here in acting:
-                        acting_here.batch = None
+                        acting_here.batch = acting_here.suffixes = None
 
         with self.threads():
             alike = None if longest is None else longest + extra - (extra if reply is None else reply)
-            return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget, alike)
+            batch_of = self._after_prefix(ids, tails, acting) if tails and len(ids) > 1 else None
+            return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget, alike, batch_of)
+
+    def _after_prefix(
+        self, ids: Sequence[Sequence[int]], tails: Sequence[Tail], acting: Sequence[Acting]
+    ) -> Callable[[Sequence[int]], Batch] | None:
+        """Runs what all rows begin with, and makes batches of what follows; None where rows are to be run whole."""
+        own = [acting_here.own_tokens() for acting_here in acting]
+        if None in own:
+            self.prefixes["what is in force takes whole prompts"] += 1
+            return None
+        length = shared_length(ids, tails, max([1, *(tokens for tokens in own if tokens is not None)]))
+        if not is_worth_it(ids, length):
+            self.prefixes["too little is shared"] += 1
+            return None
+        with lock_of(self.model):
+            size = length.bit_length()
+            if size not in self._holds:
+                self._holds[size] = holds(self.model, ids, length, self.pad)
+            if not self._holds[size]:
+                self.prefixes["the model computes something else"] += 1
+                return None
+            with self.replying(torch.tensor([-FAR])):  # the prompts' ends are far from what they share
+                cache = prefix_cache(self.model, ids[0][:length])
+        self.prefixes["shared"] += 1
+        return lambda rows: following(rows, ids, cache, length, self.pad, self.model.device)
 
     def room(self, batch: Batch, wanted: int) -> int:
         """How many of the `wanted` tokens can follow the rows of a batch before the model's last position."""

@@ -45,6 +45,12 @@ class Steering(Acting):
         """A tensor where the module is, in its dtype."""
         return next(self.model.get_submodule(name).parameters(), next(self.model.parameters()))
 
+    def own_tokens(self) -> int | None:
+        reaches = [item.reach for slot in self.bank.slots for item in slot]
+        if self.rows is not None or any(reach.gates for reach in reaches):
+            return None
+        return max([1, *(-position for reach in reaches for position in reach.positions)])
+
     def lay(self) -> None:
         for (name, side), stages in self.bank.places.items():
             (self.on_output if side == "output" else self.on_input)(self.model.get_submodule(name), _through(stages))

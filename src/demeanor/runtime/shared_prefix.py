@@ -1,0 +1,138 @@
+"""The tokens that all prompts of a call begin with, run once: their cache is expanded to every batch of what follows them.
+
+What follows is padded on the right, so it needs no mask: a pad comes after every token that is read (algorithms.md, section 2).
+Whether a model computes the same this way is tried on a few rows, and where it does not, prompts are run whole.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .acting import Acting, as_it_is
+from .batches import Batch, left_pad
+
+FAR = 1 << 20  # tokens that are still to come before a reply, for what acts while the prefix is run
+TRIED = 4  # rows on which a model is tried
+TOLERANCE, ROUNDINGS = 1e-5, 16  # of a model's last states, relative: this, or so many roundings of its dtype
+WORTH, LEAST = 0.1, 128  # the least share of all tokens, and the least number, that is saved where a second pass is worth its calls
+# What a model raises that takes no cache, or not this one.
+UNABLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What is wanted of a row: its last `read` tokens are read, its last `reply` tokens are reply."""
+
+    read: int = 1
+    reply: int = 0
+
+
+@dataclass(frozen=True)
+class SharedBatch(Batch):
+    """What follows the prefix, padded on the right; `cache` holds the prefix, of one row, and is not changed."""
+
+    cache: Any
+
+    @property
+    def ends(self) -> Tensor:
+        return self.attention_mask.sum(1)
+
+    def inputs(self) -> dict[str, Any]:
+        cache = copy.deepcopy(self.cache)
+        cache.reorder_cache(torch.zeros(len(self.rows), dtype=torch.long, device=self.input_ids.device))
+        return {"input_ids": self.input_ids, "past_key_values": cache, "use_cache": True}
+
+
+def shared_length(ids: Sequence[Sequence[int]], tails: Sequence[Tail], own: int) -> int:
+    """How many tokens all rows have in common, as far as nothing of them is read.
+
+    own: how many tokens before a reply must be run with it.
+    """
+    first, last = min(ids, key=list), max(ids, key=list)  # in the order of words, what these two share all rows share
+    same = next((place for place, (one, other) in enumerate(zip(first, last)) if one != other), min(len(first), len(last)))
+    length = min(same, *(len(row) - max(tail.read, tail.reply + own) for row, tail in zip(ids, tails, strict=True)))
+    return max(0, length)
+
+
+def is_worth_it(ids: Sequence[Sequence[int]], length: int) -> bool:
+    """Whether running the first `length` tokens of all rows once saves enough."""
+    saved = (len(ids) - 1) * length
+    return saved >= max(LEAST, WORTH * sum(map(len, ids)))
+
+
+def prefix_cache(model: Any, prefix: Sequence[int]) -> Any:
+    """The cache of a prefix [1, token], as whatever is in force makes it."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model.base_model(input_ids=torch.tensor([list(prefix)], device=model.device), past_key_values=cache, use_cache=True)
+    return cache
+
+
+def following(rows: Sequence[int], ids: Sequence[Sequence[int]], cache: Any, length: int, pad: int, device: torch.device) -> SharedBatch:
+    """The rows of `ids` from `length` on."""
+    backwards, mask = left_pad([ids[row][length:][::-1] for row in rows], pad, device)
+    return SharedBatch(tuple(rows), backwards.flip(1), mask.flip(1), cache)
+
+
+def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int) -> bool:
+    """Whether the model as it is computes the same for a few rows, of several lengths, when their first tokens are run once."""
+    rows = [list(ids[round(step * (len(ids) - 1) / (TRIED - 1))]) for step in range(TRIED)]
+    rows = [row[: max(length + 1, len(row) - step)] for step, row in enumerate(rows)]
+    numbers = range(len(rows))
+    with as_it_is(model), torch.no_grad():
+        whole = Batch(tuple(numbers), *left_pad(rows, pad, model.device))
+        plain = _ends(model, whole)
+        try:
+            shared = _ends(model, following(numbers, rows, prefix_cache(model, rows[0][:length]), length, pad, model.device))
+        except UNABLE:
+            return False
+    off = (shared - plain).norm(dim=-1) / plain.norm(dim=-1)
+    return bool(off.max() <= max(TOLERANCE, ROUNDINGS * torch.finfo(model.dtype).eps))
+
+
+def _ends(model: Any, batch: Batch) -> Tensor:
+    """The last state of every row's last token: [row, d_model], float32."""
+    states = model.base_model(**batch.inputs()).last_hidden_state
+    ends = batch.ends.to(states.device)
+    return states[torch.arange(len(ends), device=states.device), ends - 1].float()  # type: ignore[no-any-return]
+
+
+def last_logits(model: Any, batch: Batch, count: int) -> Tensor:
+    """Logits at every row's last `count` tokens, the last of them in the last column: [row, count, vocab].
+
+    Of a row with fewer tokens the first columns mean nothing.
+    """
+    if not isinstance(batch, SharedBatch):
+        return model(**batch.inputs(), logits_to_keep=count).logits  # type: ignore[no-any-return]
+    with _LastTokens(model, batch.ends, count).attached() as last:
+        logits: Tensor = model(**batch.inputs()).logits
+    return logits if last.taken else last.take(logits)
+
+
+class _LastTokens(Acting):
+    """The output head is given the last tokens of each row alone, wherever they stand."""
+
+    def __init__(self, model: Any, ends: Tensor, count: int) -> None:
+        super().__init__(model)
+        self.index = (ends[:, None] - count + torch.arange(count, device=ends.device)).clamp_min(0)
+        self.taken = False
+
+    def lay(self) -> None:
+        self.on_input(self.model.get_output_embeddings(), self._at_head)  # type: ignore[operator]
+
+    def _at_head(self, states: Tensor) -> Tensor:
+        self.taken = True
+        return self.take(states)
+
+    def take(self, values: Tensor) -> Tensor:
+        """[row, token, ...] at the last tokens: [row, count, ...]."""
+        index = self.index.to(values.device)
+        return values[torch.arange(len(index), device=values.device)[:, None], index]
