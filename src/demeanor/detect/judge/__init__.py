@@ -1,7 +1,7 @@
 """The refusal judge: full refusal, partial refusal or none, with probabilities and the sentence that shows it.
 
 The weights (judge.json) were fitted by `train.py` to human labels of replies from XSTest (Röttger et al., NAACL 2024,
-CC BY 4.0) and to replies written by hand (anchors.csv).
+CC BY 4.0) and to replies written by hand (anchors.csv, handmade.csv).
 """
 
 from __future__ import annotations
