@@ -54,7 +54,7 @@ def measure(
     conditions = _conditions(session, behaviour, controls, compared.redo, plan.prompting) or {
         subject.model if compared.base else "none": Condition(session)
     }
-    measured = measure_all(Bench(first, behaviour, max_prompts=plan.max_prompts), conditions)
+    measured = measure_all(Bench(first, behaviour, max_prompts=plan.max_prompts), conditions, plan)
     changes = suites.compare(Condition(first), conditions) if suites else {}
     inside: dict[str, Changed] = {}
     if compared.base is not None:

@@ -17,7 +17,7 @@ from ..measure.meter.transitions import LEVELS, Flows
 from ..measure.side_by_side import SideBySide
 from ..measure.suites import Change, Suite, TaskScore, headlines
 from ..models import Layout
-from ..report.scores import ARROW, COSTS, HEADINGS, MEANING, interval, number, rows
+from ..report.scores import ARROW, BATTERY, COSTS, HEADINGS, MEANING, interval, number, rows
 from ..selfcontrol import NormPattern, Outcome
 from ..stats.score import Score
 from .terminal import Table
@@ -35,7 +35,7 @@ def measurement_table(measurement: Measurement, title: str, costs: bool = True) 
         table.add_row(*row)
     if costs:
         table.add_section()
-        for row in rows(measurement, COSTS):
+        for row in rows(measurement, COSTS | BATTERY):
             table.add_row(*row, style="dim")
     return table
 
@@ -61,7 +61,7 @@ def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
     table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
     for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
-    for name, what in MEANING.items():
+    for name, what in (MEANING | {name: what for name, what in BATTERY.items() if name in first.before}).items():
         before = first.before[name]
         after = (_cell(measurement.after[name], measurement.p_holm.get(name)) for measurement in columns.values())
         table.add_row(f"{what} {ARROW[before.better]}", _cell(before), *after, str(before.n))

@@ -12,7 +12,7 @@ from ..io.display import table_html
 from ..measure import Measurement
 from ..measure.ledger import Ledger
 from ..report.html import figure_html, page_html, write_page
-from ..report.scores import COSTS, HEADINGS, rows
+from ..report.scores import BATTERY, COSTS, HEADINGS, rows
 from ..report.sentence import in_words
 from . import figures
 from .result import Run
@@ -68,7 +68,7 @@ def _scores(measurement: Measurement) -> str:
         ("guard" if row[0].startswith("guard") else "", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)])
         for row in rows(measurement)
     ]
-    costs = table_html(HEADINGS, [("", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)]) for row in rows(measurement, COSTS)])
+    costs = table_html(HEADINGS, [("", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)]) for row in rows(measurement, COSTS | BATTERY)])
     return f"{table_html(HEADINGS, body)}<details><summary>What it cost besides</summary>{costs}</details>"
 
 

@@ -10,7 +10,7 @@ from ..calibrate.plan import Doses
 from ..finding.plan import FalsePositives, Layer, Ranking, Tries
 from ..io.plan import Flag
 from ..models import Loading
-from ..models.plan import BehaviourPlan, MaxPrompts
+from ..models.plan import Battery, BehaviourPlan, MaxPrompts
 
 
 class Plan(Loading, BehaviourPlan):
@@ -27,6 +27,7 @@ class Plan(Loading, BehaviourPlan):
     )
     false_positives: FalsePositives = 0.05
     max_prompts: MaxPrompts = None
+    battery: Battery = False
     permanent: bool = Field(
         default=False,
         description="where weights cannot do exactly what the control does, an adapter that learns to, measured beside it and baked (the extra train)",

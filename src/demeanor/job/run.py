@@ -34,6 +34,7 @@ from ..io.claims import claimed
 from ..io.json_files import write_json, write_json_lines
 from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
+from ..measure.plan import MeasurePlan
 from ..models import Session, load
 from ..progress import say, warn
 from ..report.sentence import in_words
@@ -117,7 +118,8 @@ class _Job:
 
     def measured(self, control: Control) -> Measurement:
         """On the test split."""
-        return measure(self.session, self.behaviour, control, max_prompts=self.plan.max_prompts, ledger=self.ledger)
+        plan = MeasurePlan(max_prompts=self.plan.max_prompts, battery=self.plan.battery)
+        return measure(self.session, self.behaviour, control, plan, ledger=self.ledger)
 
 
 def _loaded(plan: Plan, model: str) -> Session:

@@ -81,6 +81,13 @@ class Condition:
             lambda rows: held.reply_log_probs([prompts[r] for r in rows], [replies[r] for r in rows]),
         )
 
+    def text_log_probs(self, starts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Of plain text, which nobody says: where replies would be done again, there is none, and nothing acts."""
+        if self.redo is not None:
+            return self.session.text_log_probs(starts, continuations)
+        with self.acting() as session:
+            return session.text_log_probs(starts, continuations)
+
     def _again(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
         assert self.redo is not None
         return [row for row, shown in enumerate(present(self.redo, texts, prompts)) if shown]

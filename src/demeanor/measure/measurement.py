@@ -16,12 +16,14 @@ from ..io.display import brief, object_html
 from ..models import Session
 from ..stats import intervals
 from ..stats.score import Score
+from .battery import Right, asked_battery, paired
 from .bench import RATES, Bench, Trial
 from .condition import Condition
 from .degeneration import OF_REPLIES
 from .ledger import Ledger
 from .observation import Observation
 from .plan import MeasurePlan
+from .text_drift import readable, text_drift_of
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -104,12 +106,17 @@ def measure(
     plan = MeasurePlan.given(plan, options, "measure")
     behaviour = as_behaviour(behaviour, session)
     bench = Bench(base or session, behaviour, split, ledger, max_prompts=plan.max_prompts)
-    return measure_all(bench, {"": Condition(session, control, plan.prompting)})[""]
+    return measure_all(bench, {"": Condition(session, control, plan.prompting)}, plan)[""]
 
 
-def measure_all(bench: Bench, conditions: Mapping[str, Condition]) -> dict[str, Measurement]:
-    """Several conditions, by name, against the untouched model of a bench."""
-    measured = {name: compare(bench, bench.try_(condition)) for name, condition in conditions.items()}
+def measure_all(bench: Bench, conditions: Mapping[str, Condition], plan: MeasurePlan | None = None) -> dict[str, Measurement]:
+    """Several conditions, by name, against the untouched model of a bench; of the plan, what is asked besides the behaviour."""
+    texts = readable(bench.ledger.session)
+    measured = {}
+    for name, condition in conditions.items():
+        measured[name] = with_text_drift(compare(bench, bench.try_(condition)), text_drift_of(bench.ledger, condition, texts))
+        if plan is not None and plan.battery:
+            measured[name] = with_battery(measured[name], asked_battery(bench.ledger, Condition(bench.ledger.session)), asked_battery(bench.ledger, condition))
     return dict(zip(measured, _together(list(measured.values()))))
 
 
@@ -133,8 +140,7 @@ def compare(bench: Bench, trial: Trial) -> Measurement:
         if was:
             p[name] = intervals.mcnemar(was, now)
     for name, kl in (("drift", drift.kl), ("first_token_kl", drift.first_token_kl)):
-        scores[0][name], scores[1][name] = replace(kl, value=0.0, low=0.0, high=0.0) if kl.n else kl, kl
-        delta[name] = kl
+        scores[0][name], scores[1][name], delta[name] = _from_none(kl), kl, kl
     scores[0]["perplexity"], scores[1]["perplexity"] = drift.perplexity
     for name, of, better in OF_REPLIES:
         values = [_values([of(outcome.reply) for outcome in seen.sets[before.ordinary]]) for seen in (before, after)]
@@ -150,6 +156,30 @@ def compare(bench: Bench, trial: Trial) -> Measurement:
         p_holm=p,
         observed=(before, after),
     )
+
+
+def with_text_drift(measurement: Measurement, kl: Score) -> Measurement:
+    """The measurement with drift on plain prose; as it was where the model does not read any."""
+    if not kl.n:
+        return measurement
+    before, after, delta = ({**scores, kl.name: kl} for scores in (measurement.before, measurement.after, measurement.delta))
+    return replace(measurement, before={**before, kl.name: _from_none(kl)}, after=after, delta=delta)
+
+
+def with_battery(measurement: Measurement, was: Right, now: Right) -> Measurement:
+    """The measurement with the questions of the battery, all together and by skill, and exact tests of what changed."""
+    before, after, delta = dict(measurement.before), dict(measurement.after), dict(measurement.delta)
+    p = dict(measurement.p)
+    for name, (old, new) in paired(was, now).items():
+        before[name], after[name] = (intervals.rate(name, right, "higher") for right in (old, new))
+        delta[name] = intervals.mean(name, _values(new) - _values(old), better="higher")
+        p[name] = intervals.mcnemar(old, new)
+    return replace(measurement, before=before, after=after, delta=delta, p=p, p_holm=p)
+
+
+def _from_none(kl: Score) -> Score:
+    """What the untouched model has moved, where something was compared."""
+    return replace(kl, value=0.0, low=0.0, high=0.0) if kl.n else kl
 
 
 def _values(of: Sequence[float]) -> Tensor:

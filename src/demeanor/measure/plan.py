@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ..io.plan import BasePlan, Flag
-from ..models.plan import MaxPrompts
+from ..models.plan import Battery, MaxPrompts
 from .suites import NAMED
 
 
@@ -17,6 +17,7 @@ class MeasurePlan(BasePlan):
 
     prompting: str | None = Field(default=None, description="text that opens every system prompt, measured beside the controls")
     max_prompts: MaxPrompts = None
+    battery: Battery = False
 
 
 class ComparisonPlan(BasePlan):

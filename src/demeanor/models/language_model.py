@@ -165,6 +165,10 @@ class LanguageModel(Texts):
             lambda log_probs, reply: log_probs.gather(1, reply[:, None])[:, 0],
         )
 
+    def text_log_probs(self, starts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Teacher-forced log-probabilities over token ids after other token ids: [token, vocab] per text, float32, CPU."""
+        return self._teacher_forced(starts, continuations, lambda log_probs, own: log_probs)
+
     def continuation_log_likelihoods(
         self, starts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> list[tuple[float, bool]]:

@@ -14,6 +14,8 @@ BEHAVIOUR_HELP = "preset (over-refusal, refusal, toxicity, cheer, gloom) or path
 BehaviourName = Annotated[str, Flag(("--behaviour", "-b")), Field(description=BEHAVIOUR_HELP)]
 BehaviourNames = Annotated[tuple[str, ...], Flag(("--behaviour", "-b")), Field(description=f"{BEHAVIOUR_HELP}; repeat for several")]
 MaxPrompts = Annotated[int | None, Field(ge=1, description="most prompts of each split of each set that are used")]
+BATTERY_HELP = "the built-in battery too: 120 short questions of counting, copying, arithmetic, spelling and order, before and after"
+Battery = Annotated[bool, Field(description=BATTERY_HELP)]
 
 
 class ModelPlan(BasePlan):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..measure import Measurement
+from ..measure.battery import NAME, SKILLS
 from ..stats.score import Score
 
 # What each score means to a reader, in the order of the table.
@@ -21,6 +22,7 @@ MEANING = {
 
 # What a change may cost besides: of ordinary replies, and of the base's own replies in the changed model's eyes.
 COSTS = {
+    "drift_text": "drift on plain prose (nats/token)",
     "first_token_kl": "first-token KL (nats)",
     "perplexity": "perplexity of base replies",
     "repetition": "repeated 4-grams",
@@ -30,7 +32,11 @@ COSTS = {
 }
 
 
-PLAIN = {"drift": 4, "first_token_kl": 4, "perplexity": 3, "length": 1}  # digits of scores that are no shares
+# The built-in battery, where it was asked.
+BATTERY = {NAME: f"{NAME}: right answers"} | {f"{NAME}_{skill}": f"{NAME}, {skill}" for skill in SKILLS}
+
+
+PLAIN = {"drift": 4, "drift_text": 4, "first_token_kl": 4, "perplexity": 3, "length": 1}  # digits of scores that are no shares
 
 
 HEADINGS = ("", "before", "after", "95 % interval", "n")
@@ -48,9 +54,12 @@ def interval(score: Score) -> str:
 
 
 def rows(measurement: Measurement, meaning: Mapping[str, str] = MEANING) -> list[tuple[str, str, str, str, str]]:
-    """(what and which way is better, before, after, interval of after, n) per score; a set that is missing says "none"."""
+    """(what and which way is better, before, after, interval of after, n) per score that was asked for; a set that is missing
+    says "none"."""
     cells = []
     for name, what in meaning.items():
+        if name not in measurement.after:
+            continue
         was, now = measurement.before[name], measurement.after[name]
         if now.n == 0:
             cells.append((f"{what} {ARROW[now.better]}", "none", "none", "", "0"))
