@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .finding.find import find
     from .finding.gates import gate
     from .finding.plan import FindPlan, GatePlan
+    from .finding.selective import selective
     from .job.plan import Plan
     from .job.run import run
     from .measure import Measurement, measure
@@ -57,6 +58,7 @@ _HOMES = {
     ".export": "bake",
     ".finding.find": "find",
     ".finding.gates": "gate",
+    ".finding.selective": "selective",
     ".finding.plan": "FindPlan GatePlan",
     ".job.plan": "Plan",
     ".job.run": "run",
@@ -95,5 +97,5 @@ sys.modules[__name__].__class__ = _Package
 __all__ = [
     "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
     "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
-    "load_control", "load_direction", "measure", "rotate", "run", "save_control", "save_direction", "scale", "selfcontrol", "train",
+    "load_control", "load_direction", "measure", "rotate", "run", "save_control", "save_direction", "scale", "selective", "selfcontrol", "train",
 ]  # fmt: skip

@@ -26,10 +26,12 @@ from ..controls import (
 )
 from ..controls.plan import AblatePlan, AddPlan, ClampPlan, ConvertPlan, DirectionPlan, RotatePlan, ScalePlan, ShowPlan, ThenPlan
 from ..finding.gates import gate
-from ..finding.plan import GatedPlan, WhenPlan
+from ..finding.plan import GatedPlan, SelectivePlan, WhenPlan
+from ..finding.selective import selective
 from ..measure import Bench, measure_all
 from ..measure.condition import Condition
 from ..models import Loading
+from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
 from .options import AsJson, behaviour_named, help_alone, opened, show
@@ -84,6 +86,19 @@ def control_clamp(source: DirectionPlan, plan: ClampPlan, gated: GatedPlan, load
     """A hold on the component along a direction at its site, on the last prompt token and the reply."""
     control = clamp(load_direction(source.direction), plan.to, *plan.reach())
     _save(_gated(control, gated, loading), target)
+
+
+@control_app.command(
+    "selective", epilog="Example: demeanor control selective refusal.safetensors organism -b over-refusal -o selective.safetensors"
+)
+@from_plans
+def control_selective(source: DirectionPlan, subject: BehaviourPlan, plan: SelectivePlan, loading: Loading, target: Target) -> None:
+    """Removal of a direction where a behaviour's shows prompts end, and nowhere else, fitted so that weights can hold it: the guard is kept without a gate."""
+    direction = load_direction(source.direction)
+    named = behaviour_named(subject.behaviour)
+    named.needs_prompts()
+    session = opened(subject.model, loading)
+    _save(selective(session, named.settled(session), direction, plan), target)
 
 
 @control_app.command(

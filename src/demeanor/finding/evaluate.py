@@ -18,7 +18,7 @@ from ..measure.bench import Bench
 from ..models import Site
 from ..progress import say, track, warn
 from .filter import Sets
-from .gauges import Gauge, Tried, gauge_for
+from .gauges import Gauge, Strength, Tried, gauge_for
 from .plan import Trying
 from .select import KL_MAX, RankBy, Rules, rank_key, why_not
 from .signal import Signal
@@ -50,7 +50,7 @@ class Evaluation:
         if trying == "every":
             one = _Round(self, self.tried)
             self.untouched = one.untouched.odds
-            return list(found), [one.candidate(item, induce=True) for item in track(found, "Trying directions", len(found))]
+            return list(found), one.candidates(found, induce=True)
         return self._halved(found)
 
     def _halved(self, found: Sequence[Direction]) -> tuple[list[Direction], list[Candidate]]:
@@ -62,8 +62,8 @@ class Evaluation:
         for number, count in enumerate(ROUNDS):
             last = number == len(ROUNDS) - 1
             one = _Round(self, self.tried.first(count))
-            for index in track(left, f"Trying directions on {count} prompts", len(left)):
-                candidates[index] = one.candidate(found[index], induce=last or self.rank_by == "induce")
+            seen = one.candidates([found[index] for index in left], induce=last or self.rank_by == "induce")
+            candidates |= dict(zip(left, seen, strict=True))
             self.untouched = one.untouched.odds
             usable = [index for index in left if not candidates[index].discarded] or left
             left = sorted(usable, key=lambda index: rank_key(candidates[index].row(), self.rank_by))
@@ -82,15 +82,18 @@ class _Round:
         self.untouched = self.gauge.strength("shows", None)
         self.induced: dict[Site, float] = {}
 
-    def candidate(self, direction: Direction, *, induce: bool) -> Candidate:
-        ablated = ablate(direction)
-        bypass = self.gauge.strength("shows", ablated)
+    def candidates(self, found: Sequence[Direction], *, induce: bool) -> list[Candidate]:
+        bypass = self.gauge.strengths("shows", [ablate(direction) for direction in found])
+        pairs = list(zip(found, bypass, strict=True))
+        return [self._candidate(*pair, induce) for pair in track(pairs, "Measuring what directions cost", len(pairs))]
+
+    def _candidate(self, direction: Direction, bypass: Strength, induce: bool) -> Candidate:
         candidate = Candidate(
             site=direction.site,
             estimator=direction.estimator,
             bypass=bypass.odds,
             induce=self._induce(direction) if induce else float("nan"),
-            kl=self.gauge.change(ablated),
+            kl=self.gauge.change(ablate(direction)),
             auroc=direction.auroc,
             separation=direction.separation,
             gap=abs(direction.gap),

@@ -21,11 +21,12 @@ from ..behaviours import Prompt, SetName
 from ..controls import Control
 from ..detect import likely, present
 from ..measure.bench import Bench
-from ..models import Session
-from ..progress import say
+from ..models import Reply, Session
+from ..progress import say, track
 from .signal import Signal, _log_odds
 
 TOKENS = 12  # of the model's own replies to neutral prompts
+ROWS = 96  # of one batch of short replies
 LENGTHS = (8, 12, 16, 24, 32)  # of short replies, the first that tells
 AGREE = 0.9  # share of short replies of which the detector says what it says of whole ones
 LEAST = 1e-6  # a share that log-odds are taken of
@@ -48,6 +49,10 @@ class Gauge(Protocol):
     variation: float
 
     def strength(self, name: SetName, control: Control | None) -> Strength: ...
+
+    def strengths(self, name: SetName, controls: Sequence[Control]) -> list[Strength]:
+        """`strength` of each of several controls."""
+        return [self.strength(name, control) for control in track(controls, "Trying directions", len(controls))]
 
     def change(self, control: Control) -> float: ...
 
@@ -79,7 +84,7 @@ def gauge_for(bench: Bench, signal: Signal, tried: Tried) -> Gauge:
     return FirstTokens(bench, signal, tried) if signal.tells else WholeReplies(bench, signal, tried)
 
 
-class _FirstTokenChange:
+class _FirstTokenChange(Gauge):
     """How the first token of replies to neutral prompts changes."""
 
     def __init__(self, bench: Bench, signal: Signal, tried: Tried) -> None:
@@ -137,7 +142,7 @@ class GivenReplies(_FirstTokenChange):
         return Strength(odds, math.exp(min(0.0, odds)))
 
 
-class ShortReplies:
+class ShortReplies(Gauge):
     """The detector on the beginnings of greedy replies, as short as tell; change is read along the untouched model's own replies.
 
     What the model said is not asked to stay likely: a refusal in other words is a refusal (decision 37).
@@ -167,7 +172,20 @@ class ShortReplies:
     def strength(self, name: SetName, control: Control | None) -> Strength:
         prompts = self.tried.of(name)
         with _acting(self.session, control):
-            replies = self.session.generate(prompts, self.length)
+            return self._seen(prompts, self.session.generate(prompts, self.length))
+
+    def strengths(self, name: SetName, controls: Sequence[Control]) -> list[Strength]:
+        """Several controls as rows of one batch: a token of many rows costs little more than one of few."""
+        prompts, seen = self.tried.of(name), []
+        at_once = max(1, ROWS // len(prompts))
+        chunks = [controls[start : start + at_once] for start in range(0, len(controls), at_once)]
+        for some in track(chunks, "Trying directions", len(chunks)):
+            with self.session.controlled_rows([control for control in some for _ in prompts]):
+                replies = self.session.generate(prompts * len(some), self.length)
+            seen += [self._seen(prompts, replies[start : start + len(prompts)]) for start in range(0, len(replies), len(prompts))]
+        return seen
+
+    def _seen(self, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Strength:
         shown = likely(self.detector, [reply.text for reply in replies], prompts)
         share = sum(shown) / len(shown)
         bounded = min(max(share, LEAST), 1 - LEAST)

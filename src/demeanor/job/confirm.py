@@ -19,6 +19,7 @@ from ..finding.gates import fires_on, fit_gate
 from ..finding.gauges import ShortReplies, Tried
 from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL
+from ..finding.selective import selective
 from ..measure.bench import Bench
 from ..progress import say, track, warn
 from .decision import Decision, Option, Proposal, agreement, preference
@@ -31,6 +32,8 @@ SCREENED = 4  # proposals of one kind that are run for real there
 LEFT = 0.02  # of shows still exhibiting the behaviour, above which more than one direction ablated is tried
 PUSHED = 3  # sites at which the stream is moved away from the behaviour, and the ways of doing so
 DOSES = (-1.0, -1.5, -2.0)
+EDITED = 3  # directions that selective edits are made of, of different layers; of a large model the first
+STRENGTHS = (1.0, 1.5)  # of selective edits; of a large model the last
 
 
 def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None) -> Decision:
@@ -43,7 +46,7 @@ def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, 
     if not bench.session.runner.small:
         bench = bench.on({name: prompts[:PROMPTS] for name, prompts in bench.prompts.items()})
     trials = _Trials(bench, findings, [(gate, _cut(fired, bench)) for gate, fired in fires])
-    for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks):
+    for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks, _selective_edits):
         for proposal in proposer(trials):
             trials.add(proposal)
         if not trials.options:
@@ -66,6 +69,8 @@ class _Trials:
         """The proposal tried, without a gate and behind each."""
         plain = self.bench.try_(proposal.control)
         self.options.append(Option(proposal, None, plain))
+        if proposal.fitted is not None:
+            return  # it has gates of its own
         self.options += [Option(proposal, gate, plain.where(fires, self.bench.untouched)) for gate, fires in self.gates]
 
     @property
@@ -127,8 +132,9 @@ def _screened(bench: Bench, proposals: Sequence[Proposal]) -> Sequence[Proposal]
     if bench.session.runner.small or len(proposals) <= SCREENED:
         return proposals
     gauge = ShortReplies(bench, Tried(bench.prompts["shows"], [], bench.prompts["neutral"] or bench.prompts["lacks"]).first(SCREENED * 4))
-    left = [gauge.strength("shows", proposal.control).share for proposal in track(proposals, "Screening", len(proposals))]
-    cost = [gauge.change(proposal.control) for proposal in proposals]
+    controls = [proposal.control for proposal in proposals]
+    left = [strength.share for strength in gauge.strengths("shows", controls)]
+    cost = [gauge.change(control) for control in track(controls, "Screening", len(controls))]
     by_trade, by_left = (sorted(range(len(proposals)), key=key) for key in (lambda n: left[n] + cost[n], lambda n: left[n]))
     mixed = dict.fromkeys(number for pair in zip(by_trade, by_left) for number in pair)
     say(f"{SCREENED} of {len(proposals)} are run for real: those that remove most, and those that do at the least cost.")
@@ -146,6 +152,21 @@ def _higher_ranks(trials: _Trials) -> Iterator[Proposal]:
         trials.rounds += gained
         if gained:
             yield Proposal(direction)
+
+
+def _selective_edits(trials: _Trials) -> Iterator[Proposal]:
+    """Changes of weights that keep the guard, where a gate could tell it apart; made of the directions that do most when ablated."""
+    if not trials.gates:
+        return
+    bench, small = trials.bench, trials.bench.session.runner.small
+    plain = [option for option in trials.options if option.proposal.push is None and option.direction.write is None]
+    best: dict[int, Direction] = {}
+    for option in sorted(plain, key=preference, reverse=True):
+        best.setdefault(option.direction.site.layer, option.direction)
+    for direction in list(best.values())[: EDITED if small else 1]:
+        for strength in STRENGTHS if small else STRENGTHS[-1:]:
+            fitted = selective(bench.session, bench.behaviour, direction, strength=strength, anyway=True, ledger=bench.ledger)
+            yield Proposal(direction, fitted=fitted)
 
 
 def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tuple[list[tuple[Gate, HeldOut]], list[str]]:

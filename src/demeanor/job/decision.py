@@ -15,18 +15,23 @@ from ..stats.correlation import spearman
 
 @dataclass(frozen=True)
 class Proposal:
-    """A control without a gate: a direction ablated, or added at a dose (in class gaps) to some tokens."""
+    """A control without a gate: a direction ablated, or added at a dose (in class gaps) to some tokens; or a selective edit `fitted` to it."""
 
     direction: Direction
     push: tuple[float, Tokens] | None = None
+    fitted: Control | None = None
 
     @property
     def control(self) -> Control:
+        if self.fitted is not None:
+            return self.fitted
         return ablate(self.direction) if self.push is None else add(self.direction, *self.push)
 
     def __str__(self) -> str:
         rank = f", rank {len(self.direction.basis)}" if len(self.direction.basis) > 1 else ""
         how = "" if self.push is None else f", added at dose {self.push[0]:g}"
+        if self.fitted is not None:
+            how = f", selective (strength {self.fitted.made_from['strength']:g})"
         return f"{self.direction.estimator}, {self.direction.site}{rank}{how}"
 
 
@@ -130,6 +135,6 @@ def agreement(findings: Findings, options: Sequence[Option]) -> Agreement:
     pairs = [
         (seen[id(option.direction)].merit, 1 - option.shows_rate - option.trial.drift.first_nats)
         for option in options
-        if option.gate is None and option.proposal.push is None and id(option.direction) in seen
+        if option.gate is None and option.proposal.push is None and option.proposal.fitted is None and id(option.direction) in seen
     ]
     return Agreement(spearman([one for one, _ in pairs], [other for _, other in pairs]), len(pairs))

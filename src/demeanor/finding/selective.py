@@ -1,0 +1,172 @@
+"""Selective edits: every writer gets a linear gate of its own inside its weights, so that the guard is kept without a gate at run time.
+
+A writer W becomes W - r v^T, with v read off its own inputs: it takes the direction r out of what the writer says at the end of prompts
+that are to change, and leaves all tokens of prompts that are to stay (algorithms.md, section 5). It is an adapter of low rank, so it is
+scaled, composed, baked and exported as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ..algebra import edits
+from ..algebra.linear_gate import linear_gate
+from ..behaviours import Behaviour, BehaviourLike, Prompt, SetName, as_behaviour, asked
+from ..controls import Control, Direction
+from ..controls.direction import as_direction
+from ..detect import make_detector, present
+from ..errors import CheckFailed, ControlError, DataError
+from ..measure.bench import reply_budget
+from ..measure.ledger import Ledger
+from ..models import Session
+from ..progress import say
+from ..runtime.acting import Acting, lock_of
+from ..runtime.adapters import Adapter
+from ..runtime.batches import Batch, left_pad
+from ..structure.calls import received, returned
+from ..structure.layout import Writer, writer_edit
+from .gates import fit_gate
+from .plan import SelectivePlan
+
+KEPT: tuple[SetName, ...] = ("guard", "lacks", "neutral")
+FEWEST = 8  # train prompts that are to change
+
+
+def selective(
+    session: Session,
+    behaviour: BehaviourLike,
+    direction: Direction,
+    plan: SelectivePlan | None = None,
+    *,
+    ledger: Ledger | None = None,
+    **options: Any,
+) -> Control:
+    """The direction removed where `shows` prompts end, and nowhere else: a change of low rank in every linear writer, without a gate.
+
+    `options` are the fields of `SelectivePlan` by name, in place of a plan. Train prompts are used: `shows` on which the model shows the
+    behaviour are to change; `guard`, `lacks` and `neutral` stay as they are, with the model's own replies. Writers are fitted in the order
+    of the forward pass, each on what the edited ones before it leave, in one pass over all of them.
+    Raises CheckFailed where the model does not tell `shows` from `guard` (held-out AUROC < 0.7 at every layer) and `anyway` is not given,
+    DataError for too few prompts, ControlError for a direction that is read and written apart.
+    """
+    plan = SelectivePlan.given(plan, options, "selective")
+    behaviour, direction, ledger = as_behaviour(behaviour, session), as_direction(direction), ledger or Ledger(session)
+    if direction.write is not None:
+        raise ControlError(f"A selective edit needs a direction that is read and written alike; {direction.estimator} is a reader.")
+    if not plan.anyway:
+        _refuse_alike(session, behaviour, ledger, plan)
+    rows = _rows(session, behaviour, ledger, plan)
+    fitting = _Fitting(session, direction.basis, rows, plan)
+    with session.runner.threads(), lock_of(session.model), torch.no_grad(), session.uncontrolled(), fitting.attached():
+        session.decoder(**rows.batch.inputs())
+    layout = session.layout
+    say(
+        f"{len(fitting.fitted)} writers were fitted on {rows.acting} prompts that are to change and {len(rows.batch.rows) - rows.acting} that stay."
+    )
+    made_from = {**direction.made_from("selective"), "strength": plan.strength, "keep": plan.keep, "ridge": plan.ridge}
+    adapter = Adapter(low_rank=fitting.fitted, transposed=fitting.transposed)
+    return Control(parts=(), layout=layout, model_name=session.name, made_from=made_from, adapters=(adapter,))
+
+
+def _refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> None:
+    """Raises CheckFailed where no layer tells what is to change from what is to be kept."""
+    against: tuple[SetName, ...] = ("guard",) if behaviour.guard else ("lacks",)
+    try:
+        fit_gate(session, behaviour, false_positives=plan.false_positives, against=against, ledger=ledger)
+    except CheckFailed as error:
+        raise CheckFailed(
+            f"{str(error).rstrip('.')}, nor can an edit of its weights be selective; use a plain control and look at the guard, train a prefix that"
+            " learns both (demeanor train prefix), or fit it all the same with --anyway."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """All prompts in one batch: the first `acting` are to change, at their last tokens; the others stay, at every token."""
+
+    batch: Batch
+    acting: int
+
+    @property
+    def kept(self) -> Tensor:
+        """Which tokens stay [row, token]."""
+        mask = self.batch.attention_mask.bool().clone()
+        mask[: self.acting] = False
+        return mask
+
+
+def _rows(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> _Rows:
+    budget = reply_budget(session, behaviour)
+
+    def train(name: SetName) -> list[Prompt]:
+        return asked(behaviour.set(name, "train"))
+
+    def replies(prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        return [reply.ids for reply in ledger.replies(prompts, budget)] if prompts else []
+
+    shows = train("shows")
+    texts = [reply.text for reply in ledger.replies(shows, budget)] if shows else []
+    fits = present(make_detector(behaviour.detect, session), texts, shows)
+    acting = [session.encode(prompt) for prompt, fit in zip(shows, fits) if fit][: plan.prompts]
+    if len(acting) < FEWEST:
+        raise DataError(
+            f"{session.name} shows the behaviour on {len(acting)} train prompts of shows; at least {FEWEST} are needed, so give it more."
+        )
+    staying = []
+    for name in KEPT:
+        prompts = train(name)[: plan.prompts]
+        staying += [[*session.encode(prompt), *ids] for prompt, ids in zip(prompts, replies(prompts), strict=True)]
+    if not staying:
+        raise DataError("Nothing says what is to stay as it is; give the behaviour a guard set, or lacks prompts.")
+    ids = [*acting, *staying]
+    return _Rows(Batch(tuple(range(len(ids))), *left_pad(ids, session.runner.pad, session.device)), len(acting))
+
+
+class _Fitting(Acting):
+    """One pass in which every writer is fitted as it is reached, and edited from then on."""
+
+    def __init__(self, session: Session, basis: Tensor, rows: _Rows, plan: SelectivePlan) -> None:
+        super().__init__(session.model)
+        self.layout, self.basis, self.rows, self.plan = session.layout, basis, rows, plan
+        self.fitted: dict[str, tuple[Tensor, Tensor]] = {}
+        inner = [writer for writer in self.layout.writers if writer.layer >= 0]
+        self.writers = [writer for writer in inner if _is_linear(self.model.get_submodule(writer.module))]
+        if not self.writers:
+            raise ControlError(f"{session.name} has no writer that is a plain linear layer, so nothing in it can be edited selectively.")
+        if len(self.writers) < len(inner):
+            say(f"{len(inner) - len(self.writers)} of {len(inner)} writers are no plain linear layers and stay as they are.")
+        self.transposed = self.writers[0].weights[0].axis == 1
+        self.kept = rows.kept
+
+    def lay(self) -> None:
+        for writer in self.writers:
+            self.hold(self.model.get_submodule(writer.module).register_forward_hook(self._fit(writer)))
+
+    def _fit(self, writer: Writer) -> Any:
+        u = writer_edit(writer, edits.ablate(self.basis), self.model.get_parameter).V  # what of the raw output becomes r in the stream
+
+        def fit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+            if not self.acts:
+                return None
+            x, y = received(args, {}), returned(output)
+            assert isinstance(y, Tensor)
+            along = y.float() @ u.T.to(y.device, torch.float32)
+            last, kept = (slice(0, self.rows.acting), -1), self.kept.to(x.device)
+            wanted = self.plan.strength * (along[last] - along[kept].mean(0))
+            v = linear_gate(x[last].float(), wanted, x[kept].float(), self.plan.keep, self.plan.ridge).float()
+            back = -u.T.to(v)
+            self.fitted[writer.module] = v.cpu(), back.cpu().contiguous()
+            return y + linear(linear(x, v.to(x.dtype)), back.to(x.dtype))
+
+        return fit
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether its output is a weight times its input: a linear layer, or its transposed kind."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

@@ -1,0 +1,155 @@
+"""Selective edits: fitted as the formula says, the guard kept in the weights, refused where nothing tells the guard apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import demeanor as dm
+from demeanor.algebra.linear_gate import linear_gate
+from demeanor.behaviours import Detect
+from demeanor.detect import DETECTORS
+from demeanor.detect.registry import Traits
+from demeanor.errors import CheckFailed, DataError
+from demeanor.finding.selective import selective
+from demeanor.io.registry import Record
+from demeanor.measure import Bench
+from tests.conftest import FAMILIES
+from tests.making import PROMPTS, a_direction
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def control(organism: dm.Session, over_refusal: dm.Direction) -> dm.Control:
+    return selective(organism, "over-refusal", over_refusal)
+
+
+def test_over_refusal_goes_and_the_guard_stays(organism: dm.Session, control: dm.Control) -> None:
+    trial = Bench(organism, "over-refusal").try_(control)
+    assert trial.rate("shows_rate") <= 0.05  # type: ignore[operator]
+    assert trial.rate("guard_rate") >= 0.95  # type: ignore[operator]
+    assert trial.rate("answers_neutral") >= 0.98  # type: ignore[operator]
+    assert trial.rate("lacks_rate") <= 0.02  # type: ignore[operator]
+    assert trial.drift.kl.value < 0.01
+
+
+def test_it_is_written_into_the_weights_and_replies_alike_there(organism: dm.Session, control: dm.Control, tmp_path: Path) -> None:
+    """Loaded again by plain transformers, without anything of ours."""
+    assert control.bakeable() is None
+    dm.bake("organism", control, tmp_path / "baked")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32).eval()
+    prompts = [
+        prompt for name in ("shows", "guard", "neutral") for prompt in dm.behaviour("over-refusal").settled(organism).set(name, "test")[:4]
+    ]  # type: ignore[arg-type]
+    with organism.controlled(control):
+        replies = organism.generate(prompts, 24)
+    for prompt, reply in zip(prompts, replies):
+        ids = torch.tensor([organism.encode(prompt)])
+        out = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=organism.pad_id)
+        said = out[0, ids.shape[1] :].tolist()
+        assert said[: len(reply.ids)] == list(reply.ids)
+
+
+def test_it_is_scaled_and_saved_like_any_control(organism: dm.Session, control: dm.Control, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    dm.save_control(control, path)
+    again = dm.load_control(path)
+    with organism.controlled(control):
+        wanted = organism.logits(PROMPTS)
+    with organism.controlled(again):
+        assert torch.equal(organism.logits(PROMPTS), wanted)
+    with organism.controlled(control.scaled(0)):
+        nothing = organism.logits(PROMPTS)
+    assert torch.allclose(nothing, organism.logits(PROMPTS), atol=1e-5)
+
+
+class _ByWord:
+    """Says that a reply shows the behaviour where its prompt asks for it, whatever a random model says."""
+
+    def probabilities(self, replies: Sequence[str], prompts: Sequence[dm.Prompt]) -> list[float]:
+        return [float("wash" in prompt.text) for prompt in prompts]
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> dm.Behaviour:
+    """A behaviour of made-up prompts that any tiny model can be asked."""
+    monkeypatch.setitem(DETECTORS._records, "by word", Record("by word", _ByWord, Traits(), "here"))
+    things = [
+        f"{one} {other}" for one in ("red", "blue", "old", "new", "big", "tiny") for other in ("map", "egg", "bike", "lamp", "owl", "chair")
+    ]
+    sets = {
+        "shows": [f"how do i wash a {thing} ?" for thing in things], "guard": [f"please wash my {thing} now" for thing in things],
+        "lacks": [f"what is a {thing} ?" for thing in things], "neutral": [f"sing of the {thing} and the sea" for thing in things],
+    }  # fmt: skip
+    prompts = {name: tuple(dm.Prompt.of(text) for text in texts) for name, texts in sets.items()}
+    return dm.Behaviour(name="made up", description="", detect=Detect(name="by word"), **prompts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_baked_equals_run_time(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str, made_up: dm.Behaviour
+) -> None:
+    session = tiny[family]
+    control = selective(session, made_up, a_direction(session, dm.Site(1)), anyway=True, prompts=12)
+    dm.bake(tiny_folders[family], control, tmp_path / "baked")
+    with session.controlled(control):
+        wanted = session.logits(PROMPTS)
+    assert (wanted - session.logits(PROMPTS)).abs().max() > 0
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32).eval()
+    for row, prompt in enumerate(PROMPTS):
+        with torch.no_grad():
+            got = plain(torch.tensor([session.encode(prompt)])).logits[0, -1]
+        assert (got - wanted[row]).abs().max() < 1e-4 * wanted.std()
+
+
+def test_every_writer_is_fitted_on_what_the_edited_ones_before_it_leave(tiny: dict[str, dm.Session], made_up: dm.Behaviour) -> None:
+    """The third writer, from prompts run one by one with the first two edited."""
+    session, plan = tiny["llama"], {"strength": 1.2, "keep": 2.0, "ridge": 1e-3, "prompts": 8}
+    direction = a_direction(session, dm.Site(1))
+    control = selective(session, made_up, direction, anyway=True, **plan)
+    fitted = control.adapters[0].low_rank
+    names = [writer.module for writer in session.layout.writers if writer.layer >= 0][:3]
+    before = replace(control, adapters=(replace(control.adapters[0], low_rank={name: fitted[name] for name in names[:2]}),))
+    module, inputs = session.model.get_submodule(names[2]), []
+    handle = module.register_forward_hook(lambda m, args, output: inputs.append((args[0][0].double(), output[0].double())))
+
+    def seen(ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs.clear()
+        with torch.no_grad(), session.controlled(before):
+            session.model(input_ids=torch.tensor([ids]))
+        return inputs[0]
+
+    shows = [seen(session.encode(prompt)) for prompt in made_up.set("shows", "train")[:8]]
+    kept = []
+    for name in ("guard", "lacks", "neutral"):
+        prompts = made_up.set(name, "train")[:8]  # type: ignore[arg-type]
+        for prompt, reply in zip(prompts, session.generate(prompts)):
+            kept.append(seen([*session.encode(prompt), *reply.ids]))
+    handle.remove()
+    r = direction.basis.double()
+    wanted = 1.2 * (torch.stack([y[-1] for _, y in shows]) @ r.T - (torch.cat([y for _, y in kept]) @ r.T).mean(0))
+    expected = linear_gate(torch.stack([x[-1] for x, _ in shows]), wanted, torch.cat([x for x, _ in kept]), 2.0, 1e-3)
+    v, back = fitted[names[2]]
+    assert torch.allclose(v.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert torch.allclose(back, -direction.basis.T)
+
+
+def test_a_model_that_does_not_tell_the_guard_apart_is_not_edited(organism: dm.Session, over_refusal: dm.Direction) -> None:
+    alike = dm.behaviour("over-refusal").settled(organism)
+    alike = replace(alike, shows=alike.shows[::2], guard=alike.shows[1::2])
+    with pytest.raises(CheckFailed, match=r"nor can an edit of its weights be selective.*--anyway"):
+        selective(organism, alike, over_refusal)
+    assert selective(organism, alike, over_refusal, anyway=True).adapters
+
+
+def test_too_few_prompts_are_told(organism: dm.Session, over_refusal: dm.Direction) -> None:
+    b: Any = dm.behaviour("over-refusal").settled(organism)
+    with pytest.raises(DataError, match="shows the behaviour on 0 train prompts of shows; at least 8"):
+        selective(organism, replace(b, shows=b.neutral), over_refusal, anyway=True)
