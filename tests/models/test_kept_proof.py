@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -114,6 +115,19 @@ def test_another_version_proves_again(proofs: list[str], monkeypatch: pytest.Mon
     monkeypatch.setattr(kept_proof, "_versions", lambda: changed)
     assert not dm.load("organism", device="cpu").cached
     assert len(proofs) == 2
+
+
+def test_every_source_that_proves_is_part_of_the_key() -> None:
+    package, wanted, found = Path(dm.__file__).parent, ["models/proven.py"], set[str]()
+    while wanted:
+        found.add(name := wanted.pop())
+        for node in ast.walk(ast.parse((package / name).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = (package / name).parents[node.level - 1]
+                places = [folder / Path(*(node.module or "").split("."), *end) for end in ([], *([own.name] for own in node.names))]
+                files = {str(file.relative_to(package)) for place in places if (file := place.with_suffix(".py")).is_file()}
+                wanted += files - found
+    assert {name for name in found if not name.startswith(("io/", "errors.py", "progress.py"))} == set(kept_proof.SOURCES)
 
 
 def test_other_weights_of_the_same_structure_are_proven_again(proofs: list[str], tmp_path: Path) -> None:

@@ -30,7 +30,12 @@ from ..progress import warn
 from ..structure.layout import Layout
 
 PROVEN = "proofs"  # in the cache's folder
-SOURCES = ("structure", "runtime", "algebra", "models/proven.py", "models/kept_proof.py")  # of the package, which prove
+SOURCES = (  # of the package, which prove
+    *(f"algebra/{name}.py" for name in ("directions", "edits", "norms")),
+    *(f"structure/{name}.py" for name in ("calls", "layout", "proof")),
+    *(f"runtime/{name}.py" for name in ("acting", "bank", "capture", "intervene", "positions", "steering")),
+    *(f"models/{name}.py" for name in ("proven", "kept_proof")),
+)
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate")
 KNOWN = ("torch", "transformers", "bitsandbytes")  # whose classes are told by their names and the library's version
 PLACES = ("_name_or_path", "name_or_path", "transformers_version")  # in a configuration, and of no meaning to a proof
@@ -123,10 +128,7 @@ def _versions() -> dict[str, str]:
     """The sources that prove, as a hash, and the libraries' versions."""
     told, package = hashlib.sha256(), resources.files(__package__.partition(".")[0])
     for name in SOURCES:
-        place = package.joinpath(name)
-        for file in sorted(place.iterdir(), key=lambda file: file.name) if place.is_dir() else [place]:
-            if file.name.endswith(".py"):
-                told.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+        told.update(name.encode() + hashlib.sha256(package.joinpath(name).read_bytes()).digest())
     return {"sources": told.hexdigest(), **{library: _version(library) for library in LIBRARIES}}
 
 

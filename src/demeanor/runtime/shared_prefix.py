@@ -87,22 +87,22 @@ def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int) -> bo
     rows = [list(ids[round(step * (len(ids) - 1) / (TRIED - 1))]) for step in range(TRIED)]
     rows = [row[: max(length + 1, len(row) - step)] for step, row in enumerate(rows)]
     numbers = range(len(rows))
+    whole = Batch(tuple(numbers), *left_pad(rows, pad, model.device))
     with as_it_is(model), torch.no_grad():
-        whole = Batch(tuple(numbers), *left_pad(rows, pad, model.device))
-        plain = _ends(model, whole)
         try:
+            plain = _ends(model, whole)
             shared = _ends(model, following(numbers, rows, prefix_cache(model, rows[0][:length]), length, pad, model.device))
-        except UNABLE:
+        except UNABLE:  # memory that these rows do not fit into is among them
             return False
-    off = (shared - plain).norm(dim=-1) / plain.norm(dim=-1)
-    return bool(off.max() <= max(TOLERANCE, ROUNDINGS * torch.finfo(model.dtype).eps))
+    off = (shared.float() - plain.float()).norm(dim=-1) / plain.float().norm(dim=-1)
+    return bool(off.max() <= max(TOLERANCE, ROUNDINGS * torch.finfo(plain.dtype).eps))
 
 
 def _ends(model: Any, batch: Batch) -> Tensor:
-    """The last state of every row's last token: [row, d_model], float32."""
+    """The last state of every row's last token: [row, d_model]."""
     states = model.base_model(**batch.inputs()).last_hidden_state
     ends = batch.ends.to(states.device)
-    return states[torch.arange(len(ends), device=states.device), ends - 1].float()  # type: ignore[no-any-return]
+    return states[torch.arange(len(ends), device=states.device), ends - 1]  # type: ignore[no-any-return]
 
 
 def last_logits(model: Any, batch: Batch, count: int) -> Tensor:
