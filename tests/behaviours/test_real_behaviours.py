@@ -28,8 +28,8 @@ def texts(path: Path) -> list[str]:
     return [json.loads(row)["prompt"] if path.suffix == ".jsonl" else row for row in rows]
 
 
-def test_three_behaviours_are_there() -> None:
-    assert {path.stem for path in FILES} == {"everyday", "joy", "private-data"}
+def test_the_behaviours_are_there() -> None:
+    assert {path.stem for path in FILES} == {"everyday", "joy", "joyful", "private-data"}
     assert [behaviour.name for behaviour in behaviours().values()] == [path.stem for path in FILES]
 
 

@@ -156,7 +156,7 @@ def logistic(values: Tensor, labels: Tensor, penalty: float = 1.0) -> tuple[Tens
     centre, spread = values.mean(0), values.std(0).clamp_min(1e-8)
     x = (values - centre) / spread
     # With more channels than rows the penalised optimum lies in the span of the rows: fit there, exactly the same.
-    rotation = torch.linalg.svd(x, full_matrices=False).Vh if x.shape[1] > x.shape[0] else None
+    rotation = torch.linalg.qr(x.T).Q.T if x.shape[1] > x.shape[0] else None
     x = x if rotation is None else x @ rotation.T
     share = torch.where(labels, 0.5 / target.sum(), 0.5 / (1 - target).sum())
     weight = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)

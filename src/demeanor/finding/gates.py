@@ -16,6 +16,7 @@ from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import track
 from ..runtime.capture import spread
+from ..runtime.runner import one_thread
 from .plan import GatePlan
 
 FOLDS = 5
@@ -71,7 +72,7 @@ def fit_gate(
                 f"The behaviour {behaviour.name!r} has {len(prompts)} train and val prompts in {name!r}; a gate needs at least {FOLDS}."
             )
         values[name] = ledger.capture(prompts, sites).values.double()
-    with session.runner.threads():
+    with one_thread():  # many small solutions: several threads cost more than they save
         fitted = [
             _fit(site, {name: value[:, number] for name, value in values.items()}, false_positives, kind)
             for number, site in enumerate(track(sites, "Fitting gates", len(sites)))
