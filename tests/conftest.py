@@ -160,8 +160,8 @@ def requests_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def selective() -> Run:
-    """The main job on over-refusal."""
-    return kept("over-refusal", lambda folder: dm.run(dm.Plan(model="organism", behaviour="over-refusal", device="cpu"), folder / "run"))
+    """The main job on over-refusal, with a gate."""
+    return kept("over-refusal", lambda folder: dm.run(dm.Plan(model="organism", behaviour="over-refusal", device="cpu", selective=False), folder / "run"))
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,12 @@ from ..finding.select import CHANGES_NEUTRAL
 from ..finding.selective import selective
 from ..measure.bench import Bench
 from ..progress import say, track, warn
-from .decision import Decision, Option, Proposal, agreement, preference
+from .decision import Decision, Option, Proposal, agreement, ordered, preference
 
 HeldOut = dict[SetName, list[bool]]  # held-out decisions of a gate on the train and val prompts it was fitted on
 Fires = dict[SetName, list[bool]]  # whether a gate fires, per prompt of the bench
 BEST = 3  # directions of each estimator
-PROMPTS = 32  # of each set of val, where a model is large
+PROMPTS = 24  # of each set of val, where a model is large
 SCREENED = 4  # proposals of one kind that are run for real there
 LEFT = 0.02  # of shows still exhibiting the behaviour, above which more than one direction ablated is tried
 PUSHED = 3  # sites at which the stream is moved away from the behaviour, and the ways of doing so
@@ -36,8 +36,11 @@ EDITED = 3  # directions that selective edits are made of, of different layers; 
 STRENGTHS = (1.0, 1.5)  # of selective edits; of a large model the last
 
 
-def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None) -> Decision:
-    """Try the best directions on a bench of val prompts, gated and not, at rank 1 and (where that is not enough) higher.
+def confirm(
+    bench: Bench, findings: Findings, *, false_positives: float = 0.05, max_prompts: int | None = None, with_edits: bool = True
+) -> Decision:
+    """Try the best directions on a bench of val prompts, gated and not, at rank 1 and (where that is not enough) higher; and selective
+    edits of the best (`with_edits`).
 
     Raises NoCandidate where no direction survived selection.
     """
@@ -46,13 +49,13 @@ def confirm(bench: Bench, findings: Findings, *, false_positives: float = 0.05, 
     if not bench.session.runner.small:
         bench = bench.on({name: prompts[:PROMPTS] for name, prompts in bench.prompts.items()})
     trials = _Trials(bench, findings, [(gate, _cut(fired, bench)) for gate, fired in fires])
-    for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks, _selective_edits):
+    last = (_selective_edits,) if with_edits else ()
+    for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks, *last):
         for proposal in proposer(trials):
             trials.add(proposal)
         if not trials.options:
             raise findings.no_candidate()
-    options = tuple(sorted(trials.options, key=preference, reverse=True))
-    return Decision(options, tuple(trials.rounds), tuple(refused), agreement(findings, trials.options))
+    return Decision(ordered(trials.options), tuple(trials.rounds), tuple(refused), agreement(findings, trials.options))
 
 
 @dataclass

@@ -13,6 +13,9 @@ from ..runtime.intervene import Tokens
 from ..stats.correlation import spearman
 
 
+LITTLE = 0.02  # nats of the first token, by which an edit that weights can hold may change ordinary prompts more
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A control without a gate: a direction ablated, or added at a dose (in class gaps) to some tokens; or a selective edit `fitted` to it."""
@@ -127,6 +130,24 @@ def preference(option: Option) -> tuple[float, bool, int, int, float]:
     """The rule. Merit first; among equals no gate (it can be baked), the gate against more sets, lower rank, less change to ordinary prompts."""
     against = len(option.gate.against) if option.gate else 0
     return round(option.merit, 3), option.gate is None, against, -len(option.direction.basis), -option.trial.drift.first_nats
+
+
+def ordered(options: Sequence[Option]) -> tuple[Option, ...]:
+    """The best first, by the rule; before it an edit that weights can hold, where it is as good as few prompts can tell."""
+    best, *rest = sorted(options, key=preference, reverse=True)
+    permanent = next((option for option in rest if option.proposal.fitted is not None and _as_good(option.trial, best.trial)), None)
+    if permanent is None or best.control.bakeable() is None:
+        return (best, *rest)
+    return (permanent, best, *(option for option in rest if option is not permanent))
+
+
+def _as_good(one: Trial, other: Trial) -> bool:
+    """Whether no rate of one is worse than the interval of the other's, and what changes elsewhere is little."""
+    for name, score in other.scores.items():
+        value = one.scores[name].value
+        if score.n and (value > score.high if score.better == "lower" else value < score.low):
+            return False
+    return one.drift.first_nats <= other.drift.first_nats + LITTLE
 
 
 def agreement(findings: Findings, options: Sequence[Option]) -> Agreement:

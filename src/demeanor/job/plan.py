@@ -27,6 +27,7 @@ class Plan(Loading, BehaviourPlan):
     )
     false_positives: FalsePositives = 0.05
     max_prompts: MaxPrompts = None
+    selective: bool = Field(default=True, description="selective edits tried beside gates where there is a guard; weights can hold them")
     battery: Battery = False
     permanent: bool = Field(
         default=False,

@@ -81,7 +81,7 @@ def _run(plan: Plan, out: Path) -> Run:
         findings = _found(job)
         stages.begin("Trying the best controls on the val split.")
         val = Bench(session, job.behaviour, "val", job.ledger, max_prompts=plan.max_prompts)
-        decision = confirm(val, findings, false_positives=plan.false_positives, max_prompts=plan.max_prompts)
+        decision = confirm(val, findings, false_positives=plan.false_positives, max_prompts=plan.max_prompts, with_edits=plan.selective)
         with new_folder(out) as work:
             result = replace(_measured(job, findings, decision, work), seconds=time.monotonic() - started)
             _write(result, job.ledger, work)
@@ -211,8 +211,9 @@ def _parity(plan: Plan, session: Session, control: Control, measurement: Measure
 
 
 def _described(option: Option) -> Control:
-    made_from = {**option.control.made_from, "chosen": str(option), "guard": option.guard_rate}
-    return Control(parts=option.control.parts, layout=option.control.layout, model_name=option.control.model_name, made_from=made_from)
+    """The option's control, which says of itself how it was chosen."""
+    control = option.control
+    return replace(control, made_from={**control.made_from, "chosen": str(option), "guard": option.guard_rate})
 
 
 def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:

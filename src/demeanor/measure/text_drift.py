@@ -24,7 +24,7 @@ from .condition import Condition
 from .ledger import KEPT, Ledger
 
 NAME = "drift_text"
-OPENING, COMPARED = 16, 112  # tokens of a paragraph that are given, and at most that are compared
+OPENING, COMPARED = 16, 64  # tokens of a paragraph that are given, and at most that are compared
 UNKNOWN = 0.1  # share of tokens that the vocabulary does not know, from which on the model cannot be said to read
 PIECES = 2.0  # tokens to a word from which on it spells rather than reads
 Ids = Sequence[int]
