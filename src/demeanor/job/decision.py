@@ -12,7 +12,6 @@ from ..measure.bench import Trial
 from ..runtime.intervene import Tokens
 from ..stats.correlation import spearman
 
-
 LITTLE = 0.02  # nats of the first token, by which an edit that weights can hold may change ordinary prompts more
 
 

@@ -179,6 +179,6 @@ def _facts(result: Run) -> str:
     return (
         "<h2>How this was made</h2>"
         f"<p>Train and val prompts that behave as their set says: {escape(counts)}. Residual accounting proven to {layout.worst_residual:.0e} on every block; "
-        f"structure {layout.hash}. Rates have Wilson intervals, drift a bootstrap over prompts. Red replies show the behaviour, green ones do not.</p>"
+        f"structure {layout.hash}. On val, {result.decision.agreement}. Rates have Wilson intervals, drift a bootstrap over prompts. Red replies show the behaviour, green ones do not.</p>"
         "<p>Replay: <code>demeanor run --plan plan.yaml -o NEW</code>.</p>"
     )
