@@ -37,7 +37,7 @@ def run(plan: Plan, folder: Folder, as_json: AsJson = False) -> None:
 
 def sentences_of(result: Run) -> list[str]:
     """What neither the first sentences nor the table say, and what to do next."""
-    sentences = [f"Control: {result.control}.", result.decision.why()]
+    sentences = [f"Control: {result.control}; made of {result.decision.chosen.proposal}.", result.decision.why()]
     if not result.removes:
         sentences.append("This control removes nothing that can be told from chance on the test split; do not use it as if it did.")
     sentences += _about_weights(result)

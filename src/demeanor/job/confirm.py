@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..behaviours import SET_NAMES, SetName
+from ..behaviours import SET_NAMES, Prompt, SetName, asked
 from ..calibrate.dial import ADDED_TO, dial_sites
 from ..controls import Direction, Gate, Round
 from ..errors import CheckFailed
@@ -46,9 +46,8 @@ def confirm(
     """
     gates, refused = _gates(bench, false_positives, max_prompts)
     fires = [(gate, _fires(bench, gate, held_out)) for gate, held_out in gates]
-    if not bench.session.runner.small:
-        bench = bench.on({name: prompts[:PROMPTS] for name, prompts in bench.prompts.items()})
-    trials = _Trials(bench, findings, [(gate, _cut(fired, bench)) for gate, fired in fires])
+    few = bench if bench.session.runner.small else bench.on(_telling(bench, findings))
+    trials = _Trials(few, findings, [(gate, _cut(fired, bench, few)) for gate, fired in fires])
     last = (_selective_edits,) if with_edits else ()
     for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks, *last):
         for proposal in proposer(trials):
@@ -193,9 +192,18 @@ def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tup
     return gates, refused
 
 
-def _cut(fires: Fires, bench: Bench) -> Fires:
-    """The decisions on the first prompts of each set, which are those of the bench."""
-    return {name: fired[: len(bench.prompts[name])] for name, fired in fires.items()}
+def _telling(bench: Bench, findings: Findings) -> dict[SetName, list[Prompt]]:
+    """Few prompts of each set: of `shows` and `guard` those on which the untouched model shows the behaviour, since others tell nothing."""
+    kept = {name: set(asked(findings.sets.val.get(name, ()))) for name in ("shows", "guard")}
+    return {
+        name: [prompt for prompt in prompts if name not in kept or prompt in kept[name]][:PROMPTS] for name, prompts in bench.prompts.items()
+    }
+
+
+def _cut(fires: Fires, bench: Bench, few: Bench) -> Fires:
+    """The decisions on the prompts of a bench with fewer of them."""
+    at = {name: {prompt: place for place, prompt in enumerate(prompts)} for name, prompts in bench.prompts.items()}
+    return {name: [fired[at[name][prompt]] for prompt in few.prompts[name]] for name, fired in fires.items()}
 
 
 def _fires(bench: Bench, gate: Gate, held_out: HeldOut) -> Fires:
