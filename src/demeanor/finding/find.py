@@ -54,8 +54,13 @@ class Findings:
 
     @property
     def order(self) -> list[int]:
-        """The numbers of all candidates, discarded ones too, best first."""
-        return sorted(range(len(self.candidates)), key=lambda number: rank_key(self.candidates[number].row(), self.rank_by))
+        """The numbers of all candidates, discarded ones too, best first: those that were tried on most prompts, which the others lost to."""
+
+        def key(number: int) -> tuple[float, ...]:
+            candidate = self.candidates[number]
+            return -candidate.n, *rank_key(candidate.row(), self.rank_by)
+
+        return sorted(range(len(self.candidates)), key=key)
 
     def eligible(self, allowed: frozenset[str] = frozenset()) -> list[int]:
         """The numbers of candidates that survived selection, best first; those discarded only for `allowed` reasons too.
