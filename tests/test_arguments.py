@@ -71,7 +71,7 @@ OTHERS: dict[str, tuple[Call, str]] = {
     "measure, no session": (lambda s, d, c: dm.measure("organism", "gloom"), "A session is meant here, but str was given; load a model"),
     "update, swapped": (lambda s, d, c: update(s, dm.behaviour("gloom"), d), "A behaviour is meant here, but Direction was given"),
     "update, a path": (lambda s, d, c: update(s, "d.safetensors", "gloom"), "A direction is meant here, but str was given"),
-    "find, another ranking": (lambda s, d, c: dm.find(s, "gloom", rank_by="bypas"), "rank_by should be 'bypass', 'induce' or 'gap', not 'bypas'"),
+    "find, another ranking": (lambda s, d, c: dm.find(s, "gloom", rank_by="bypas"), "rank_by should be 'trade_off', 'bypass', 'induce' or 'gap', not 'bypas'"),
     "find_dose, another goal": (lambda s, d, c: find_dose(s, "gloom", c, "increase"), "find_dose takes a DosePlan or keywords"),
     "gate, one set": (lambda s, d, c: dm.gate(s, "over-refusal", against="guard"), "against should be a valid tuple, not 'guard'"),
     "gate, another kind": (lambda s, d, c: dm.gate(s, "over-refusal", kind="prob"), "kind should be 'probe' or 'cosine', not 'prob'"),

@@ -169,10 +169,10 @@ def test_rank_by_chooses_another_direction(demeanor, tmp_path: Path) -> None:  #
         return json.loads(demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--force", "--json", *QUICK, *more).out)  # type: ignore[no-any-return]
 
     usual, furthest = found(), found("--rank-by", "gap")
-    assert (usual["ranked by"], furthest["ranked by"]) == ("bypass", "gap")
+    assert (usual["ranked by"], furthest["ranked by"]) == ("trade_off", "gap")
     assert furthest["estimator"] == "mean_difference"
     assert (
-        "is not one of 'bypass', 'induce', 'gap'"
+        "is not one of 'trade_off', 'bypass', 'induce', 'gap'"
         in demeanor("find", "organism", "-b", "refusal", "-o", tmp_path / "d", "--rank-by", "size").sentence
     )
 

@@ -218,7 +218,9 @@ def _described(option: Option) -> Control:
 
 def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:
     """The baked model, loaded afresh as the first one was, against the control at run time, on the test prompts."""
-    outcomes = [outcome for name in SET_NAMES for outcome in measurement.observed[1].sets[name]]
+    # A prompt may stand in two sets; it is asked once.
+    by_tokens = {tuple(session.encode(each.prompt)): each for name in SET_NAMES for each in measurement.observed[1].sets[name]}
+    outcomes = list(by_tokens.values())
     prompts = [outcome.prompt for outcome in outcomes]
     with session.controlled(control):
         expected = session.logits(prompts)
