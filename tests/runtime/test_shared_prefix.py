@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ import demeanor as dm
 from demeanor.controls import Control, Part, Scope
 from demeanor.runtime import runner
 from demeanor.runtime.adapters import Adapter
-from demeanor.runtime.shared_prefix import Tail, shared_length
+from demeanor.runtime.shared_prefix import Tail, shared_length, window
 from making import ablation, basis_of, gate_on_length
 
 OPENING = "please tell me how to wash a friend's bike , and what is 3 plus 4 , and how do i"
@@ -72,6 +72,43 @@ def test_so_are_logits_and_likelihoods(session: dm.Session) -> None:
             both(session, lambda: session.logits(PROMPTS, replies[0]))
             both(session, lambda: torch.cat(session.reply_log_probs(PROMPTS, replies)))
             both(session, lambda: session.next_logits([session.encode(prompt) for prompt in PROMPTS], range(50)))
+
+
+def said(session: dm.Session) -> list[tuple[int, ...]]:
+    return [reply.ids for reply in session.generate(PROMPTS, 12)]
+
+
+def test_replies_are_those_to_whole_prompts(session: dm.Session) -> None:
+    """Token for token, though pads stand between what is shared and what is not; a window that ends within the prompts would not do."""
+    once = window(session.model) is None
+    for control in (None, ablation(session, strength=0.7)):
+        with session.controlled(control) if control is not None else nullcontext():
+            before = session.runner.prefixes["shared"]
+            shared = said(session)
+            assert session.runner.prefixes["shared"] == before + once, session.runner.prefixes
+            with whole(session):
+                assert shared == said(session)
+
+
+@pytest.mark.parametrize("tokens", ["all", "prompt", "reply", "last_and_reply"])
+def test_edits_of_some_tokens_of_a_dialogue_reach_the_same_ones(tiny: dict[str, dm.Session], tokens: str) -> None:
+    session = tiny["llama"]
+    plain = said(session)
+    with session.controlled(at_positions(session, tokens)):
+        shared = said(session)
+        with whole(session):
+            assert shared == said(session)
+    assert shared != plain
+
+
+def test_replies_that_reach_beyond_the_window_are_given_to_whole_prompts(tiny: dict[str, dm.Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = tiny["llama"]
+    longest, before = max(len(session.encode(prompt)) for prompt in PROMPTS), session.runner.prefixes["shared"]
+    monkeypatch.setattr(session.model.config, "sliding_window", longest + 12, raising=False)
+    session.generate(PROMPTS, 12)
+    assert session.runner.prefixes["shared"] == before + 1
+    session.generate(PROMPTS, 13)
+    assert session.runner.prefixes["shared"] == before + 1
 
 
 @pytest.mark.parametrize("tokens", ["all", "prompt", "reply", "last_and_reply"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..behaviours import Prompt, as_prompts
 from ..runtime.batches import Batch, Reply, each, piece_by_piece, said_one_of, trimmed
 from ..runtime.runner import Runner
-from ..runtime.shared_prefix import Tail, last_logits
+from ..runtime.shared_prefix import OpenedBatch, Tail, last_logits
 from .options import REPLY_TOKENS
 from .texts import Texts
 from .thinking import open_think_tag, unfinished
@@ -124,12 +124,14 @@ class LanguageModel(Texts):
             more: dict[str, Any] = {"stopping_criteria": said_one_of(until, self.tokenizer, read)} if until else {}
             if heard is not None:
                 more["streamer"] = piece_by_piece(self.decode, heard)
+            if isinstance(batch, OpenedBatch):
+                more["past_key_values"] = batch.begun()
             out = self._greedy.generate(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=room, **how, **more
             )
             return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
 
-        return self.runner.in_batches(starts, run, "Generating", max_new_tokens)
+        return self.runner.in_batches(starts, run, "Generating", max_new_tokens, tails=[Tail()] * len(starts), continued=True)
 
     @torch.no_grad()
     def logits(self, prompts: Sequence[str | Prompt], after: Sequence[int] = ()) -> Tensor:

@@ -31,6 +31,7 @@ class Pass:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     lengths: Tensor | None = None  # [row], of prompts that go on from a prefix in the cache and are padded on the right
+    opening: int = 0  # tokens in the cache that prompts begin with
 
     @property
     def ids(self) -> Tensor | None:
@@ -49,7 +50,7 @@ class Pass:
         if self.lengths is not None:
             return False
         cache = self.kwargs.get("past_key_values")
-        return cache is not None and cache.get_seq_length() > 0
+        return cache is not None and cache.get_seq_length() > self.opening
 
     @property
     def padded(self) -> bool:
@@ -81,6 +82,7 @@ class Acting:
         self.batch: tuple[int, ...] | None = None  # which of the prompts are in the batch in progress, where they are not all
         self.reply_lengths: Tensor | None = None  # [row], while prompts are run together with their replies
         self.suffixes: Tensor | None = None  # [row], how many tokens each row has after a prefix that all rows share
+        self.opening = 0  # tokens of a prefix that all rows share and are continued from
         self._handles: list[RemovableHandle] = []
         self._told = False  # whether it acts in the pass in progress, for compiled code
 
@@ -142,7 +144,7 @@ class Acting:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         self._told = self in _IN_FORCE.get()
         if self._told and kwargs is not None:  # None: another thread's, taken off while this pass was about to call it
-            self.begin(Pass(args, kwargs, self.suffixes))
+            self.begin(Pass(args, kwargs, self.suffixes, self.opening))
 
 
 _IN_FORCE: ContextVar[tuple[Acting, ...]] = ContextVar("in_force", default=())

@@ -14,7 +14,20 @@ from torch import Tensor
 from ..errors import DataError
 from .acting import Acting, in_force, lock_of
 from .batches import TOKEN_BUDGET, Batch, in_batches
-from .shared_prefix import FAR, SharedBatch, Tail, following, holds, is_worth_it, prefix_cache, shared_length
+from .shared_prefix import (
+    FAR,
+    BatchOf,
+    OpenedBatch,
+    SharedBatch,
+    Tail,
+    following,
+    holds,
+    is_worth_it,
+    opened,
+    prefix_cache,
+    shared_length,
+    window,
+)
 
 T = TypeVar("T")
 SMALL = 20_000_000  # parameters
@@ -30,7 +43,8 @@ class Runner:
     def __init__(self, model: Any, pad: int, refuse_too_long: Callable[[Sequence[int]], None], longest: Callable[[], int | None]) -> None:
         self.model, self.pad, self._refuse_too_long, self._longest = model, pad, refuse_too_long, longest
         self.prefixes: Counter[str] = Counter()  # how many calls ran a shared prefix once, and why others did not
-        self._holds: dict[int, bool] = {}  # whether that is the same as running prompts whole, by the prefix's length in bits
+        # Whether that is the same as running prompts whole, by the prefix's length in bits and how rows follow it.
+        self._holds: dict[tuple[int, BatchOf], bool] = {}
         self.small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
     @property
@@ -40,11 +54,12 @@ class Runner:
 
     def in_batches(
         self, ids: Sequence[Sequence[int]], run: Callable[[Batch], Sequence[T]], what: str, extra: int = 0, budget: int = TOKEN_BUDGET,
-        reply: int | None = None, tails: Sequence[Tail] | None = None,
+        reply: int | None = None, tails: Sequence[Tail] | None = None, continued: bool = False,
     ) -> list[T]:
         """`run` on batches of token ids; its results, one per row, in order. See `batches.in_batches`.
 
         tails: what is wanted of each row, where no more of it is than its end; then what all rows begin with may be run once.
+        continued: whether rows are continued, so that they must end in one column.
         reply: how many tokens may follow a row, where those are not what is counted as `extra`.
         Rows are opened with as many pads as embeddings are put before prompts. DataError where a control for each of
         another number of prompts is in force.
@@ -65,19 +80,22 @@ class Runner:
             with lock_of(self.model):
                 for acting_here in acting:
                     acting_here.batch, acting_here.suffixes = batch.rows, batch.ends if isinstance(batch, SharedBatch) else None
+                    acting_here.opening = batch.length if isinstance(batch, OpenedBatch) else 0
                 try:
                     return run(batch)
                 finally:
                     for acting_here in acting:
-                        acting_here.batch = acting_here.suffixes = None
+                        acting_here.batch, acting_here.suffixes, acting_here.opening = None, None, 0
 
         with self.threads():
             alike = None if longest is None else longest + extra - (extra if reply is None else reply)
-            batch_of = self._after_prefix(ids, tails, acting) if tails and len(ids) > 1 else None
+            reach = window(self.model) if continued else None
+            near = reach is None or max(map(len, ids), default=0) + extra <= reach
+            batch_of = self._after_prefix(ids, tails, acting, opened if continued else following) if tails and len(ids) > 1 and near else None
             return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget, alike, batch_of)
 
     def _after_prefix(
-        self, ids: Sequence[Sequence[int]], tails: Sequence[Tail], acting: Sequence[Acting]
+        self, ids: Sequence[Sequence[int]], tails: Sequence[Tail], acting: Sequence[Acting], batch_of: BatchOf
     ) -> Callable[[Sequence[int]], Batch] | None:
         """Runs what all rows begin with, and makes batches of what follows; None where rows are to be run whole."""
         own = [acting_here.own_tokens() for acting_here in acting]
@@ -89,16 +107,16 @@ class Runner:
             self.prefixes["too little is shared"] += 1
             return None
         with lock_of(self.model):
-            size = length.bit_length()
-            if size not in self._holds:
-                self._holds[size] = holds(self.model, ids, length, self.pad)
-            if not self._holds[size]:
+            way = length.bit_length(), batch_of
+            if way not in self._holds:
+                self._holds[way] = holds(self.model, ids, length, self.pad, batch_of)
+            if not self._holds[way]:
                 self.prefixes["the model computes something else"] += 1
                 return None
             with self.replying(torch.tensor([-FAR])):  # the prompts' ends are far from what they share
                 cache = prefix_cache(self.model, ids[0][:length])
         self.prefixes["shared"] += 1
-        return lambda rows: following(rows, ids, cache, length, self.pad, self.model.device)
+        return lambda rows: batch_of(rows, ids, cache, length, self.pad, self.model.device)
 
     def room(self, batch: Batch, wanted: int) -> int:
         """How many of the `wanted` tokens can follow the rows of a batch before the model's last position."""

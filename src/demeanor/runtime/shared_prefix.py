@@ -1,13 +1,14 @@
 """The tokens that all prompts of a call begin with, run once: their cache is expanded to every batch of what follows them.
 
-What follows is padded on the right, so it needs no mask: a pad comes after every token that is read (algorithms.md, section 2).
+What follows and is read is padded on the right, so it needs no mask: a pad comes after every token that is read (algorithms.md, section 2).
+Prompts that are continued end in one column, so their pads stand between the prefix and what follows it, and are masked.
 Whether a model computes the same this way is tried on a few rows, and where it does not, prompts are run whole.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ TOLERANCE, ROUNDINGS = 1e-5, 16  # of a model's last states, relative: this, or 
 WORTH, LEAST = 0.1, 128  # the least share of all tokens, and the least number, that is saved where a second pass is worth its calls
 # What a model raises that takes no cache, or not this one.
 UNABLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+
+BatchOf = Callable[..., Batch]  # rows of token ids, of which a cache holds the first ones
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,37 @@ class SharedBatch(Batch):
         return self.attention_mask.sum(1)
 
     def inputs(self) -> dict[str, Any]:
-        cache = copy.deepcopy(self.cache)
-        cache.reorder_cache(torch.zeros(len(self.rows), dtype=torch.long, device=self.input_ids.device))
-        return {"input_ids": self.input_ids, "past_key_values": cache, "use_cache": True}
+        return {"input_ids": self.input_ids, "past_key_values": _for_rows(self.cache, self.rows, self.input_ids.device), "use_cache": True}
+
+
+@dataclass(frozen=True)
+class OpenedBatch(Batch):
+    """Prompts to be continued: the prefix, pads, and what follows it; `cache` holds the prefix, of one row, and is not changed."""
+
+    cache: Any
+    length: int
+
+    def begun(self) -> Any:
+        """The cache that the rows go on from, their own."""
+        return _for_rows(self.cache, self.rows, self.input_ids.device)
+
+    def inputs(self) -> dict[str, Any]:
+        positions = (self.attention_mask.cumsum(1) - 1).clamp_min(0)
+        rest = slice(self.length, None)
+        return {
+            "input_ids": self.input_ids[:, rest], "attention_mask": self.attention_mask, "position_ids": positions[:, rest],
+            "past_key_values": self.begun(), "use_cache": True,
+        }  # fmt: skip
+
+    @property
+    def ends(self) -> Tensor:
+        return super().ends - self.length
+
+
+def _for_rows(cache: Any, rows: Sequence[int], device: torch.device) -> Any:
+    own = copy.deepcopy(cache)
+    own.reorder_cache(torch.zeros(len(rows), dtype=torch.long, device=device))
+    return own
 
 
 def shared_length(ids: Sequence[Sequence[int]], tails: Sequence[Tail], own: int) -> int:
@@ -76,13 +108,30 @@ def prefix_cache(model: Any, prefix: Sequence[int]) -> Any:
     return cache
 
 
+def window(model: Any) -> int | None:
+    """How many tokens apart the model's attention reaches in its layer of the least reach; None where it has no end.
+
+    Pads count there, so those between a prefix and what follows it must not push the prefix out of reach.
+    """
+    config = model.config.get_text_config()
+    reaches = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((reach for reach in reaches if isinstance(reach, int) and reach > 0), default=None)
+
+
 def following(rows: Sequence[int], ids: Sequence[Sequence[int]], cache: Any, length: int, pad: int, device: torch.device) -> SharedBatch:
     """The rows of `ids` from `length` on."""
     backwards, mask = left_pad([ids[row][length:][::-1] for row in rows], pad, device)
     return SharedBatch(tuple(rows), backwards.flip(1), mask.flip(1), cache)
 
 
-def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int) -> bool:
+def opened(rows: Sequence[int], ids: Sequence[Sequence[int]], cache: Any, length: int, pad: int, device: torch.device) -> OpenedBatch:
+    """The rows of `ids`, to be continued from a prefix of `length` tokens."""
+    rest, mask = left_pad([ids[row][length:] for row in rows], pad, device)
+    prefix = torch.tensor([list(ids[rows[0]][:length])], device=device).expand(len(rows), -1)
+    return OpenedBatch(tuple(rows), torch.cat([prefix, rest], 1), torch.cat([torch.ones_like(prefix), mask], 1), cache, length)
+
+
+def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int, batch_of: BatchOf = following) -> bool:
     """Whether the model as it is computes the same for a few rows, of several lengths, when their first tokens are run once."""
     rows = [list(ids[round(step * (len(ids) - 1) / (TRIED - 1))]) for step in range(TRIED)]
     rows = [row[: max(length + 1, len(row) - step)] for step, row in enumerate(rows)]
@@ -91,7 +140,7 @@ def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int) -> bo
     with as_it_is(model), torch.no_grad():
         try:
             plain = _ends(model, whole)
-            shared = _ends(model, following(numbers, rows, prefix_cache(model, rows[0][:length]), length, pad, model.device))
+            shared = _ends(model, batch_of(numbers, rows, prefix_cache(model, rows[0][:length]), length, pad, model.device))
         except UNABLE:  # memory that these rows do not fit into is among them
             return False
     off = (shared.float() - plain.float()).norm(dim=-1) / plain.float().norm(dim=-1)
