@@ -17,7 +17,8 @@ from demeanor.behaviours import Detect
 from demeanor.detect import DETECTORS
 from demeanor.detect.registry import Traits
 from demeanor.errors import CheckFailed, DataError
-from demeanor.finding.selective import selective
+from demeanor.finding.plan import SelectivePlan
+from demeanor.finding.selective import climb, selective
 from demeanor.io.registry import Record
 from demeanor.measure import Bench
 from tests.conftest import FAMILIES
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def control(organism: dm.Session, over_refusal: dm.Direction) -> dm.Control:
-    return selective(organism, "over-refusal", over_refusal)
+    return selective(organism, "over-refusal", over_refusal, strength=1.5)
 
 
 def test_over_refusal_goes_and_the_guard_stays(organism: dm.Session, control: dm.Control) -> None:
@@ -147,6 +148,21 @@ def test_a_model_that_does_not_tell_the_guard_apart_is_not_edited(organism: dm.S
     with pytest.raises(CheckFailed, match=r"nor can an edit of its weights be selective.*--anyway"):
         selective(organism, alike, over_refusal)
     assert selective(organism, alike, over_refusal, anyway=True).adapters
+
+
+def test_strength_rises_until_more_of_it_is_no_gain(organism: dm.Session, over_refusal: dm.Direction) -> None:
+    """Strength 1 leaves a third here, 1.5 next to nothing: the ladder ends there, and what it tried is what the bench says."""
+    bench = Bench(organism, "over-refusal", "val", max_prompts=24)
+    tried = climb(bench, over_refusal, SelectivePlan(anyway=True))
+    strengths, left = [control.made_from["strength"] for control, _ in tried], [trial.rate("shows_rate") for _, trial in tried]
+    assert strengths == [1.0, 1.5]
+    assert left[0] > 0.1  # type: ignore[operator]
+    assert left[1] < 0.05  # type: ignore[operator]
+    assert bench.try_(tried[-1][0]).scores == tried[-1][1].scores
+
+
+def test_a_strength_is_chosen_on_val_where_none_is_given(organism: dm.Session, over_refusal: dm.Direction) -> None:
+    assert selective(organism, "over-refusal", over_refusal, prompts=24, anyway=True).made_from["strength"] == 1.5
 
 
 def test_too_few_prompts_are_told(organism: dm.Session, over_refusal: dm.Direction) -> None:

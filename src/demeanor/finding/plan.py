@@ -65,9 +65,11 @@ class GatePlan(BasePlan):
 class SelectivePlan(BasePlan):
     """What a selective edit is fitted to."""
 
-    strength: float = Field(default=1.5, gt=0, le=8, description="how much of the direction is taken out where prompts are to change; 1 takes it to where the others lie")
-    keep: float = Field(default=1.0, ge=0, description="weight of what is to stay, against what is to change")
-    ridge: float = Field(default=1e-5, gt=0, description="weight of small changes, against fitting well")
+    strength: float | None = Field(
+        default=None, gt=0, le=8, description="how much of the direction is taken out where prompts are to change; 1 takes it to where the others lie; chosen on val unless given"
+    )
+    keep: float = Field(default=3.0, ge=0, description="weight of what is to stay, against what is to change")
+    ridge: float = Field(default=1e-4, gt=0, description="weight of small changes, against fitting well")
     prompts: int = Field(default=64, ge=8, description="most train prompts of each set that it is fitted on; all are held in one batch")
     false_positives: FalsePositives = 0.05
     anyway: bool = Field(default=False, description="a fit even where the model does not tell what is to change from what is to be kept")

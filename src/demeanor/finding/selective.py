@@ -7,7 +7,7 @@ scaled, composed, baked and exported as one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..controls import Control, Direction
 from ..controls.direction import as_direction
 from ..detect import make_detector, present
 from ..errors import CheckFailed, ControlError, DataError
-from ..measure.bench import reply_budget
+from ..measure.bench import Bench, Trial, reply_budget
 from ..measure.ledger import Ledger
 from ..models import Session
 from ..progress import say
@@ -36,6 +36,7 @@ from .plan import SelectivePlan
 
 KEPT: tuple[SetName, ...] = ("guard", "lacks", "neutral")
 FEWEST = 8  # train prompts that are to change
+STRENGTHS = (1.0, 1.5, 2.5, 4.0)
 
 
 def selective(
@@ -51,7 +52,8 @@ def selective(
 
     `options` are the fields of `SelectivePlan` by name, in place of a plan. Train prompts are used: `shows` on which the model shows the
     behaviour are to change; `guard`, `lacks` and `neutral` stay as they are, with the model's own replies. Writers are fitted in the order
-    of the forward pass, each on what the edited ones before it leave, in one pass over all of them.
+    of the forward pass, each on what the edited ones before it leave, in one pass over all of them. Without a strength in the plan,
+    rising ones are tried on val prompts and the best is taken.
     Raises CheckFailed where the model does not tell `shows` from `guard` (held-out AUROC < 0.7 at every layer) and `anyway` is not given,
     DataError for too few prompts, ControlError for a direction that is read and written apart.
     """
@@ -61,17 +63,43 @@ def selective(
         raise ControlError(f"A selective edit needs a direction that is read and written alike; {direction.estimator} is a reader.")
     if not plan.anyway:
         _refuse_alike(session, behaviour, ledger, plan)
-    rows = _rows(session, behaviour, ledger, plan)
-    fitting = _Fitting(session, direction.basis, rows, plan)
+    if plan.strength is not None:
+        return _fitted(session, _rows(session, behaviour, ledger, plan), direction, plan, plan.strength)
+    tried = climb(Bench(session, behaviour, "val", ledger, max_prompts=plan.prompts), direction, plan)
+    return max(tried, key=lambda one: one[1].merit)[0]
+
+
+def climb(
+    bench: Bench,
+    direction: Direction,
+    plan: SelectivePlan,
+    strengths: Sequence[float] = STRENGTHS,
+    try_: Callable[[Control], Trial] | None = None,
+) -> list[tuple[Control, Trial]]:
+    """Edits of rising strength, each tried on the bench (or by `try_`) before the next is fitted: until none of the
+    behaviour is left, as surely as so few prompts tell, or the last did worse than the one before it."""
+    rows = _rows(bench.session, bench.behaviour, bench.ledger, plan)
+    tried: list[tuple[Control, Trial]] = []
+    for strength in strengths:
+        control = _fitted(bench.session, rows, direction, plan, strength)
+        trial = (try_ or bench.try_)(control)
+        worse = bool(tried) and trial.merit < tried[-1][1].merit
+        tried.append((control, trial))
+        if worse or not trial.leaves_some:
+            break
+    return tried
+
+
+def _fitted(session: Session, rows: _Rows, direction: Direction, plan: SelectivePlan, strength: float) -> Control:
+    fitting = _Fitting(session, direction.basis, rows, plan, strength)
     with session.runner.threads(), lock_of(session.model), torch.no_grad(), session.uncontrolled(), fitting.attached():
         session.decoder(**rows.batch.inputs())
-    layout = session.layout
     say(
-        f"{len(fitting.fitted)} writers were fitted on {rows.acting} prompts that are to change and {len(rows.batch.rows) - rows.acting} that stay."
+        f"Strength {strength:g}: {len(fitting.fitted)} writers were fitted on {rows.acting} prompts that are to change and {len(rows.batch.rows) - rows.acting} that stay."
     )
-    made_from = {**direction.made_from("selective"), "strength": plan.strength, "keep": plan.keep, "ridge": plan.ridge}
+    made_from = {**direction.made_from("selective"), "strength": strength, "keep": plan.keep, "ridge": plan.ridge}
     adapter = Adapter(low_rank=fitting.fitted, transposed=fitting.transposed)
-    return Control(parts=(), layout=layout, model_name=session.name, made_from=made_from, adapters=(adapter,))
+    return Control(parts=(), layout=session.layout, model_name=session.name, made_from=made_from, adapters=(adapter,))
 
 
 def _refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> None:
@@ -131,9 +159,9 @@ def _rows(session: Session, behaviour: Behaviour, ledger: Ledger, plan: Selectiv
 class _Fitting(Acting):
     """One pass in which every writer is fitted as it is reached, and edited from then on."""
 
-    def __init__(self, session: Session, basis: Tensor, rows: _Rows, plan: SelectivePlan) -> None:
+    def __init__(self, session: Session, basis: Tensor, rows: _Rows, plan: SelectivePlan, strength: float) -> None:
         super().__init__(session.model)
-        self.layout, self.basis, self.rows, self.plan = session.layout, basis, rows, plan
+        self.layout, self.basis, self.rows, self.plan, self.strength = session.layout, basis, rows, plan, strength
         self.fitted: dict[str, tuple[Tensor, Tensor]] = {}
         inner = [writer for writer in self.layout.writers if writer.layer >= 0]
         self.writers = [writer for writer in inner if _is_linear(self.model.get_submodule(writer.module))]
@@ -158,7 +186,7 @@ class _Fitting(Acting):
             assert isinstance(y, Tensor)
             along = y.float() @ u.T.to(y.device, torch.float32)
             last, kept = (slice(0, self.rows.acting), -1), self.kept.to(x.device)
-            wanted = self.plan.strength * (along[last] - along[kept].mean(0))
+            wanted = self.strength * (along[last] - along[kept].mean(0))
             v = linear_gate(x[last].float(), wanted, x[kept].float(), self.plan.keep, self.plan.ridge).float()
             back = -u.T.to(v)
             self.fitted[writer.module] = v.cpu(), back.cpu().contiguous()

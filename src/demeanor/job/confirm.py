@@ -1,26 +1,28 @@
 """Confirming: the best few directions of a search run for real on val, and one of them chosen.
 
-Proposers yield controls without a gate, the plainest first; a later proposer is asked only where what was tried before leaves
-something to be done. The bench tries each. A gated control gives, row by row, the controlled reply where the gate fires and the
+Proposers add controls without a gate, the plainest first; a later proposer adds something only where what was tried before leaves
+something to be done. The bench tries each as it is added. A gated control gives, row by row, the controlled reply where the gate fires and the
 untouched one elsewhere, so gates cost no generation of their own. One rule chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..behaviours import SET_NAMES, Prompt, SetName, asked
 from ..calibrate.dial import ADDED_TO, dial_sites
-from ..controls import Direction, Gate, Round
+from ..controls import Control, Direction, Gate, Round
 from ..errors import CheckFailed
 from ..finding.find import Findings
 from ..finding.gates import fires_on, fit_gate
 from ..finding.gauges import ShortReplies, Tried
+from ..finding.plan import SelectivePlan
 from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL
-from ..finding.selective import selective
-from ..measure.bench import Bench
+from ..finding.selective import STRENGTHS, climb
+from ..measure.bench import Bench, Trial
 from ..progress import say, track, warn
 from .decision import Decision, Option, Proposal, agreement, ordered, preference
 
@@ -29,11 +31,9 @@ Fires = dict[SetName, list[bool]]  # whether a gate fires, per prompt of the ben
 BEST = 3  # directions of each estimator
 PROMPTS = 24  # of each set of val, where a model is large
 SCREENED = 4  # proposals of one kind that are run for real there
-LEFT = 0.02  # of shows still exhibiting the behaviour, above which more than one direction ablated is tried
 PUSHED = 3  # sites at which the stream is moved away from the behaviour, and the ways of doing so
 DOSES = (-1.0, -1.5, -2.0)
-EDITED = 3  # directions that selective edits are made of, of different layers; of a large model the first
-STRENGTHS = (1.0, 1.5)  # of selective edits; of a large model the last
+EDITED = 3  # directions that selective edits are made of, of different layers; of a large model the first, and not the weakest edit
 
 
 def confirm(
@@ -50,8 +50,7 @@ def confirm(
     trials = _Trials(few, findings, [(gate, _cut(fired, bench, few)) for gate, fired in fires])
     last = (_selective_edits,) if with_edits else ()
     for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks, *last):
-        for proposal in proposer(trials):
-            trials.add(proposal)
+        proposer(trials)
         if not trials.options:
             raise findings.no_candidate()
     return Decision(ordered(trials.options), tuple(trials.rounds), tuple(refused), agreement(findings, trials.options))
@@ -67,18 +66,18 @@ class _Trials:
     options: list[Option] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
 
-    def add(self, proposal: Proposal) -> None:
-        """The proposal tried, without a gate and behind each."""
+    def add(self, proposal: Proposal) -> Trial:
+        """The proposal tried, without a gate and behind each; told is what it does without one."""
         plain = self.bench.try_(proposal.control)
         self.options.append(Option(proposal, None, plain))
-        if proposal.fitted is not None:
-            return  # it has gates of its own
-        self.options += [Option(proposal, gate, plain.where(fires, self.bench.untouched)) for gate, fires in self.gates]
+        if proposal.fitted is None:  # which has gates of its own
+            self.options += [Option(proposal, gate, plain.where(fires, self.bench.untouched)) for gate, fires in self.gates]
+        return plain
 
     @property
     def remains(self) -> bool:
-        """Whether every control without a gate leaves some of the behaviour: more of it than LEFT, as surely as so few prompts tell."""
-        return min(option.trial.scores["shows_rate"].low for option in self.options if option.gate is None) > LEFT
+        """Whether every control without a gate leaves some of the behaviour."""
+        return all(option.trial.leaves_some for option in self.options if option.gate is None)
 
     @property
     def answered(self) -> bool:
@@ -87,9 +86,10 @@ class _Trials:
         return not known or max(known) >= ENOUGH
 
 
-def _shortlist(trials: _Trials) -> Iterator[Proposal]:
+def _shortlist(trials: _Trials) -> None:
     """The best few directions of each estimator, of those that were tried on most prompts."""
-    yield from map(Proposal, shortlist(trials.findings, bool(trials.gates)))
+    for direction in shortlist(trials.findings, bool(trials.gates)):
+        trials.add(Proposal(direction))
 
 
 def shortlist(findings: Findings, gated: bool) -> list[Direction]:
@@ -101,14 +101,14 @@ def shortlist(findings: Findings, gated: bool) -> list[Direction]:
     return [findings.directions[number] for numbers in best for number in numbers]
 
 
-def _wordings(trials: _Trials) -> Iterator[Proposal]:
+def _wordings(trials: _Trials) -> None:
     """The wordings of the behaviour apart, each along a direction of its own."""
     direction = by_wording(trials.bench, trials.findings) if trials.remains else None
     if direction is not None:
-        yield Proposal(direction)
+        trials.add(Proposal(direction))
 
 
-def _found_again(trials: _Trials) -> Iterator[Proposal]:
+def _found_again(trials: _Trials) -> None:
     """What is found again and again with the earlier directions ablated, at the rank that leaves least."""
     if not trials.remains or not extensible(trials.findings):
         return
@@ -116,16 +116,18 @@ def _found_again(trials: _Trials) -> Iterator[Proposal]:
     trials.rounds += again.rounds[1:]
     best = min(again.rounds, key=lambda r: (r.left, r.rank)).rank
     if best > 1:
-        yield Proposal(replace(again, basis=again.basis[:best]))
+        trials.add(Proposal(replace(again, basis=again.basis[:best])))
 
 
-def _pushes(trials: _Trials) -> Iterator[Proposal]:
+def _pushes(trials: _Trials) -> None:
     """The stream pushed away from the behaviour, which only run time can do."""
     if not trials.remains:
         return
     say("Ablation leaves the behaviour; moving the stream away from it is tried.")
     sites = dial_sites(trials.findings)[:PUSHED]
-    yield from _screened(trials.bench, [Proposal(site, (dose, tokens)) for site in sites for dose in DOSES for tokens in ADDED_TO])
+    pushes = [Proposal(site, (dose, tokens)) for site in sites for dose in DOSES for tokens in ADDED_TO]
+    for proposal in _screened(trials.bench, pushes):
+        trials.add(proposal)
 
 
 def _screened(bench: Bench, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
@@ -143,7 +145,7 @@ def _screened(bench: Bench, proposals: Sequence[Proposal]) -> Sequence[Proposal]
     return [proposals[number] for number in list(mixed)[:SCREENED]]
 
 
-def _higher_ranks(trials: _Trials) -> Iterator[Proposal]:
+def _higher_ranks(trials: _Trials) -> None:
     """Further directions that bring right answers back, from the best options of two different layers, readers left out."""
     order = sorted((option for option in trials.options if option.direction.write is None), key=preference, reverse=True)
     starts = order[:1] + [option for option in order if option.direction.site.layer != order[0].direction.site.layer][:1]
@@ -153,10 +155,10 @@ def _higher_ranks(trials: _Trials) -> Iterator[Proposal]:
         direction, gained = iterate(trials.bench, start.direction, trials.findings.sets, contrasting(trials.findings))
         trials.rounds += gained
         if gained:
-            yield Proposal(direction)
+            trials.add(Proposal(direction))
 
 
-def _selective_edits(trials: _Trials) -> Iterator[Proposal]:
+def _selective_edits(trials: _Trials) -> None:
     """Changes of weights that keep the guard, where a gate could tell it apart; made of the directions that do most when ablated."""
     if not trials.gates:
         return
@@ -166,9 +168,11 @@ def _selective_edits(trials: _Trials) -> Iterator[Proposal]:
     for option in sorted(plain, key=preference, reverse=True):
         best.setdefault(option.direction.site.layer, option.direction)
     for direction in list(best.values())[: EDITED if small else 1]:
-        for strength in STRENGTHS if small else STRENGTHS[-1:]:
-            fitted = selective(bench.session, bench.behaviour, direction, strength=strength, anyway=True, ledger=bench.ledger)
-            yield Proposal(direction, fitted=fitted)
+        climb(bench, direction, SelectivePlan(), STRENGTHS if small else STRENGTHS[1:], partial(_add_fitted, trials, direction))
+
+
+def _add_fitted(trials: _Trials, direction: Direction, fitted: Control) -> Trial:
+    return trials.add(Proposal(direction, fitted=fitted))
 
 
 def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tuple[list[tuple[Gate, HeldOut]], list[str]]:

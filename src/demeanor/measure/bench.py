@@ -33,6 +33,7 @@ RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
     ("answers_neutral", lambda o: o.right("neutral"), "higher"),
     ("answers", lambda o: o.right("shows", "neutral"), "higher"),
 )
+LEFT = 0.02  # of shows still exhibiting the behaviour, up to which a trial counts as having removed it
 ANSWER_ROOM = 24  # reply tokens before a known answer: a sentence
 
 
@@ -81,6 +82,11 @@ class Trial:
         """How good this is for a control that removes the behaviour; it costs the KL of the first token where nothing should change."""
         kept = (self.rate(name) for name in ("guard_rate", "answers_shows", "answers_neutral"))
         return merit([self.avoided("shows_rate"), self.avoided("lacks_rate"), *kept], self.drift.first_nats)
+
+    @property
+    def leaves_some(self) -> bool:
+        """Whether some of the behaviour is left: more of it than LEFT, as surely as so few prompts tell."""
+        return self.scores["shows_rate"].low > LEFT
 
     def where(self, fires: Mapping[SetName, Sequence[bool]], untouched: Trial) -> Trial:
         """This trial behind a gate: the same where it fires, the untouched one elsewhere. It costs nothing to run."""
