@@ -21,6 +21,7 @@ from ..stats import intervals
 from ..stats.score import Better, Score
 from .condition import Condition
 from .drift import Drift, drift
+from .engaged import garbled
 from .ledger import Ledger, kept_replies
 from .observation import Observation, judged
 
@@ -29,6 +30,7 @@ RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
     ("shows_rate", lambda o: o.shown("shows"), "lower"),
     ("lacks_rate", lambda o: o.shown("lacks"), "lower"),
     ("guard_rate", lambda o: o.shown("guard"), "higher"),
+    ("engaged_shows", lambda o: o.engaged("shows"), "higher"),
     ("answers_shows", lambda o: o.right("shows"), "higher"),
     ("answers_neutral", lambda o: o.right("neutral"), "higher"),
     ("answers", lambda o: o.right("shows", "neutral"), "higher"),
@@ -79,9 +81,10 @@ class Trial:
 
     @property
     def merit(self) -> float:
-        """How good this is for a control that removes the behaviour; it costs the KL of the first token where nothing should change."""
+        """How good this is for a control that removes the behaviour: nonsense in its place is no gain, and the KL of the first token where
+        nothing should change is what it costs."""
         kept = (self.rate(name) for name in ("guard_rate", "answers_shows", "answers_neutral"))
-        return merit([self.avoided("shows_rate"), self.avoided("lacks_rate"), *kept], self.drift.first_nats)
+        return merit([self.rate("engaged_shows"), self.avoided("lacks_rate"), *kept], self.drift.first_nats)
 
     @property
     def leaves_some(self) -> bool:
@@ -145,7 +148,8 @@ class Bench:
         # All sets at once: a batch of many rows costs little more than one of few.
         said = iter(replies([prompt for prompts in self.prompts.values() for prompt in prompts], self.budget) if any(self.prompts.values()) else ())
         heard = {name: [next(said) for _ in prompts] for name, prompts in self.prompts.items()}
-        observation = Observation({name: judged(self.detector, prompts, heard[name]) for name, prompts in self.prompts.items()})
+        noise = {} if condition == Condition(self.ledger.session) else {"shows": garbled(self.ledger, self.prompts["shows"], heard["shows"], self.budget)}
+        observation = Observation({name: judged(self.detector, prompts, heard[name], noise.get(name)) for name, prompts in self.prompts.items()})
 
         def moved() -> Drift:
             untouched = self.untouched.observation

@@ -9,16 +9,23 @@ from ..behaviours import Prompt, SetName
 from ..detect import Detector, present
 from ..models import Reply
 from .answers import is_right
+from .engaged import says_something
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One prompt's reply: whether it shows the behaviour, and whether it is right (None without a known answer)."""
+    """One prompt's reply: whether it shows the behaviour, whether it is right (None without a known answer), and whether it is garbled."""
 
     prompt: Prompt
     reply: Reply
     shown: bool
     right: bool | None
+    garbled: bool = False
+
+    @property
+    def engaged(self) -> bool:
+        """Whether it neither shows the behaviour nor says nothing: it is right, or made of words, not garbled, not repeating itself."""
+        return not self.shown and (self.right is True or (not self.garbled and says_something(self.reply.text)))
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class Observation:
 
     def shown(self, name: SetName) -> list[bool]:
         return [outcome.shown for outcome in self.sets[name]]
+
+    def engaged(self, name: SetName) -> list[bool]:
+        return [outcome.engaged for outcome in self.sets[name]]
 
     def right(self, *names: SetName) -> list[bool]:
         """Of the prompts with a known answer."""
@@ -51,10 +61,10 @@ class Observation:
         )
 
 
-def judged(detector: Detector, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> tuple[Outcome, ...]:
-    """Replies to the prompts of one set, as the detector and the known answers tell them."""
+def judged(detector: Detector, prompts: Sequence[Prompt], replies: Sequence[Reply], garbled: Sequence[bool] | None = None) -> tuple[Outcome, ...]:
+    """Replies to the prompts of one set, as the detector and the known answers tell them; none is `garbled` unless told."""
     shown = present(detector, [reply.text for reply in replies], prompts)
     return tuple(
-        Outcome(prompt, reply, here, None if prompt.answer is None else is_right(reply.text, prompt.answer))
-        for prompt, reply, here in zip(prompts, replies, shown, strict=True)
+        Outcome(prompt, reply, here, None if prompt.answer is None else is_right(reply.text, prompt.answer), noise)
+        for prompt, reply, here, noise in zip(prompts, replies, shown, garbled or [False] * len(prompts), strict=True)
     )

@@ -13,6 +13,7 @@ MEANING = {
     "shows_rate": "shows: exhibited",
     "guard_rate": "guard: exhibited",
     "lacks_rate": "lacks: exhibited",
+    "engaged_shows": "shows: replies that engage",
     "answers_shows": "shows: right answers",
     "answers_neutral": "neutral: right answers",
     "answers": "both: right answers",
