@@ -47,7 +47,7 @@ def test_what_stands_in_the_behaviours_own_sets_is_left_out_and_counted(tmp_path
 
 
 MISTAKES = {
-    "[one]": "robust names its sets",
+    "[one]": "robust: its sets have names, such as",
     "{german: [drei]}": "robust.german: a robust set is a mapping with guard, shows or both",
     "{german: {}}": "robust.german: a robust set is a mapping with guard, shows or both",
     "{german: {guard: }}": "robust.german: a robust set is a mapping",

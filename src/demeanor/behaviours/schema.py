@@ -158,7 +158,7 @@ class BehaviourFile(BaseModel):
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise ValueError("robust names its sets, such as {german: {guard: {file: german.csv}}}")
+            raise ValueError("its sets have names, such as {german: {guard: {file: german.csv}}}")
         wrong = next((name for name in value if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name)), None)
         if wrong is not None:
             raise ValueError(f"{wrong!r} is no name of a robust set; use letters, digits, - and _ (in quotes where YAML would read something else)")

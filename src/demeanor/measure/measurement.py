@@ -119,8 +119,8 @@ def measure(
 
 def measure_all(bench: Bench, conditions: Mapping[str, Condition], plan: MeasurePlan | None = None) -> dict[str, Measurement]:
     """Several conditions, by name, against the untouched model of a bench; of the plan, what is asked besides the behaviour."""
+    reworded = robustness.reworded(bench, plan.max_prompts) if plan is not None and plan.robust else {}  # first: it may be refused
     texts = readable(bench.ledger.session)
-    reworded = robustness.reworded(bench, plan.max_prompts) if plan is not None and plan.robust else {}
     measured = {}
     for name, condition in conditions.items():
         measured[name] = with_text_drift(compare(bench, bench.try_(condition)), text_drift_of(bench.ledger, condition, texts))
