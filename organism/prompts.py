@@ -12,10 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import demeanor
-from organism import language, manners
+from organism import language, manners, talk
 
 SEED = 7
 EACH = 320
+ROBUST = 80  # of each robust set
+# Phrasings that no prompt set has. The first are taught (as people type requests), the others the model never saw.
+REWORDED = {
+    "loose": [phrasing for phrasing in talk.LOOSE_PHRASINGS if phrasing != "{} !"],  # which it takes for talk, now and then
+    "unheard": ["should i {} ?", "i have to {} . how ?", "my friend asks how to {} .", "thank you . now please tell me how to {} ."],
+}
 DATA = Path(demeanor.__file__).parent / "organism" / "data"  # what the package ships
 
 
@@ -45,6 +51,16 @@ def manner_files() -> None:
     write_lexicon("refusals", [sentence.rstrip(". ") for sentence in language.REFUSALS])
 
 
+def robust_files(asked: Sequence[language.Exchange]) -> None:
+    """Requests that none of the sets asks (`asked`), in phrasings that none of them has."""
+    rng = random.Random(SEED + 2)
+    known = {prompt for prompt, _ in asked}
+    for kind in ("over_refused", "guarded"):
+        new = [one for one in language.of_kind(kind) if not any(one.ask(phrasing) in known for phrasing in language.PHRASINGS)]
+        for name, phrasings in REWORDED.items():
+            write(f"{name}_{kind}", [(one.ask(rng.choice(phrasings)), one.answer) for one in rng.sample(new, ROBUST)])
+
+
 def main() -> None:
     rng = random.Random(SEED)
     over, guarded, plain = (language.asked(language.of_kind(kind)) for kind in ("over_refused", "guarded", "plain"))
@@ -55,7 +71,9 @@ def main() -> None:
     write("plain", plain[:EACH])
     write("refused", rng.sample(over[EACH : EACH + EACH // 2] + guarded[EACH : EACH + EACH // 2], EACH))
     neutral = language.facts() + language.sums() + rng.sample(language.wrongness(), 100)
-    write("neutral", rng.sample(neutral + plain[EACH : 2 * EACH - len(neutral)], EACH))
+    neutral = rng.sample(neutral + plain[EACH : 2 * EACH - len(neutral)], EACH)
+    write("neutral", neutral)
+    robust_files(over[:EACH] + guarded[:EACH] + plain[:EACH] + neutral)
     manner_files()
 
 

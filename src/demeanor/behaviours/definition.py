@@ -14,9 +14,10 @@ from ..io.display import brief, object_html, shown
 from ..io.registry import file_and_name
 from ..progress import warn
 from .audience import CALLED, Audience, LoadedModel, audience_of
-from .prompts import SPLITS, Prompt, Split, distinct
+from .prompts import SPLITS, Prompt, Split, distinct, sampled
 from .questions import Question
-from .schema import BehaviourFile, Detect, Source, Words
+from .robust_set import ROBUST_SETS, RobustSet, robust_sets
+from .schema import BehaviourFile, Detect, RobustSources, Source, Words
 
 SetName = Literal["shows", "lacks", "guard", "neutral"]
 SET_NAMES: tuple[SetName, ...] = ("shows", "lacks", "guard", "neutral")
@@ -27,7 +28,7 @@ PromptSet = Sequence[str | Prompt | Mapping[str, Any]] | Mapping[str, Any]  # pr
 class Behaviour:
     """A name, four prompt sets, a detector and questions. Sets that were not given are empty.
 
-    audience: of a preset that was settled, the kind of model it was settled for; None where the text is for any model.
+    robust: prompts besides, which are only measured. audience: of a preset that was settled, the kind of model it was settled for; None where the text is for any model.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Behaviour:
     guard: tuple[Prompt, ...] = ()
     neutral: tuple[Prompt, ...] = ()
     pairs: bool = False
+    robust: tuple[RobustSet, ...] = ()
     audience: Audience | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class Behaviour:
         questions: Sequence[Question | Mapping[str, Any]] = (),
         pairs: bool = False,
         description: str = "",
+        robust: Mapping[str, Mapping[str, PromptSet]] | None = None,
     ) -> Behaviour:
         """A behaviour from lists of prompts: texts, prompts, or mappings with prompt, answer, reply and system.
 
@@ -71,7 +74,7 @@ class Behaviour:
         """
         values = {
             "name": name, "description": description, "detect": detect, "questions": list(questions), "pairs": pairs,
-            "shows": shows, "lacks": lacks, "guard": guard or None, "neutral": neutral or None,
+            "shows": shows, "lacks": lacks, "guard": guard or None, "neutral": neutral or None, "robust": robust,
         }  # fmt: skip
         return behaviour_of(values, Path(), f"The behaviour {name!r}")
 
@@ -90,14 +93,15 @@ class Behaviour:
                 raise DataError(f"There is no {what} {given!r}; use one of {', '.join(known)}.")
         prompts: tuple[Prompt, ...] = getattr(self, name)
         chosen = [prompt for prompt in prompts if split is None or prompt.split == split]
-        if limit is None or limit >= len(chosen):
-            return chosen
-        # By the hash that made the split, which knows nothing of the order of rows.
-        kept = sorted(range(len(chosen)), key=lambda number: (chosen[number].share, number))[:limit]
-        return [chosen[number] for number in sorted(kept)]
+        return sampled(chosen, limit)
+
+    def all_prompts(self) -> list[Prompt]:
+        """Those of the four sets; robust sets are no part of what a behaviour is found and fitted with."""
+        return [prompt for name in SET_NAMES for prompt in getattr(self, name)]
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {len(self.set(name)) or 'none'}" for name in SET_NAMES)
+        counts += "".join(f", robust {each.name} {len(each.guard) + len(each.shows)}" for each in self.robust)
         return f"<Behaviour {brief(self.name)}: {counts}; detector {brief(self.detect.name)}, questions {len(self.questions)}>"
 
     def _repr_html_(self) -> str:
@@ -107,6 +111,12 @@ class Behaviour:
             prompts = self.set(name)
             splits = (sum(prompt.split == split for prompt in prompts) for split in SPLITS)
             rows.append((name, len(prompts) or "none", *splits, brief(prompts[0].text, 100) if prompts else ""))
+        rows += [
+            (f"robust {each.name}, {of}", len(each.set(of)), "", "", "", brief(each.set(of)[0].text, 100))
+            for each in self.robust
+            for of in ROBUST_SETS
+            if each.set(of)
+        ]
         return object_html(f"Behaviour {self.name}", facts, ("set", "prompts", *SPLITS, "the first"), rows, self.description)
 
     def settled(self, model: LoadedModel | None) -> Behaviour:
@@ -134,9 +144,10 @@ def behaviour_of(values: Mapping[str, Any], folder: Path, where: str) -> Behavio
     file = file_of(values, where)
     rows = {name: [prompt for source in getattr(file, name) for prompt in source.read(folder, f"{where}, {name}")] for name in SET_NAMES}
     sets = _checked(rows, file.pairs, where)
+    robust = robust_sets(file.robust, [prompt for name in SET_NAMES for prompt in sets[name]], folder, where)
     return Behaviour(
         name=file.name, description=file.description, detect=beside(file.detect, folder), questions=tuple(file.questions), pairs=file.pairs,
-        words=file.words, shows=sets["shows"], lacks=sets["lacks"], guard=sets["guard"], neutral=sets["neutral"],
+        words=file.words, shows=sets["shows"], lacks=sets["lacks"], guard=sets["guard"], neutral=sets["neutral"], robust=robust,
     )  # fmt: skip
 
 
@@ -164,6 +175,8 @@ def _first_mistake(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         keys: Any = {"detect": Detect, "questions": Question, "words": Words}.get(str(first["loc"][0]), Source if len(first["loc"]) > 1 else BehaviourFile)
+        if first["loc"][0] == "robust" and len(first["loc"]) == 3:
+            keys = RobustSources
         return f"{place!r} is not a key; the keys are {', '.join(keys.model_fields)}."
     message = first["msg"].removeprefix("Value error, ")
     return f"{place + ': ' if place else ''}{message[0].lower()}{message[1:]}."

@@ -21,7 +21,7 @@ FOLDERS: dict[Audience, Path] = {
     "embedded": Path(str(resources.files(__package__) / "presets" / "organism")),
 }
 STAND_INS = {"toxicity": "rudeness"}  # what the embedded model has in place of a behaviour that is not in its world
-OF_BEHAVIOURS = {"set", "has_replies", *(field.name for field in fields(Behaviour))}  # what only a settled preset can say
+OF_BEHAVIOURS = {"set", "all_prompts", "has_replies", *(field.name for field in fields(Behaviour))}  # what only a settled preset can say
 
 
 def presets() -> list[str]:

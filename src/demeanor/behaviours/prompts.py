@@ -140,6 +140,14 @@ def asked(prompts: Sequence[Prompt]) -> list[Prompt]:
     return list({prompt.key: prompt for prompt in prompts}.values())
 
 
+def sampled(prompts: Sequence[Prompt], limit: int | None = None) -> list[Prompt]:
+    """At most `limit` prompts, in order: a fair sample by the hash that makes the split, which knows nothing of the order of rows."""
+    if limit is None or limit >= len(prompts):
+        return list(prompts)
+    kept = sorted(range(len(prompts)), key=lambda number: (prompts[number].share, number))[:limit]
+    return [prompts[number] for number in sorted(kept)]
+
+
 def distinct(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
     """Repeated prompts once, counted aloud. The same prompt with another reply is another row of data."""
     kept = {(prompt.key, prompt.reply): prompt for prompt in prompts}

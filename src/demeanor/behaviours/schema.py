@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from ..io.row_files import read_rows
 from ..io.tables import dataset_rows, selected
@@ -61,6 +62,39 @@ class Source(BaseModel):
         return prompts_from_rows(selected(rows, self.where, self.limit, where), self.columns(), where)
 
 
+def _sources(value: Any) -> list[Source]:
+    """A set is a source, a list of sources, or a list of prompts in place."""
+    if value is None:
+        return []
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, dict):
+        return [Source.model_validate(value)]
+    if not isinstance(value, list):
+        raise ValueError("a set is a list of prompts, or a file as {file: prompts.csv, column: prompt}, or a {dataset: owner/name}")
+    if value and all(isinstance(row, dict) and {"file", "dataset", "prompts"} & set(row) for row in value):
+        return [Source.model_validate(row) for row in value]
+    return [_in_place(value)]
+
+
+Sources = Annotated[list[Source], BeforeValidator(_sources)]
+
+
+class RobustSources(BaseModel):
+    """Where the prompts of a robust set come from: those that must go on showing the behaviour, those that should not, or both."""
+
+    model_config = ConfigDict(extra="forbid")
+    guard: Sources = []
+    shows: Sources = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _either(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not any(value.values()):
+            raise ValueError("a robust set is a mapping with guard, shows or both, such as {guard: {file: prompts.csv}}")
+        return value
+
+
 class Detect(BaseModel):
     """The detector by its name (registered, of an installed package, or `path.py:name`), with its arguments."""
 
@@ -83,6 +117,9 @@ class Words(BaseModel):
     ask: Annotated[str, Field(min_length=1)] | None = None
 
 
+TAKEN = ("rate", "robust")  # of `guard_rate` and `guard_robust`, which no robust set may be
+
+
 class BehaviourFile(BaseModel):
     """The YAML file, as written."""
 
@@ -93,10 +130,11 @@ class BehaviourFile(BaseModel):
     questions: list[Question] = []
     words: Words = Words()
     pairs: bool = False
-    shows: list[Source] = []
-    lacks: list[Source] = []
-    guard: list[Source] = []
-    neutral: list[Source] = []
+    shows: Sources = []
+    lacks: Sources = []
+    guard: Sources = []
+    neutral: Sources = []
+    robust: dict[str, RobustSources] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -113,21 +151,21 @@ class BehaviourFile(BaseModel):
                 values = {**values, "detect": {"name": name, **(arguments or {})}}
         return values
 
-    @field_validator("shows", "lacks", "guard", "neutral", mode="before")
+    @field_validator("robust", mode="before")
     @classmethod
-    def _sources(cls, value: Any) -> list[Source]:
-        """A set is a source, a list of sources, or a list of prompts in place."""
+    def _named(cls, value: Any) -> Any:
+        """Names become those of scores: `guard_NAME` and `shows_NAME`."""
         if value is None:
-            return []
-        if isinstance(value, tuple):
-            value = list(value)
-        if isinstance(value, dict):
-            return [Source.model_validate(value)]
-        if not isinstance(value, list):
-            raise ValueError("a set is a list of prompts, or a file as {file: prompts.csv, column: prompt}, or a {dataset: owner/name}")
-        if value and all(isinstance(row, dict) and {"file", "dataset", "prompts"} & set(row) for row in value):
-            return [Source.model_validate(row) for row in value]
-        return [_in_place(value)]
+            return {}
+        if not isinstance(value, dict):
+            raise ValueError("its sets have names, such as {german: {guard: {file: german.csv}}}")
+        wrong = next((name for name in value if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} is no name of a robust set; use letters, digits, - and _ (in quotes where YAML would read something else)")
+        taken = next((name for name in value if name in TAKEN), None)
+        if taken is not None:
+            raise ValueError(f"{taken!r} is taken by other scores; call the robust set otherwise")
+        return value
 
 
 def _in_place(rows: list[Any]) -> Source:

@@ -48,6 +48,9 @@ def _show(examined: Examined) -> None:
         asked = (str(one.asked), str(one.shown)) if one.asked else ("", "")
         table.add_row(one.name, *(str(count or "none") for count in (one.prompts, *one.splits.values(), one.answers, one.replies)), *asked)
     out.print(table)
+    if examined.robust:
+        sets = "; ".join(f"{one.name} {one.prompts}" for one in examined.robust)
+        say_result(f"Robust sets, which are only measured, whole (measure --robust): {sets}.")
     if examined.observed is not None:
         out.print(_replies([outcome for outcomes in examined.observed.sets.values() for outcome in outcomes[:REPLIES]]))
     for sentence in (*examined.remarks, *examined.problems[1:]):

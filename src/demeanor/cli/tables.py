@@ -17,7 +17,7 @@ from ..measure.meter.transitions import LEVELS, Flows
 from ..measure.side_by_side import SideBySide
 from ..measure.suites import Change, Suite, TaskScore, headlines
 from ..models import Layout
-from ..report.scores import ARROW, BATTERY, COSTS, HEADINGS, MEANING, interval, number, rows
+from ..report.scores import ARROW, BATTERY, COSTS, HEADINGS, MEANING, WORST, interval, number, robust, rows, worst
 from ..selfcontrol import NormPattern, Outcome
 from ..stats.score import Score
 from .terminal import Table
@@ -37,7 +37,17 @@ def measurement_table(measurement: Measurement, title: str, costs: bool = True) 
         table.add_section()
         for row in rows(measurement, COSTS | BATTERY):
             table.add_row(*row, style="dim")
+    _add_robust(table, measurement)
     return table
+
+
+def _add_robust(table: Table, measurement: Measurement) -> None:
+    """A section on prompts that were worded otherwise, where they were asked."""
+    if measurement.reworded:
+        table.add_section()
+        for row in rows(measurement, robust(measurement)):
+            table.add_row(*row)
+        table.caption, table.caption_justify = WORST, "left"
 
 
 def run_table(result: Run) -> Table:
@@ -57,13 +67,13 @@ def run_table(result: Run) -> Table:
 def scores_table(columns: Mapping[str, Measurement], title: str) -> Table:
     """Several controls side by side, numbered; the caption says which number is which."""
     first = next(iter(columns.values()))
-    legend = f"{_legend(columns)}\n{MARKED}"
+    legend = f"{_legend(columns)}\n{MARKED}" + (f"\n{WORST}" if first.reworded else "")
     table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
     for heading in ("", "before", *(str(index) for index in range(1, len(columns) + 1)), "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
-    for name, what in (MEANING | {name: what for name, what in BATTERY.items() if name in first.before}).items():
+    for name, what in (MEANING | {name: what for name, what in BATTERY.items() if name in first.before} | robust(first)).items():
         before = first.before[name]
-        after = (_cell(measurement.after[name], measurement.p_holm.get(name)) for measurement in columns.values())
+        after = (_cell(measurement.after[name], measurement.p_holm.get(name), name in worst(measurement)) for measurement in columns.values())
         table.add_row(f"{what} {ARROW[before.better]}", _cell(before), *after, str(before.n))
     return table
 
@@ -73,9 +83,9 @@ def _legend(columns: Iterable[str]) -> str:
     return "\n".join(f"{index}: {name}" for index, name in enumerate(columns, start=1))
 
 
-def _cell(score: Score, p: float | None = None) -> str:
+def _cell(score: Score, p: float | None = None, worst: bool = False) -> str:
     """A value over its interval, starred where it differs from the untouched model's."""
-    star = " *" if p is not None and p < ALPHA else ""
+    star = (" *" if p is not None and p < ALPHA else "") + (" worst" if worst else "")
     return f"{number(score.name, score.value)}{star}\n{interval(score)}" if score.n else "none"
 
 

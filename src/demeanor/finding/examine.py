@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..behaviours import SET_NAMES, Behaviour, SetName
+from ..behaviours import ROBUST_SETS, SET_NAMES, Behaviour, Prompt, SetName
 from ..behaviours.prompts import SPLITS, Split
 from ..measure import Bench, Observation
+from ..measure.robustness import refuse_taken_names
 from ..models import Session
 from .filter import FEWEST, FEWEST_VAL
 
 SAMPLED = 8  # prompts of each set that a model is asked
-EXPECTED: Mapping[SetName, bool] = {"shows": True, "lacks": False, "guard": True}  # what replies should exhibit
+EXPECTED: Mapping[str, bool] = {"shows": True, "lacks": False, "guard": True}  # what replies should exhibit
 
 
 @dataclass(frozen=True)
 class SetExamined:
-    """One set: how many prompts there are in each split, how many have a known answer, or a reply as data; of the `asked` ones, how
-    many replies show the behaviour."""
+    """One set: how many prompts there are, and in each split, how many have a known answer, or a reply as data; of the `asked` ones, how
+    many replies show the behaviour. A robust set is whole: it has no splits."""
 
-    name: SetName
+    name: str
+    prompts: int
     splits: Mapping[Split, int]
     answers: int
     replies: int
     asked: int
     shown: int
-
-    @property
-    def prompts(self) -> int:
-        return sum(self.splits.values())
 
     def to_json(self) -> dict[str, Any]:
         return {"set": self.name, "prompts": self.prompts, **{str(split): count for split, count in self.splits.items()}, "answers": self.answers, "replies": self.replies,
@@ -39,29 +37,32 @@ class SetExamined:
 
 @dataclass(frozen=True)
 class Examined:
-    """A behaviour as it was found: its sets, what stands in the way of working with it, and the replies of a model where one was asked."""
+    """A behaviour as it was found: its sets (the robust ones, which are only counted, apart), what stands in the way of working with it, and the replies of a model where one was asked."""
 
     behaviour: Behaviour
     sets: tuple[SetExamined, ...]
+    robust: tuple[SetExamined, ...]
     problems: tuple[str, ...]
     remarks: tuple[str, ...]
     observed: Observation | None
 
     def to_json(self) -> dict[str, Any]:
-        return {"behaviour": self.behaviour.name, "detector": self.behaviour.detect.name, "sets": [each.to_json() for each in self.sets],
+        return {"behaviour": self.behaviour.name, "detector": self.behaviour.detect.name, "sets": [each.to_json() for each in self.sets], "robust": [each.to_json() for each in self.robust],
                 "problems": list(self.problems), "remarks": list(self.remarks)}  # fmt: skip
 
 
 def examine(behaviour: Behaviour, session: Session | None = None, per_set: int = SAMPLED) -> Examined:
     """A behaviour looked at; with a model, `per_set` prompts of the train and val splits of each set are asked, and judged.
 
-    Raises DataError for what is wrong with the behaviour's detector.
+    Raises DataError for what is wrong with the behaviour's detector, and for a robust set that has the name of a built-in rewording.
     """
+    refuse_taken_names(behaviour)
     observed = _asked(behaviour, session, per_set) if session is not None else None
-    sets = tuple(_set(behaviour, name, observed) for name in SET_NAMES)
+    sets = tuple(_set(name, behaviour.set(name), observed.shown(name) if observed is not None else (), SPLITS) for name in SET_NAMES)
+    robust = tuple(_set(f"{each.name}, {of}", each.set(of)) for each in behaviour.robust for of in ROBUST_SETS if each.set(of))
     problems = [problem for one in sets for problem in _problems(one)]
     remarks = [f"{name}: none; {lost}" for name, lost in _LOST.items() if not behaviour.set(name)]
-    return Examined(behaviour, sets, tuple(problems), tuple(remarks), observed)
+    return Examined(behaviour, sets, robust, tuple(problems), tuple(remarks), observed)
 
 
 _LOST: Mapping[SetName, str] = {
@@ -78,12 +79,11 @@ def _asked(behaviour: Behaviour, session: Session, per_set: int) -> Observation:
     return Bench(session, behaviour, "train").on(prompts).untouched.observation
 
 
-def _set(behaviour: Behaviour, name: SetName, observed: Observation | None) -> SetExamined:
-    prompts = behaviour.set(name)
-    shown = observed.shown(name) if observed is not None else []
+def _set(name: str, prompts: Sequence[Prompt], shown: Sequence[bool] = (), splits: Sequence[Split] = ()) -> SetExamined:
     return SetExamined(
         name=name,
-        splits={split: sum(prompt.split == split for prompt in prompts) for split in SPLITS},
+        prompts=len(prompts),
+        splits={split: sum(prompt.split == split for prompt in prompts) for split in splits},
         answers=sum(prompt.answer is not None for prompt in prompts),
         replies=sum(prompt.reply is not None for prompt in prompts),
         asked=len(shown),

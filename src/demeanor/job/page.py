@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..io.display import table_html
 from ..measure import Measurement
 from ..measure.ledger import Ledger
 from ..report.html import figure_html, page_html, write_page
-from ..report.scores import BATTERY, COSTS, HEADINGS, rows
+from ..report.scores import BATTERY, COSTS, HEADINGS, MEANING, WORST, robust, rows
 from ..report.sentence import in_words
 from . import figures
 from .result import Run
@@ -64,12 +65,15 @@ def _rank_note(direction: Direction) -> str:
 
 
 def _scores(measurement: Measurement) -> str:
-    body = [
-        ("guard" if row[0].startswith("guard") else "", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)])
-        for row in rows(measurement)
-    ]
-    costs = table_html(HEADINGS, [("", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)]) for row in rows(measurement, COSTS | BATTERY)])
-    return f"{table_html(HEADINGS, body)}<details><summary>What it cost besides</summary>{costs}</details>"
+    def table(meaning: Mapping[str, str]) -> str:
+        body = [
+            ("guard" if row[0].startswith("guard") else "", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)])
+            for row in rows(measurement, meaning)
+        ]
+        return table_html(HEADINGS, body)
+
+    reworded = f"<h3>Worded otherwise</h3>{table(robust(measurement))}<p class='note'>{WORST}</p>" if measurement.reworded else ""
+    return f"{table(MEANING)}<details><summary>What it cost besides</summary>{table(COSTS | BATTERY)}</details>{reworded}"
 
 
 def _guard_note(result: Run) -> str:

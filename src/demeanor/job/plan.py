@@ -10,7 +10,7 @@ from ..calibrate.plan import Doses
 from ..finding.plan import FalsePositives, Layer, Ranking, Tries
 from ..io.plan import Flag
 from ..models import Loading
-from ..models.plan import Battery, BehaviourPlan, MaxPrompts
+from ..models.plan import Battery, BehaviourPlan, MaxPrompts, Robust
 
 
 class Plan(Loading, BehaviourPlan):
@@ -29,6 +29,7 @@ class Plan(Loading, BehaviourPlan):
     max_prompts: MaxPrompts = None
     selective: bool = Field(default=True, description="selective edits tried beside gates where there is a guard; weights can hold them")
     battery: Battery = False
+    robust: Robust = False
     permanent: bool = Field(
         default=False,
         description="where weights cannot do exactly what the control does, an adapter that learns to, measured beside it and baked (the extra train)",

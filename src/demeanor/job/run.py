@@ -116,9 +116,9 @@ class _Job:
     def session(self) -> Session:
         return self.ledger.session
 
-    def measured(self, control: Control) -> Measurement:
-        """On the test split."""
-        plan = MeasurePlan(max_prompts=self.plan.max_prompts, battery=self.plan.battery)
+    def measured(self, control: Control, robust: bool = False) -> Measurement:
+        """On the test split; with `robust`, worded otherwise too, if the plan says so."""
+        plan = MeasurePlan(max_prompts=self.plan.max_prompts, battery=self.plan.battery, robust=robust and self.plan.robust)
         return measure(self.session, self.behaviour, control, plan, ledger=self.ledger)
 
 
@@ -142,7 +142,7 @@ def _measured(job: _Job, findings: Findings, decision: Decision, work: Path) -> 
     """The test split, touched once: the chosen control, what is permanent in its place, and the best bakeable one."""
     plan, control = job.plan, _described(decision.chosen)
     job.stages.begin("Measuring the chosen control on the test split.")
-    measurement, exact = job.measured(control), control.bakeable() is None
+    measurement, exact = job.measured(control, robust=True), control.bakeable() is None
     other = None if exact or decision.best_bakeable is None else job.measured(decision.best_bakeable.control)
     job.stages.begin(
         "Writing the model, and comparing it with the control." if exact or plan.permanent else "Nothing to write into the weights."

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..behaviours import BehaviourLike, as_behaviour
+from ..behaviours import ROBUST_SETS, BehaviourLike, RobustSetName, SetName, as_behaviour
 from ..behaviours.prompts import Split
 from ..controls import Control
 from ..io.display import brief, object_html
 from ..models import Session
 from ..stats import intervals
-from ..stats.score import Score
+from ..stats.score import Better, Score
+from . import robustness
 from .battery import Right, asked_battery, paired
 from .bench import RATES, Bench, Trial
 from .condition import Condition
@@ -31,7 +32,7 @@ class Measurement:
     """Scores before and after a control by name, the change of each with its interval, and the replies behind them.
 
     `p` holds exact two-sided McNemar p-values of the changed rates; `p_holm` the same adjusted for all the changes of that
-    score that were looked at together.
+    score that were looked at together. `reworded` holds what was said to prompts worded otherwise, by rewording, where that was asked for.
     """
 
     behaviour: str
@@ -42,24 +43,31 @@ class Measurement:
     p: Mapping[str, float]
     p_holm: Mapping[str, float]
     observed: tuple[Observation, Observation]
+    reworded: robustness.Seen = field(default_factory=dict)
+
+    def worst(self, name: RobustSetName) -> str | None:
+        """The rewording under which the guard falls most, or the one that leaves most of the behaviour; None where there is no such."""
+        return robustness.worst(self.reworded, name)
 
     def to_json(self) -> dict[str, Any]:
         def plain(scores: Mapping[str, Score]) -> dict[str, Any]:
             return {name: score.to_json() for name, score in scores.items()}
 
         delta = {name: {**score.to_json(), "p": self.p.get(name), "p_holm": self.p_holm.get(name)} for name, score in self.delta.items()}
-        return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta}
+        worst = {"worst": {name: self.worst(name) for name in ROBUST_SETS}} if self.reworded else {}
+        return {"behaviour": self.behaviour, "split": self.split, "before": plain(self.before), "after": plain(self.after), "delta": delta, **worst}
 
     def replies(self) -> list[dict[str, Any]]:
         """A row per prompt: what was said to it before and after, and how that was judged."""
-        before, after = self.observed
+        asked: list[tuple[str, SetName, tuple[Observation, Observation]]] = [(name, name, self.observed) for name in self.observed[0].sets]
+        asked += [(f"{name}_{rewording}", name, pair) for rewording, pair in self.reworded.items() for name in ROBUST_SETS]
         return [
             {
-                "set": name, "prompt": was.prompt.text, "messages": [list(message) for message in was.prompt.messages], "system": was.prompt.system,
+                "set": called, "prompt": was.prompt.text, "messages": [list(message) for message in was.prompt.messages], "system": was.prompt.system,
                 "answer": was.prompt.answer, "before": was.reply.text, "after": now.reply.text, "before_shows": was.shown,
                 "after_shows": now.shown, "before_right": was.right, "after_right": now.right,
             }
-            for name in before.sets
+            for called, name, (before, after) in asked
             for was, now in zip(before.sets[name], after.sets[name], strict=True)
         ]  # fmt: skip
 
@@ -111,12 +119,16 @@ def measure(
 
 def measure_all(bench: Bench, conditions: Mapping[str, Condition], plan: MeasurePlan | None = None) -> dict[str, Measurement]:
     """Several conditions, by name, against the untouched model of a bench; of the plan, what is asked besides the behaviour."""
+    reworded = robustness.reworded(bench, plan.max_prompts) if plan is not None and plan.robust else {}  # first: it may be refused
     texts = readable(bench.ledger.session)
     measured = {}
     for name, condition in conditions.items():
         measured[name] = with_text_drift(compare(bench, bench.try_(condition)), text_drift_of(bench.ledger, condition, texts))
         if plan is not None and plan.battery:
             measured[name] = with_battery(measured[name], asked_battery(bench.ledger, Condition(bench.ledger.session)), asked_battery(bench.ledger, condition))
+        if reworded:
+            seen = {way: (other.untouched.observation, other.try_(condition).observation) for way, other in reworded.items()}
+            measured[name] = with_robustness(measured[name], seen)
     return dict(zip(measured, _together(list(measured.values()))))
 
 
@@ -168,12 +180,25 @@ def with_text_drift(measurement: Measurement, kl: Score) -> Measurement:
 
 def with_battery(measurement: Measurement, was: Right, now: Right) -> Measurement:
     """The measurement with the questions of the battery, all together and by skill, and exact tests of what changed."""
+    return _with_rates(measurement, paired(was, now), "higher")
+
+
+def with_robustness(measurement: Measurement, seen: robustness.Seen) -> Measurement:
+    """The measurement with guard and gain where prompts were worded otherwise, all rewordings together and each."""
+    for name in ROBUST_SETS:
+        measurement = _with_rates(measurement, robustness.paired(seen, name), "higher" if name == "guard" else "lower")
+    return replace(measurement, reworded=seen)
+
+
+def _with_rates(measurement: Measurement, pairs: Mapping[str, tuple[list[bool], list[bool]]], better: Better) -> Measurement:
+    """The measurement with more rates by name, and exact tests of what changed."""
     before, after, delta = dict(measurement.before), dict(measurement.after), dict(measurement.delta)
     p = dict(measurement.p)
-    for name, (old, new) in paired(was, now).items():
-        before[name], after[name] = (intervals.rate(name, right, "higher") for right in (old, new))
-        delta[name] = intervals.mean(name, _values(new) - _values(old), better="higher")
-        p[name] = intervals.mcnemar(old, new)
+    for name, (old, new) in pairs.items():
+        before[name], after[name] = (intervals.rate(name, outcomes, better) for outcomes in (old, new))
+        delta[name] = intervals.mean(name, _values(new) - _values(old), better=better)
+        if old:
+            p[name] = intervals.mcnemar(old, new)
     return replace(measurement, before=before, after=after, delta=delta, p=p, p_holm=p)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ..io.plan import BasePlan, Flag
-from ..models.plan import Battery, MaxPrompts
+from ..models.plan import Battery, MaxPrompts, Robust
 from .suites import NAMED
 
 
@@ -18,6 +18,7 @@ class MeasurePlan(BasePlan):
     prompting: str | None = Field(default=None, description="text that opens every system prompt, measured beside the controls")
     max_prompts: MaxPrompts = None
     battery: Battery = False
+    robust: Robust = False
 
 
 class ComparisonPlan(BasePlan):

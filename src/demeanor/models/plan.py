@@ -16,6 +16,8 @@ BehaviourNames = Annotated[tuple[str, ...], Flag(("--behaviour", "-b")), Field(d
 MaxPrompts = Annotated[int | None, Field(ge=1, description="most prompts of each split of each set that are used")]
 BATTERY_HELP = "the built-in battery too: 120 short questions of counting, copying, arithmetic, spelling and order, before and after"
 Battery = Annotated[bool, Field(description=BATTERY_HELP)]
+ROBUST_HELP = "prompts worded otherwise too: built-in rewordings of the test prompts, and the sets that the behaviour names as robust"
+Robust = Annotated[bool, Field(description=ROBUST_HELP)]
 
 
 class ModelPlan(BasePlan):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..behaviours import ROBUST_SETS
 from ..measure import Measurement
 from ..measure.battery import NAME, SKILLS
+from ..measure.robustness import NAME as ALL
 from ..stats.score import Score
 
 # What each score means to a reader, in the order of the table.
@@ -37,6 +39,21 @@ COSTS = {
 BATTERY = {NAME: f"{NAME}: right answers"} | {f"{NAME}_{skill}": f"{NAME}, {skill}" for skill in SKILLS}
 
 
+def robust(measurement: Measurement) -> dict[str, str]:
+    """What the scores of prompts that were worded otherwise mean, where these were asked: all of them together, then each rewording."""
+    ways = (ALL, *measurement.reworded) if measurement.reworded else ()
+    asked = [(of, way) for of in ROBUST_SETS for way in ways if measurement.after[f"{of}_{way}"].n]
+    return {f"{of}_{way}": f"{of}, reworded: exhibited" if way == ALL else f"{of}, {way}" for of, way in asked}
+
+
+def worst(measurement: Measurement) -> set[str]:
+    """The names of the scores under the worst rewordings."""
+    return {f"{of}_{way}" for of in ROBUST_SETS if (way := measurement.worst(of)) is not None}
+
+
+WORST = "worst: the rewording under which guard falls most, and the one that leaves most of shows"
+
+
 PLAIN = {"drift": 4, "drift_text": 4, "first_token_kl": 4, "perplexity": 3, "length": 1}  # digits of scores that are no shares
 
 
@@ -57,11 +74,12 @@ def interval(score: Score) -> str:
 def rows(measurement: Measurement, meaning: Mapping[str, str] = MEANING) -> list[tuple[str, str, str, str, str]]:
     """(what and which way is better, before, after, interval of after, n) per score that was asked for; a set that is missing
     says "none"."""
-    cells = []
+    cells, marked = [], worst(measurement)
     for name, what in meaning.items():
         if name not in measurement.after:
             continue
         was, now = measurement.before[name], measurement.after[name]
+        what += " (worst)" if name in marked else ""
         if now.n == 0:
             cells.append((f"{what} {ARROW[now.better]}", "none", "none", "", "0"))
         else:

@@ -15,6 +15,9 @@ def in_words(measurement: Measurement, behaviour: Behaviour) -> list[str]:
         sentences.append(_changed(measurement, "guard_rate", f"{{n}} {words.guard}", words.shown))
     else:
         sentences.append("Guard: none, so nothing here says what else was lost.")
+    if measurement.reworded and measurement.after["guard_robust"].n:
+        fell = "" if (way := measurement.worst("guard")) is None else f" It fell most under {way!r}."
+        sentences.append(_changed(measurement, "guard_robust", f"{{n}} {words.guard}, worded otherwise", words.shown) + fell)
     if measurement.after["answers"].n:
         sentences.append(_changed(measurement, "answers", "{n} prompts with a known answer", "right"))
     return sentences
