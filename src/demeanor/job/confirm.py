@@ -33,7 +33,7 @@ PROMPTS = 24  # of each set of val, where a model is large
 SCREENED = 4  # proposals of one kind that are run for real there
 PUSHED = 3  # sites at which the stream is moved away from the behaviour, and the ways of doing so
 DOSES = (-1.0, -1.5, -2.0)
-EDITED = 3  # directions that selective edits are made of, of different layers; of a large model the first, and not the weakest edit
+EDITED = 3  # single directions that selective edits are made of, of different layers; of a large model the first, and not the weakest edit
 
 
 def confirm(
@@ -163,7 +163,8 @@ def _selective_edits(trials: _Trials) -> None:
     if not trials.gates:
         return
     bench, small = trials.bench, trials.bench.session.runner.small
-    plain = [option for option in trials.options if option.proposal.push is None and option.direction.write is None]
+    # Of rank 1: a gate in every writer is freedom enough, and with three of them replies fall apart.
+    plain = [option for option in trials.options if option.proposal.push is None and option.direction.write is None and len(option.direction.basis) == 1]
     best: dict[int, Direction] = {}
     for option in sorted(plain, key=preference, reverse=True):
         best.setdefault(option.direction.site.layer, option.direction)
