@@ -15,7 +15,7 @@ from typer.main import get_command
 import demeanor as dm
 from demeanor import cli
 from demeanor.models.loading import resolve
-from conftest import save_tiny
+from families import save_tiny
 from making import a_direction, ablation
 
 

@@ -19,7 +19,7 @@ from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
 from demeanor.io.tensors import FORMAT
 from demeanor.structure.layout import PostNorm, Weight, Writer, writer_edits
-from conftest import save_tiny
+from families import save_tiny
 from making import PROMPTS, a_direction, ablation, gate_on_length
 
 FIRES = [True, False, True, False]

@@ -20,7 +20,7 @@ from demeanor.errors import CheckFailed, DataError
 from demeanor.finding.selective import selective
 from demeanor.io.registry import Record
 from demeanor.measure import Bench
-from tests.conftest import FAMILIES
+from families import FAMILIES
 from tests.making import PROMPTS, a_direction
 
 pytestmark = pytest.mark.slow

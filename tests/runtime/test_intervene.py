@@ -10,7 +10,7 @@ from torch import Tensor
 
 import demeanor as dm
 from demeanor.errors import ControlError, ModelError
-from conftest import FAMILIES
+from families import FAMILIES
 from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
 
 SITES = [dm.Site(0, "embed"), *(dm.Site(layer) for layer in range(3))]
