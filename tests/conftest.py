@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ[CACHE] = str(kept_root() / "cache")  # of the tests alone; a proof is done once for the same sources
+BEST_LAYERS = {"over-refusal": 2, "refusal": 3}  # of the organism: where a search of all layers finds each
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +46,17 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at a whole run is slow, and so is what was tried on one family already."""
+    """What looks at a whole run is slow, and so is what was tried on one family already.
+
+    What looks at a whole run comes first: one worker makes the runs, and the other, which begins elsewhere, never waits for them.
+    """
     from families import SLOW
 
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {}).values()
         if _whole_runs(item) or any(value in SLOW for value in values if isinstance(value, str)):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not _whole_runs(item))
 
 
 def _whole_runs(item: pytest.Item) -> bool:
@@ -132,8 +137,8 @@ def whole() -> Run:
 
 @pytest.fixture(scope="session")
 def over_refusal(organism: dm.Session) -> dm.Direction:
-    """The organism's direction for the preset `over-refusal`."""
-    return kept("direction", lambda _: dm.find(organism, dm.behaviour("over-refusal")))
+    """The organism's direction for the preset `over-refusal`: what a search of all layers finds too (`finding/test_find.py`)."""
+    return kept("direction", lambda _: dm.find(organism, dm.behaviour("over-refusal"), layer=BEST_LAYERS["over-refusal"]))
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +151,7 @@ def _shown() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def refusal_ablated(organism: dm.Session) -> dm.Control:
     """Refusal taken out of the organism, without a run: the best direction, ablated."""
-    return kept("refusal-ablated", lambda _: dm.ablate(dm.find(organism, dm.behaviour("refusal"))))
+    return kept("refusal-ablated", lambda _: dm.ablate(dm.find(organism, dm.behaviour("refusal"), layer=BEST_LAYERS["refusal"])))
 
 
 class Ended(NamedTuple):
