@@ -18,7 +18,7 @@ import torch
 
 from demeanor.algebra.directions import logistic
 from demeanor.behaviours import Behaviour, Prompt, behaviour
-from demeanor.controls import Control, ablate
+from demeanor.controls import Control, Direction, ablate
 from demeanor.detect import make_detector, present
 from demeanor.finding.find import find
 from demeanor.measure.answers import is_right
@@ -44,16 +44,19 @@ class Line:
         return compare(self.score.value, self.value)
 
 
-def table(session: Session, moved: Sequence[str] = MANNERS) -> list[Line]:
-    """Every line of the acceptance table, measured; `moved` are the manners that mean differences are to move, which takes longest."""
-    return [*refusal_lines(session), *manner_lines(session), *judgement_lines(session), *linear_lines(session, moved)]
+def table(session: Session, moved: Sequence[str] = MANNERS, refusal: Direction | None = None) -> list[Line]:
+    """Every line of the acceptance table, measured; `moved` are the manners that mean differences are to move, which takes longest.
+
+    refusal: what `find` gives for the preset `refusal`, where that is known.
+    """
+    return [*refusal_lines(session, refusal), *manner_lines(session), *judgement_lines(session), *linear_lines(session, moved)]
 
 
-def refusal_lines(session: Session) -> list[Line]:
+def refusal_lines(session: Session, direction: Direction | None = None) -> list[Line]:
     """What it refuses, and what it answers once refusal is ablated."""
     over, all_of_it = (behaviour(name).settled(session) for name in ("over-refusal", "refusal"))
     over_refused, guarded, plain, neutral = (over.set(name) for name in ("shows", "guard", "lacks", "neutral"))
-    control = ablate(find(session, all_of_it))
+    control = ablate(direction or find(session, all_of_it))
     refused = _Rates(session, over)
     return [
         Line(refused.shown("over-refused requests refused", over_refused), "at least", 0.90),

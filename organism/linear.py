@@ -6,6 +6,7 @@ on val; what is reported is measured on test.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ from demeanor.stats.score import Score
 
 SIDES: tuple[tuple[SetName, Literal[1, -1]], ...] = (("lacks", 1), ("shows", -1))
 TRIED = 24  # val prompts of each set, to choose by
+TOGETHER = 5  # options tried in one batch: a token of many rows costs little more than one of few
 DOSES = (1.0, 1.5, 2.0, 3.0)
 ANSWERS = 0.9  # share that a dose must leave right on val
 
@@ -63,9 +65,14 @@ def scores(session: Session, name: str) -> tuple[Score, Score]:
         for of, sign in SIDES
         for dose in DOSES
     ]
-    on_val = {of: _replied(session, chosen, chosen.set(of, "val", TRIED)) for of, _ in SIDES}  # asked once for all options
-    best = max(options, key=lambda option: _moved(session, chosen, option, on_val[option.of]).worth)
-    seen = _moved(session, chosen, best, _replied(session, chosen, chosen.set(best.of, "test")))
+    tried: dict[int, _Moved] = {}
+    for of, _ in SIDES:
+        on_val, numbers = _replied(session, chosen, chosen.set(of, "val", TRIED)), [n for n, option in enumerate(options) if option.of == of]
+        for start in range(0, len(numbers), TOGETHER):
+            some = numbers[start : start + TOGETHER]
+            tried |= zip(some, _moved(session, chosen, [options[number] for number in some], on_val), strict=True)
+    best = options[max(range(len(options)), key=lambda number: tried[number].worth)]
+    (seen,) = _moved(session, chosen, [best], _replied(session, chosen, chosen.set(best.of, "test")))
     what = f"{name} moved by its mean difference ({best.of}, dose {best.sign * best.dose:+g}, layer {best.layer})"
     moved = intervals.mean(what, torch.tensor(seen.by, dtype=torch.float64), better="higher")
     return moved, intervals.rate(f"right answers there ({name})", seen.right)
@@ -86,7 +93,13 @@ def _replied(session: Session, of: Behaviour, prompts: list[Prompt]) -> _Said:
     return _Said(prompts, present(make_detector(of.detect), replies, prompts), right)
 
 
-def _moved(session: Session, of: Behaviour, option: _Option, before: _Said) -> _Moved:
-    with session.controlled(option.control):
-        after = _replied(session, of, before.prompts)
-    return _Moved([option.sign * float(now - was) for was, now in zip(before.shown, after.shown, strict=True)], after.right)
+def _moved(session: Session, of: Behaviour, options: Sequence[_Option], before: _Said) -> list[_Moved]:
+    """What each option makes of the same prompts, all of them asked at once."""
+    count = len(before.prompts)
+    with session.controlled_rows([option.control for option in options for _ in before.prompts]):
+        after = _replied(session, of, before.prompts * len(options))
+    moved = []
+    for number, option in enumerate(options):
+        shown, right = (values[number * count : (number + 1) * count] for values in (after.shown, after.right))
+        moved.append(_Moved([option.sign * float(now - was) for was, now in zip(before.shown, shown, strict=True)], right))
+    return moved

@@ -17,7 +17,7 @@ from demeanor.detect import make_detector
 USUAL = {key: usual for key, _, usual in ANSWERS}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.text(min_size=1), st.text(), st.sampled_from([*DETECTORS, "path.py:mine"]), st.text(min_size=1), st.sampled_from(["none", "g.csv"]))
 def test_whatever_is_answered_is_read_as_it_was_meant(name: str, description: str, detect: str, shows: str, guard: str) -> None:
     answers = Answers(**{**USUAL, "name": name, "description": description, "detect": detect, "shows": shows, "guard": guard})

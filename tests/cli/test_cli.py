@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig
 from typer.main import get_command
 
 import demeanor as dm
-from conftest import save_tiny
 from demeanor import cli
 from demeanor.models.loading import resolve
-from making import ablation
+from families import save_tiny
+from making import a_direction, ablation
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ WRONG_FLAGS = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_FLAGS)
-def test_a_wrong_idea_of_the_flags(demeanor, over_refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_wrong_idea_of_the_flags(demeanor, organism: dm.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
-    dm.save_direction(over_refusal, "d")
+    dm.save_direction(a_direction(organism, dm.Site(2)), "d")
     before = sorted(tmp_path.iterdir())
     arguments, told = WRONG_FLAGS[wrong]
     ended = demeanor(*arguments)
@@ -135,8 +135,8 @@ def test_a_target_that_cannot_be_written_is_known_before_the_work(demeanor, tmp_
 
 
 @pytest.mark.parametrize("dose", ["nan", "inf", "1e308"])
-def test_a_dose_that_is_no_number_is_refused(demeanor, over_refusal: dm.Direction, tmp_path: Path, dose: str) -> None:  # type: ignore[no-untyped-def]
-    dm.save_control(dm.ablate(over_refusal), tmp_path / "c.safetensors")
+def test_a_dose_that_is_no_number_is_refused(demeanor, organism: dm.Session, tmp_path: Path, dose: str) -> None:  # type: ignore[no-untyped-def]
+    dm.save_control(ablation(organism), tmp_path / "c.safetensors")
     ended = demeanor("chat", "organism", "hello", "-c", f"{tmp_path}/c.safetensors:{dose}")
     assert ended.code == 2
     assert "not a usable edit" in ended.sentence

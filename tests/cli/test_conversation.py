@@ -37,7 +37,7 @@ def conversation(organism: dm.Session) -> Conversation:
 
 
 @pytest.fixture
-def control(organism: dm.Session, over_refusal: dm.Direction, tmp_path: Path) -> Path:
+def control(over_refusal: dm.Direction, tmp_path: Path) -> Path:
     dm.save_control(dm.ablate(over_refusal), tmp_path / "c.safetensors")
     return tmp_path / "c.safetensors"
 
@@ -50,6 +50,7 @@ def test_a_reply_comes_in_pieces_that_are_its_text(organism: dm.Session, convers
     assert conversation.messages == [("user", ALARMING), ("assistant", heard.text)]
 
 
+@pytest.mark.slow
 def test_controls_and_their_dose_change_who_answers(organism: dm.Session, conversation: Conversation, control: Path) -> None:
     refused = organism.chat(ALARMING)
     replies = []
@@ -102,10 +103,8 @@ def test_a_control_for_another_structure_is_refused_and_not_kept(
     assert conversation.speaker.named == []
 
 
-def test_states_for_other_prompts_say_that_they_change_nothing(
-    organism: dm.Session, over_refusal: dm.Direction, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plain = dm.ablate(over_refusal)
+def test_states_for_other_prompts_say_that_they_change_nothing(organism: dm.Session, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = ablation(organism)
     ids = tuple(organism.encode(SUM))
     states = States((ids,), (torch.zeros(organism.layout.n_layers, len(ids), organism.layout.d_model),))
     conversation = Conversation(Speaker(organism, [("states", replace(plain, parts=(), states=(states,)))]))

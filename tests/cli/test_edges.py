@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import demeanor as dm
-from conftest import save_tiny
 from demeanor.algebra.edits import ablate
 from demeanor.cli import control, options
 from demeanor.cli import find as commands
@@ -20,6 +19,7 @@ from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
 from demeanor.io.tensors import FORMAT
 from demeanor.structure.layout import PostNorm, Weight, Writer, writer_edits
+from families import save_tiny
 from making import PROMPTS, a_direction, ablation, gate_on_length
 
 FIRES = [True, False, True, False]
@@ -164,25 +164,26 @@ def test_the_sign_of_a_basis_does_not_matter_to_add(organism):
     assert torch.allclose(dm.add(turned, 1.0).parts[0].vectors, dm.add(d, 1.0).parts[0].vectors)
 
 
+@pytest.fixture(scope="module")
+def measured(organism):
+    return dm.measure(organism, dm.behaviour("over-refusal").settled(organism), max_prompts=20)
+
+
 @pytest.mark.parametrize("name", ["shows", "lacks", "guard"])
-def test_each_rate_counts_its_own_set(organism, name):
-    b = dm.behaviour("over-refusal").settled(organism)
-    m = dm.measure(organism, b, max_prompts=20)
-    assert m.before[f"{name}_rate"].value == sum(o.shown for o in m.observed[0].sets[name]) / len(m.observed[0].sets[name])
-    assert m.before[f"{name}_rate"].n == len(m.observed[0].sets[name])
+def test_each_rate_counts_its_own_set(measured, name):
+    outcomes = measured.observed[0].sets[name]
+    assert measured.before[f"{name}_rate"].value == sum(o.shown for o in outcomes) / len(outcomes)
+    assert measured.before[f"{name}_rate"].n == len(outcomes)
 
 
-def test_answers_are_counted_by_set(organism):
-    b = dm.behaviour("over-refusal").settled(organism)
-    m = dm.measure(organism, b, max_prompts=20)
+def test_answers_are_counted_by_set(measured):
     for name in ("shows", "neutral"):
-        rights = [o.right for o in m.observed[0].sets[name] if o.right is not None]
-        assert m.before[f"answers_{name}"].value == sum(rights) / len(rights)
+        rights = [o.right for o in measured.observed[0].sets[name] if o.right is not None]
+        assert measured.before[f"answers_{name}"].value == sum(rights) / len(rights)
 
 
-def test_the_test_split_is_measured(organism):
-    b = dm.behaviour("over-refusal").settled(organism)
-    assert {o.prompt.split for s in dm.measure(organism, b, max_prompts=3).observed[0].sets.values() for o in s} == {"test"}
+def test_the_test_split_is_measured(measured):
+    assert {o.prompt.split for outcomes in measured.observed[0].sets.values() for o in outcomes} == {"test"}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,8 +25,9 @@ OUTSIDE_PLANS = {"target", "folder", "rating_sheet", "force", "as_json", "plan_f
 WITHOUT_MODEL = {"init", "judge", "ratings", "meter aggregate", "meter flows", "train config"}
 
 
+@cache
 def commands() -> dict[str, Any]:
-    """Every command of the app, by what is typed for it."""
+    """Every command of the app, by what is typed for it; made once, which takes as long as all that is asked of it."""
     found: dict[str, Any] = {}
     for name, command in get_command(cli.app).commands.items():  # type: ignore[attr-defined]
         found |= {f"{name} {sub}": inner for sub, inner in command.commands.items()} if hasattr(command, "commands") else {name: command}

@@ -20,7 +20,7 @@ from demeanor.models.loading import load, resolve
 from making import PROMPTS, ablation
 
 pytestmark = pytest.mark.slow
-QUICK = ("--max-prompts", "60")
+QUICK = ("--max-prompts", "60", "--layer", "3")
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_max_prompts_bounds_every_split_of_every_set(organism: dm.Session) -> No
 
 def test_a_dial_from_the_command_line(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     target = tmp_path / "dial.safetensors"
-    ended = demeanor("dial", "organism", "-b", "refusal", "-o", target, "--doses", 3, "--layer", 2, "--json", *QUICK)
+    ended = demeanor("dial", "organism", "-b", "refusal", "-o", target, "--doses", 3, "--layer", 2, "--json", "--max-prompts", 60)
     turned = json.loads(ended.out)
     assert [step["dose"] for step in turned["steps"]] == [-1, 0, 1]
     assert turned["site"].startswith("layer 2")
@@ -206,7 +206,7 @@ def test_the_plan_holds_what_was_asked_for(demeanor, tmp_path: Path) -> None:  #
         "--layer",
         3,
         "--max-prompts",
-        60,
+        24,
         "--reply-tokens",
         40,
         "--dtype",
@@ -216,7 +216,7 @@ def test_the_plan_holds_what_was_asked_for(demeanor, tmp_path: Path) -> None:  #
     )
     assert demeanor("run", "organism", "-b", "refusal", "-o", tmp_path / "run", *options).code == 0
     plan = yaml.safe_load((tmp_path / "run" / "plan.yaml").read_text())
-    wanted = {"doses": 3, "rank_by": "gap", "layer": 3, "max_prompts": 60, "reply_tokens": 40, "dtype": "float32", "device": "cpu"}
+    wanted = {"doses": 3, "rank_by": "gap", "layer": 3, "max_prompts": 24, "reply_tokens": 40, "dtype": "float32", "device": "cpu"}
     assert wanted.items() <= plan.items()
     made = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(made["dial"]["steps"]) == 3

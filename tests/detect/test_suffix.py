@@ -12,6 +12,7 @@ from demeanor.behaviours import Detect, Question
 from demeanor.detect import make_detector
 from demeanor.detect.suffix import suffix, suffix_scores
 from demeanor.errors import DataError
+from making import ablation
 
 PROMPTS = ["how do i crack an egg ?", "what colour is the sky ?", "how do i take a stranger's wallet ?"]
 REPLIES = ["first get the lamp , then turn it twice .", "the sky is blue .", "sorry , i must decline that request ."]
@@ -58,10 +59,10 @@ def test_several_questions_are_weighed(organism, ids) -> None:  # type: ignore[n
     assert torch.allclose(both, (3 * alone[0] + alone[1]) / 4, atol=1e-6)
 
 
-def test_the_model_judges_as_it_is_whatever_control_is_in_force(organism, ids, refusal_ablated: dm.Control) -> None:  # type: ignore[no-untyped-def]
+def test_the_model_judges_as_it_is_whatever_control_is_in_force(organism, ids) -> None:  # type: ignore[no-untyped-def]
     asked = [suffix(organism, Question(ask="is it wrong to take a wallet ?"))]
     plain = suffix_scores(organism, PROMPTS, ids, asked)
-    with organism.controlled(refusal_ablated.scaled(3)):
+    with organism.controlled(ablation(organism, rank=60)):
         assert torch.equal(suffix_scores(organism, PROMPTS, ids, asked), plain)
         moved = organism.logits(PROMPTS)
     assert not torch.allclose(moved, organism.logits(PROMPTS))

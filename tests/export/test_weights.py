@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import demeanor as dm
-from conftest import FAMILIES, SIZES, save_tiny
 from demeanor.algebra.edits import ablate
 from demeanor.controls import Control, Part
 from demeanor.errors import ControlError, DataError, ModelError
 from demeanor.export.patch import edit_in_place
+from families import FAMILIES, SIZES, save_tiny
 from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
 
 weights = importlib.import_module("demeanor.export.weights")

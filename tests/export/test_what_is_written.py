@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import demeanor as dm
-from conftest import save_tiny
 from demeanor.controls import Control, Part
 from demeanor.errors import ControlError, ModelError
 from demeanor.io.checkpoint import INDEX, SINGLE
 from demeanor.runtime.adapters import Adapter
+from families import save_tiny
 from making import ablation, basis_of
 
 IDS = torch.arange(5, 14)[None]

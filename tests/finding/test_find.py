@@ -17,6 +17,7 @@ from demeanor.detect.registry import Traits
 from demeanor.errors import DataError
 from demeanor.finding.find import search_directions
 from demeanor.io.registry import Record
+from demeanor.job.result import Run
 
 pytestmark = pytest.mark.slow
 
@@ -26,21 +27,34 @@ def b(organism: dm.Session) -> dm.Behaviour:
     return dm.behaviour("over-refusal").settled(organism)
 
 
-def test_plain_and_projected_are_both_tried_everywhere(over_refusal: dm.Direction, organism: dm.Session) -> None:
-    tried = {(c.site, c.estimator) for c in over_refusal.candidates}
+@pytest.fixture(scope="module")
+def found(selective: Run) -> dm.Direction:
+    """What a search of all layers finds: that of the run on over-refusal."""
+    return selective.found.ranked()[0]
+
+
+def test_plain_and_projected_are_both_tried_everywhere(found: dm.Direction) -> None:
+    tried = {(c.site, c.estimator) for c in found.candidates}
     sites = {dm.Site(layer, "resid_post", position) for layer in range(6) for position in (-1, -2)}
     assert {(site, e) for site in sites for e in ("mean_difference", "projected")} <= tried
-    assert any(c.estimator == "guard_orthogonal" for c in over_refusal.candidates)
+    assert any(c.estimator == "guard_orthogonal" for c in found.candidates)
 
 
-def test_the_selected_direction_is_the_best_survivor(over_refusal: dm.Direction) -> None:
-    survivors = [c for c in over_refusal.candidates if not c.discarded]
+def test_the_selected_direction_is_the_best_survivor(found: dm.Direction) -> None:
+    survivors = [c for c in found.candidates if not c.discarded]
     best = min(survivors, key=lambda c: c.bypass)
-    assert (over_refusal.site, over_refusal.estimator) == (best.site, best.estimator)
-    assert over_refusal.site.layer < 4  # floor(0.8 * 6)
-    assert over_refusal.auroc > 0.99
-    assert over_refusal.p < 0.01
-    assert over_refusal.split_half_cosine > 0.9
+    assert (found.site, found.estimator) == (best.site, best.estimator)
+    assert found.site.layer < 4  # floor(0.8 * 6)
+    assert found.auroc > 0.99
+    assert found.p < 0.01
+    assert found.split_half_cosine > 0.9
+
+
+def test_a_search_of_its_layer_alone_finds_it_too(found: dm.Direction, over_refusal: dm.Direction) -> None:
+    assert (over_refusal.site, over_refusal.estimator) == (found.site, found.estimator)
+    assert torch.allclose(over_refusal.basis, found.basis, atol=1e-5)
+    tried, there = ({(c.site, c.estimator): c.bypass for c in each.candidates} for each in (over_refusal, found))
+    assert tried == pytest.approx({key: bypass for key, bypass in there.items() if key[0].layer == found.site.layer}, abs=1e-3)
 
 
 def test_a_projected_direction_leaves_the_lacks_mean_where_it_is(over_refusal: dm.Direction) -> None:

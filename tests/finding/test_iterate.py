@@ -14,7 +14,7 @@ from demeanor.algebra.directions import projected, reject
 from demeanor.behaviours import Detect
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import by_wording, contrasting, find_again, iterate
-from demeanor.job.confirm import confirm
+from demeanor.job.result import Run
 from demeanor.measure import Bench
 from demeanor.measure.answers import is_right
 from making import a_direction
@@ -130,9 +130,8 @@ def test_every_wording_gets_a_direction_of_its_own(organism: dm.Session, opposit
     assert left.norm() < 1e-4
 
 
-def test_options_are_ranked_by_what_they_do(organism: dm.Session) -> None:
-    b = dm.behaviour("over-refusal").settled(organism)
-    decision = confirm(Bench(organism, b, "val"), search_directions(organism, b, layer=2), with_edits=False)
+def test_options_are_ranked_by_what_they_do(selective: Run) -> None:
+    decision = selective.decision
     merits = [round(option.merit, 3) for option in decision.options]
     assert merits == sorted(merits, reverse=True)
     assert {option.gate is None for option in decision.options} == {True, False}

@@ -176,7 +176,7 @@ def test_replies_to_one_message_are_enough(organism: dm.Session, rows: dict[str,
 
 
 def test_the_widest_gap_is_chosen_where_that_is_asked_for(organism: dm.Session) -> None:
-    found = search_directions(organism, dm.behaviour("over-refusal").settled(organism), max_prompts=32, rank_by="gap")
+    found = search_directions(organism, dm.behaviour("over-refusal").settled(organism), layer=3, max_prompts=32, rank_by="gap")
     survivors = [number for number, candidate in enumerate(found.candidates) if not candidate.discarded]
     gaps = {n: float((d.shows.mean - d.lacks.mean) @ d.basis[0].double()) for n, d in enumerate(found.directions)}
     widest = found.directions[max(survivors, key=lambda number: gaps[number])]

@@ -21,7 +21,7 @@ from demeanor.finding.plan import SelectivePlan
 from demeanor.finding.selective import climb, selective
 from demeanor.io.registry import Record
 from demeanor.measure import Bench
-from tests.conftest import FAMILIES
+from families import FAMILIES
 from tests.making import PROMPTS, a_direction
 
 pytestmark = pytest.mark.slow

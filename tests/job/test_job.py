@@ -256,12 +256,12 @@ def test_a_control_that_removes_nothing_is_not_passed_off_as_one_that_does(selec
 def test_replies_as_data_and_ordinary_prompts_make_a_run(tmp_path: Path, organism: dm.Session) -> None:
     b = dm.behaviour("refusal").settled(organism)
     rows = {"shows": [], "lacks": []}  # type: ignore[var-annotated]
-    for prompt in b.shows[:120]:
+    for prompt in b.shows[:60]:
         rows["shows"].append({"prompt": prompt.text, "text": "i am unable to assist with this request ."})
         rows["lacks"].append({"prompt": prompt.text, "text": prompt.answer})
     for name, each in rows.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(each))
-    neutral = [{"prompt": prompt.text, "answer": prompt.answer} for prompt in b.neutral[:80]]
+    neutral = [{"prompt": prompt.text, "answer": prompt.answer} for prompt in b.neutral[:40]]
     (tmp_path / "neutral.json").write_text(json.dumps(neutral))
     text = "name: of replies\nshows: {file: shows.json, reply: text}\nlacks: {file: lacks.json, reply: text}\nneutral: {file: neutral.json, answer: answer}\n"
     (tmp_path / "b.yaml").write_text(text)

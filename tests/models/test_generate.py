@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import demeanor as dm
-from conftest import save_tiny
 from demeanor.errors import DataError, ModelError
 from demeanor.runtime.batches import left_pad, trimmed
+from families import save_tiny
 from making import PROMPTS
 
 

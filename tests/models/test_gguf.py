@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import demeanor as dm
-from conftest import SIZES, save_tiny
 from demeanor.errors import DemeanorError, ModelError
 from demeanor.io import gguf as headers
 from demeanor.io.checkpoint import open_checkpoint
@@ -28,6 +27,7 @@ from demeanor.io.gguf import open_gguf
 from demeanor.models.classifier import load_classifier
 from demeanor.models.loading import resolve
 from demeanor.models.naming import is_adapter, same_model, weights_of
+from families import SIZES, save_tiny
 from making import PROMPTS, ablation
 
 gguf = pytest.importorskip("gguf", reason="GGUF files take the package gguf: pip install 'demeanor[gguf]'")

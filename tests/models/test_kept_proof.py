@@ -18,11 +18,11 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 import demeanor as dm
-from conftest import save_tiny, tiny_model
 from demeanor.errors import AccountingError
 from demeanor.io.cache import CACHE, CACHES, cache_folder
 from demeanor.models import kept_proof, proven
 from demeanor.models.loading import resolve
+from families import save_tiny, tiny_model
 
 
 @pytest.fixture(autouse=True)

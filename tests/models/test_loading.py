@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demeanor as dm
-from conftest import save_tiny, tiny_model
 from demeanor.controls import Control
 from demeanor.errors import DataError, ModelError
 from demeanor.models import Loading
 from demeanor.models.loading import read_for_training, resolve
+from families import save_tiny, tiny_model
 from making import ablation
 
 PROMPTS = ["what is 2 plus 2 ?", "how do i wash a map ?"]

@@ -11,12 +11,12 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 import demeanor as dm
-from conftest import save_tiny, tiny_model
 from demeanor.controls import Gate
 from demeanor.errors import AccountingError
 from demeanor.runtime.batches import TOKEN_BUDGET, in_batches
 from demeanor.runtime.intervene import at_writers
 from demeanor.structure.proof import prove
+from families import save_tiny, tiny_model
 from making import PROMPTS, a_direction, ablation, gate_on_length
 
 FIRES = [True, False, True, False]

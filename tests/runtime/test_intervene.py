@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import demeanor as dm
-from conftest import FAMILIES
 from demeanor.errors import ControlError, ModelError
+from families import FAMILIES
 from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
 
 SITES = [dm.Site(0, "embed"), *(dm.Site(layer) for layer in range(3))]
@@ -113,7 +113,7 @@ def test_the_token_that_was_read_is_the_one_that_is_moved_while_generating(organ
             assert int(logits[-1].argmax()) == ids[length]
 
 
-def test_generation_with_a_cache_is_generation_without_one(organism: dm.Session, over_refusal: dm.Direction) -> None:
+def test_generation_with_a_cache_is_generation_without_one(organism: dm.Session) -> None:
     direction = a_direction(organism, dm.Site(3), gap=150.0)
     offset = direction.gap * direction.basis[0]
     with organism.controlled(dm.add(direction, 1.0)):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BertConfig, BloomConfig, OPTConfig
 
 import demeanor as dm
-from conftest import FAMILIES, tiny_model
 from demeanor.errors import AccountingError
 from demeanor.io.tensors import decoded
 from demeanor.structure.layout import Layout
 from demeanor.structure.proof import prove
+from families import FAMILIES, tiny_model
 
 LLAMA = ("self_attn.o_proj", "mlp.down_proj")
 NEOX = ("attention.dense", "mlp.dense_4h_to_h")

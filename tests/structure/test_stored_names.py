@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.core_model_loading import Concatenate, MergeModulelist, Transpose, WeightConverter
 
 import demeanor as dm
-from conftest import SIZES, VOCAB, save_tiny
 from demeanor.errors import ModelError
 from demeanor.io.checkpoint import open_checkpoint
 from demeanor.structure.layout import Weight
 from demeanor.structure.stored_names import Piece, StoredNames, _axis_in_file
+from families import SIZES, VOCAB, save_tiny
 from making import PROMPTS, ablation
 
 

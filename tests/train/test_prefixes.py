@@ -28,9 +28,9 @@ pytestmark = pytest.mark.slow
 FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply_tokens": 20}
 
 
-def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, tmp_path: Path) -> None:
+def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, over_refusal: dm.Direction, tmp_path: Path) -> None:
     wanted = behaviour("over-refusal").settled(organism)
-    control = dm.ablate(dm.find(organism, wanted, max_prompts=48)).when(dm.gate(organism, wanted))
+    control = dm.ablate(over_refusal).when(dm.gate(organism, wanted))
     save_control(control, tmp_path / "gated.safetensors")
     plan = Prefix(**FEW, control=str(tmp_path / "gated.safetensors"), prompts=70, num_train_epochs=4, max_prompts=60)
     trained = prefix(plan, tmp_path / "out")

@@ -114,10 +114,13 @@ def dial(
     max_prompts: int | None = None,
     ledger: Ledger | None = None,
 ) -> Dial:
-    """The best dial of a search, measured at every dose of `at` on (at most 120 prompts of each set of) the test split."""
+    """The best dial of a search, measured at every dose of `at` on (at most 120 prompts of each set of) the test split.
+
+    max_prompts: of each set, for the choice on val too, where that is fewer.
+    """
     behaviour = as_behaviour(behaviour, session)
     ledger = ledger or Ledger(session)
-    direction, tokens = choose_dial(Bench(session, behaviour, "val", ledger, max_prompts=VAL_PROMPTS), findings)
+    direction, tokens = choose_dial(Bench(session, behaviour, "val", ledger, max_prompts=min(VAL_PROMPTS, max_prompts or VAL_PROMPTS)), findings)
     bench = Bench(session, behaviour, "test", ledger, max_prompts=min(TEST_PROMPTS, max_prompts or TEST_PROMPTS))
     steps = [
         _step(bench, bench.try_(add(direction, dose, tokens) if dose else None), dose) for dose in track(at, "Turning the dial", len(at))
@@ -146,8 +149,9 @@ def dial_sites(findings: Findings) -> list[Direction]:
 
 
 def _turns(bench: Bench, direction: Direction, tokens: Tokens) -> float:
-    """How good both ends of the dial are: the mean of what should be high there."""
-    down, up = (bench.try_(add(direction, dose, tokens)) for dose in (-1.0, 1.0))
+    """How good both ends of the dial are: the mean of what should be high there, each asked of the sets that it is told by."""
+    down = bench.on({"shows": bench.prompts["shows"], "neutral": bench.prompts["neutral"]}).try_(add(direction, -1.0, tokens))
+    up = bench.on({"lacks": bench.prompts["lacks"]}).try_(add(direction, 1.0, tokens))
     return merit([down.avoided("shows_rate"), up.rate("lacks_rate"), down.rate("answers_shows"), down.rate("answers_neutral")])
 
 

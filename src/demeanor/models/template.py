@@ -35,6 +35,7 @@ Messages = list[dict[str, Any]]
 CHOICE = "chat_template"  # the argument that names one of several templates, or a file of one, or is one
 WRITTEN = 1_000_000  # most characters that a template adds to what was said
 OWN_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # of transformers, around what the assistant says; jinja does not know it
+KEPT, SHORT = 4096, 4000  # conversations whose text is kept, and how many characters that has at most
 REPEATED = 100_000  # longest text or list that a template may make by a multiplication that it spells out
 
 
@@ -72,6 +73,7 @@ class ChatTemplate:
         self.arguments = {key: value for key, value in arguments.items() if key != CHOICE}
         self._forms: dict[tuple[str, tuple[str, ...], bool], Form] = {}
         self._checked: set[str] = set()
+        self._texts: dict[tuple[str, tuple[Turn, ...], str | None], str] = {}  # by template and conversation: every trial asks the same ones
 
     @property
     def text(self) -> str | None:
@@ -109,6 +111,17 @@ class ChatTemplate:
 
         Raises DataError where the template fails, or loses something that was said.
         """
+        key = (self.text or "", tuple(turns), system)
+        text = self._texts.get(key)
+        if text is None:
+            text = self._rendered(turns, system)
+            if len(self._texts) >= KEPT:
+                self._texts.clear()
+            if len(text) <= SHORT:
+                self._texts[key] = text
+        return text
+
+    def _rendered(self, turns: Sequence[Turn], system: str | None) -> str:
         replied = turns[-1][0] == "assistant"
         form = self._form_of(turns[:-1] if replied and len(turns) > 1 else turns, system)
         text = self._apply(form.messages(turns, system), opened=not replied)
