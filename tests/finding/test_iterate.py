@@ -35,7 +35,8 @@ def found(organism: dm.Session, refusal: dm.Behaviour) -> Findings:
     return search_directions(organism, refusal, layer=2)
 
 
-def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findings) -> None:
+def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demeanor.finding.rank.LAYERS", 2)  # contrasts at fewer sites
     useless = a_direction(organism, dm.Site(2))
     better, rounds = iterate(Bench(organism, dm.behaviour("refusal"), "val"), useless, found.sets, contrasting(found))
     assert len(better.basis) == 1 + len(rounds) <= 4

@@ -83,7 +83,7 @@ def test_the_baked_model_replies_as_the_control_does_in_plain_transformers(whole
 
 
 def test_a_plan_replays_to_the_same_scores(tmp_path: Path) -> None:
-    first = dm.run(dm.Plan(model="organism", behaviour="refusal", layer=2, max_prompts=20, doses=3, device="cpu"), tmp_path / "first")
+    first = dm.run(dm.Plan(model="organism", behaviour="refusal", layer=3, max_prompts=20, doses=3, device="cpu"), tmp_path / "first")
     plan = dm.Plan.from_file(first.folder / "plan.yaml")
     assert plan == first.plan
     again = dm.run(plan, tmp_path / "again")
@@ -220,7 +220,7 @@ def test_a_bake_that_differs_from_the_control_fails_aloud(tmp_path: Path, monkey
     exact = weights.edit_in_place
     monkeypatch.setattr(weights, "edit_in_place", lambda tensor, axis, edit: exact(tensor, axis, edit.scaled(0.9)))
     with pytest.raises(CheckFailed, match="differs from the run-time control"):
-        dm.run(dm.Plan(model="organism", behaviour="refusal", layer=2, max_prompts=20, doses=0, device="cpu"), tmp_path / "run")
+        dm.run(dm.Plan(model="organism", behaviour="refusal", layer=3, max_prompts=20, doses=0, device="cpu"), tmp_path / "run")
     assert (tmp_path / "run" / "scores.json").is_file()  # no work is lost
     assert not (tmp_path / "run" / "model").exists()
 
@@ -240,7 +240,7 @@ def test_files_that_cannot_take_the_control_do_not_cost_the_run(tmp_path: Path, 
         raise ModelError("the weights are packed.")
 
     monkeypatch.setattr(importlib.import_module("demeanor.job.run"), "bake", packed)
-    plan = dm.Plan(model="organism", behaviour="refusal", layer=2, max_prompts=20, doses=0, device="cpu")
+    plan = dm.Plan(model="organism", behaviour="refusal", layer=3, max_prompts=20, doses=0, device="cpu")
     result = dm.run(plan, tmp_path / "run")
     assert result.not_baked == "the weights are packed."
     assert scores(result)["after"]["shows_rate"]["value"] <= 0.05
