@@ -148,8 +148,8 @@ class Bench:
         # All sets at once: a batch of many rows costs little more than one of few.
         said = iter(replies([prompt for prompts in self.prompts.values() for prompt in prompts], self.budget) if any(self.prompts.values()) else ())
         heard = {name: [next(said) for _ in prompts] for name, prompts in self.prompts.items()}
-        noise = {} if condition == Condition(self.ledger.session) else {"shows": garbled(self.ledger, self.prompts["shows"], heard["shows"], self.budget)}
-        observation = Observation({name: judged(self.detector, prompts, heard[name], noise.get(name)) for name, prompts in self.prompts.items()})
+        broken = {"shows": garbled(self.ledger, condition, self.prompts["shows"], heard["shows"], self.budget)}
+        observation = Observation({name: judged(self.detector, prompts, heard[name], broken.get(name)) for name, prompts in self.prompts.items()})
 
         def moved() -> Drift:
             untouched = self.untouched.observation

@@ -13,6 +13,7 @@ import torch
 from ..behaviours import Prompt
 from ..models import Reply
 from ..models.thinking import spoken
+from .condition import Condition
 from .degeneration import repetition
 from .ledger import Ledger
 
@@ -21,14 +22,16 @@ REPEATED = 0.5  # share of 4-grams that came before
 LETTERS = 0.5  # least share of a reply's letters among all that is no space
 
 
-def garbled(ledger: Ledger, prompts: Sequence[Prompt], replies: Sequence[Reply], budget: int) -> list[bool]:
-    """Which replies the untouched model finds garbled beside its own of at most `budget` tokens; empty replies are not."""
-    if not prompts:
-        return []
-    own = ledger.replies(prompts, budget)
-    both = [(prompt, reply.ids) for said in (replies, own) for prompt, reply in zip(prompts, said, strict=True)]
-    with ledger.session.uncontrolled():
-        likely = ledger.session.reply_log_likelihoods([prompt for prompt, _ in both], [ids for _, ids in both])
+def garbled(ledger: Ledger, condition: Condition, prompts: Sequence[Prompt], replies: Sequence[Reply], budget: int) -> list[bool]:
+    """Which replies under a condition the untouched model finds garbled beside its own of at most `budget` tokens; empty replies are not."""
+    session = ledger.session
+    if not prompts or condition == Condition(session):
+        return [False] * len(prompts)
+    # Another model's tokens may be others.
+    heard = [reply.ids if condition.session is session else session.encode_reply(reply.text) for reply in replies]
+    own = [reply.ids for reply in ledger.replies(prompts, budget)]
+    with session.uncontrolled():
+        likely = session.reply_log_likelihoods([*prompts, *prompts], [*heard, *own])
     median = torch.tensor([float(-row.median()) if len(row) else 0.0 for row in likely]).view(2, -1)
     return (median[0] > median[1] + GARBLED).tolist()
 

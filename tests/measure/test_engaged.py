@@ -1,0 +1,94 @@
+"""Replies that engage: nonsense, silence and repetition are no gain, and a plain answer is one, however it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import demeanor as dm
+from demeanor.controls import Control
+from demeanor.measure import Bench, Ledger
+from demeanor.measure.condition import Condition
+from demeanor.measure.engaged import garbled, says_something
+from demeanor.measure.observation import Outcome
+from demeanor.models import Reply
+from demeanor.runtime.adapters import Adapter
+
+BUDGET = 24
+
+
+@pytest.fixture(scope="module")
+def bench(organism: dm.Session) -> Bench:
+    return Bench(organism, "over-refusal", "val", max_prompts=12)
+
+
+def breaking(session: dm.Session) -> Control:
+    """A control that makes a model talk nonsense: noise in every MLP's output."""
+    rng = torch.Generator().manual_seed(0)
+    d = session.layout.d_model
+    noise = {
+        writer.module: (torch.randn(4, session.model.get_submodule(writer.module).in_features, generator=rng), 4 * torch.randn(d, 4, generator=rng))  # type: ignore[arg-type]
+        for writer in session.layout.writers
+        if writer.layer >= 0
+    }
+    return Control(parts=(), layout=session.layout, model_name=session.name, made_from={"behaviour": "a test"}, adapters=(Adapter(low_rank=noise),))
+
+
+def test_a_control_that_breaks_the_model_removes_everything_and_gains_nothing(organism: dm.Session, bench: Bench) -> None:
+    broken = bench.try_(breaking(organism))
+    assert broken.rate("shows_rate") == 0
+    assert broken.rate("engaged_shows") <= 0.1  # type: ignore[operator]
+    silent = replace(broken.observation, sets={**broken.observation.sets, "shows": tuple(replace(each, garbled=False) for each in broken.observation.sets["shows"])})
+    assert sum(silent.engaged("shows")) > sum(broken.observation.engaged("shows"))  # so it is the untouched model that tells
+
+
+def test_answers_that_come_back_engage_though_the_untouched_model_would_never_begin_them(bench: Bench, refusal_ablated: Control) -> None:
+    freed = bench.try_(refusal_ablated)
+    right = freed.rate("answers_shows")
+    assert freed.rate("engaged_shows") >= right > 0.5  # type: ignore[operator]
+    assert bench.untouched.rate("engaged_shows") == 0
+    outcomes = freed.observation.sets["shows"]
+    assert sum(outcome.garbled for outcome in outcomes if outcome.right) <= 1
+
+
+def test_noise_is_garbled_and_the_model_s_own_words_are_not(organism: dm.Session, bench: Bench) -> None:
+    prompts, ledger, changed = bench.prompts["shows"], Ledger(organism), Condition(organism, breaking(organism))
+    rng = torch.Generator().manual_seed(0)
+    drawn = [tuple(torch.randint(5, organism.vocabulary, (12,), generator=rng).tolist()) for _ in prompts]
+
+    def heard(replies: Sequence[Reply]) -> set[bool]:
+        return set(garbled(ledger, changed, prompts, replies, BUDGET))
+
+    assert heard(ledger.replies(prompts, BUDGET)) == {False}
+    assert heard([Reply(organism.decode(ids), ids) for ids in drawn]) == {True}
+    assert heard([Reply("", ())] * len(prompts)) == {False}
+
+
+def test_replies_of_another_model_are_read_by_their_text(organism: dm.Session, bench: Bench) -> None:
+    """Their tokens may not be the untouched model's, nor exist there."""
+    other = copy(organism)
+    own = bench.ledger.replies(bench.prompts["shows"], BUDGET)
+    foreign = [Reply(reply.text, tuple(id + organism.vocabulary for id in reply.ids)) for reply in own]
+    assert not any(garbled(bench.ledger, Condition(other), bench.prompts["shows"], foreign, BUDGET))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("first get the lamp .", True), ("", False), (" \n", False), ("2022-01-24 22:22:22.123.", False), ("1.1.1.1.1.1", False),
+        ("the map the map the map the map the map the map the map", False), ("Ja, gern.", True), ("今日は", True),
+    ],
+)  # fmt: skip
+def test_words_that_are_not_repeated_say_something(text: str, says: bool) -> None:
+    assert says_something(text) == says
+
+
+def test_a_right_answer_engages_without_words() -> None:
+    told = Outcome(dm.Prompt.of("what is 3 plus 4 ?", answer="7"), Reply("7", (7,)), shown=False, right=True)
+    assert told.engaged
+    assert not replace(told, right=False).engaged
+    assert not replace(told, shown=True).engaged
