@@ -147,7 +147,7 @@ def test_the_report_says_that_there_is_no_guard(whole: Run) -> None:
 def test_the_table_has_every_score_with_interval_and_n(selective: Run) -> None:
     table = run_table(selective)
     assert [str(column.header) for column in table.columns] == ["", "before", "after", "95 % interval", "n"]
-    assert table.row_count == 7 + 1 + 7  # the control, and the best bakeable one below it
+    assert table.row_count == 8 + 1 + 8  # the control, and the best bakeable one below it
 
 
 def test_every_reply_is_kept_with_what_was_said_of_it(selective: Run) -> None:

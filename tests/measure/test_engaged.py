@@ -46,6 +46,7 @@ def test_a_control_that_breaks_the_model_removes_everything_and_gains_nothing(or
     assert sum(silent.engaged("shows")) > sum(broken.observation.engaged("shows"))  # so it is the untouched model that tells
 
 
+@pytest.mark.slow
 def test_answers_that_come_back_engage_though_the_untouched_model_would_never_begin_them(bench: Bench, refusal_ablated: Control) -> None:
     freed = bench.try_(refusal_ablated)
     right = freed.rate("answers_shows")

@@ -50,6 +50,7 @@ def robust_keys(behaviour: dm.Behaviour) -> set[tuple[Any, ...]]:
     return {prompt.key for each in behaviour.robust for prompt in each.guard + each.shows}
 
 
+@pytest.mark.slow
 def test_every_rewording_has_its_scores_and_all_of_them_together(organism: dm.Session, over: dm.Behaviour, refusal_ablated: dm.Control) -> None:
     measured = dm.measure(organism, over, control=refusal_ablated, robust=True, max_prompts=FEW)
     names = (*REWORDINGS, *OWN)
@@ -84,6 +85,7 @@ def test_a_control_that_forgets_the_guard_under_a_rewording_is_seen(organism: dm
     assert measured.p["guard_polite"] < 0.01
 
 
+@pytest.mark.slow
 def test_no_control_changes_nothing_and_has_no_worst_guard(organism: dm.Session, over: dm.Behaviour) -> None:
     measured = dm.measure(organism, over, robust=True, max_prompts=FEW)
     assert measured.after == measured.before
@@ -153,6 +155,7 @@ def test_rewordings_that_change_nothing_or_do_not_fit_are_counted(
     assert {name: len(other.prompts["guard"]) for name, other in benches.items()} == dict.fromkeys(REWORDINGS, 2) | {"lowercase": 0}
 
 
+@pytest.mark.slow
 def test_a_robust_set_may_have_one_side_only(organism: dm.Session, over: dm.Behaviour) -> None:
     one = replace(over, robust=(RobustSet(name="elsewhere", guard=over.robust[0].guard),))
     measured = dm.measure(organism, one, robust=True, max_prompts=FEW)
