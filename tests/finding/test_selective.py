@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from demeanor.detect import DETECTORS
 from demeanor.detect.registry import Traits
 from demeanor.errors import CheckFailed, DataError
 from demeanor.finding.plan import SelectivePlan
-from demeanor.finding.selective import climb, selective
+from demeanor.finding.selective import climb, firmest, selective
 from demeanor.io.registry import Record
 from demeanor.measure import Bench
 from families import FAMILIES
@@ -151,14 +152,20 @@ def test_a_model_that_does_not_tell_the_guard_apart_is_not_edited(organism: dm.S
 
 
 def test_strength_rises_until_more_of_it_is_no_gain(organism: dm.Session, over_refusal: dm.Direction) -> None:
-    """Strength 1 leaves a third here, 1.5 next to nothing: the ladder ends there, and what it tried is what the bench says."""
+    """Strength 1 leaves a third here, 1.5 next to nothing: one step more is tried, and what was tried is what the bench says."""
     bench = Bench(organism, "over-refusal", "val", max_prompts=24)
     tried = climb(bench, over_refusal, SelectivePlan(anyway=True))
     strengths, left = [control.made_from["strength"] for control, _ in tried], [trial.rate("shows_rate") for _, trial in tried]
-    assert strengths == [1.0, 1.5]
+    assert strengths == [1.0, 1.5, 2.5]
     assert left[0] > 0.1  # type: ignore[operator]
     assert left[1] < 0.05  # type: ignore[operator]
-    assert bench.try_(tried[-1][0]).scores == tried[-1][1].scores
+    assert bench.try_(tried[1][0]).scores == tried[1][1].scores
+
+
+@pytest.mark.parametrize(("merits", "taken"), [([0.5, 0.9, 0.89], 2), ([0.5, 0.9, 0.8], 1), ([0.95, 0.9, 0.94, 0.2], 2), ([0.7], 0)])
+def test_the_strongest_of_those_that_are_as_good_is_taken(organism: dm.Session, control: dm.Control, merits: list[float], taken: int) -> None:
+    tried = [(replace(control, made_from={"strength": float(rung)}), SimpleNamespace(merit=merit)) for rung, merit in enumerate(merits)]
+    assert firmest(tried) == taken  # type: ignore[arg-type]
 
 
 def test_a_strength_is_chosen_on_val_where_none_is_given(organism: dm.Session, over_refusal: dm.Direction) -> None:

@@ -37,6 +37,7 @@ from .plan import SelectivePlan
 KEPT: tuple[SetName, ...] = ("guard", "lacks", "neutral")
 FEWEST = 8  # train prompts that are to change
 STRENGTHS = (1.0, 1.5, 2.5, 4.0)
+ALIKE = 0.02  # of merit: edits that agree so far are told apart by their strength
 
 
 def selective(
@@ -66,7 +67,7 @@ def selective(
     if plan.strength is not None:
         return _fitted(session, _rows(session, behaviour, ledger, plan), direction, plan, plan.strength)
     tried = climb(Bench(session, behaviour, "val", ledger, max_prompts=plan.prompts), direction, plan)
-    return max(tried, key=lambda one: one[1].merit)[0]
+    return tried[firmest(tried)][0]
 
 
 def climb(
@@ -76,18 +77,27 @@ def climb(
     strengths: Sequence[float] = STRENGTHS,
     try_: Callable[[Control], Trial] | None = None,
 ) -> list[tuple[Control, Trial]]:
-    """Edits of rising strength, each tried on the bench (or by `try_`) before the next is fitted: until none of the
-    behaviour is left, as surely as so few prompts tell, or the last did worse than the one before it."""
+    """Edits of rising strength, each tried on the bench (or by `try_`) before the next is fitted: until one did worse than the one before
+    it, or the one before it left nothing, as surely as so few prompts tell. The one step more is for wordings that the bench does not have."""
     rows = _rows(bench.session, bench.behaviour, bench.ledger, plan)
     tried: list[tuple[Control, Trial]] = []
     for strength in strengths:
         control = _fitted(bench.session, rows, direction, plan, strength)
         trial = (try_ or bench.try_)(control)
-        worse = bool(tried) and trial.merit < tried[-1][1].merit
+        done = bool(tried) and (trial.merit < tried[-1][1].merit - ALIKE or not tried[-1][1].leaves_some)
         tried.append((control, trial))
-        if worse or not trial.leaves_some:
+        if done:
             break
     return tried
+
+
+def firmest(tried: Sequence[tuple[Control, Trial]]) -> int:
+    """Which of several edits of one direction is taken: the strongest of those that are as good as the best.
+
+    A bench has one wording of each request. Where two strengths do the same there, the stronger one does more of it in other words.
+    """
+    best = max(trial.merit for _, trial in tried)
+    return max((number for number, (_, trial) in enumerate(tried) if trial.merit >= best - ALIKE), key=lambda number: tried[number][0].made_from["strength"])
 
 
 def _fitted(session: Session, rows: _Rows, direction: Direction, plan: SelectivePlan, strength: float) -> Control:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..controls import Control, Direction, Gate, Round, ablate, add
 from ..finding.find import Findings
+from ..finding.selective import firmest
 from ..measure.bench import Trial
 from ..runtime.intervene import Tokens
 from ..stats.correlation import spearman
@@ -132,12 +133,15 @@ def preference(option: Option) -> tuple[float, bool, int, int, float]:
 
 
 def ordered(options: Sequence[Option]) -> tuple[Option, ...]:
-    """The best first, by the rule; before it an edit that weights can hold, where it is as good as few prompts can tell."""
-    best, *rest = sorted(options, key=preference, reverse=True)
-    permanent = next((option for option in rest if option.proposal.fitted is not None and _as_good(option.trial, best.trial)), None)
-    if permanent is None or best.control.bakeable() is None:
-        return (best, *rest)
-    return (permanent, best, *(option for option in rest if option is not permanent))
+    """The best first, by the rule; before it a selective edit, where it is as good as few prompts can tell, unless plain weights do it."""
+    ranked = sorted(options, key=preference, reverse=True)
+    best = ranked[0]
+    as_good = [option for option in ranked if option.proposal.fitted is not None and _as_good(option.trial, best.trial)]
+    if not as_good or (best.gate is None and best.proposal.fitted is None and best.control.bakeable() is None):
+        return tuple(ranked)
+    alike = [option for option in as_good if option.direction is as_good[0].direction]
+    first = alike[firmest([(option.control, option.trial) for option in alike])]
+    return (first, *(option for option in ranked if option is not first))
 
 
 def _as_good(one: Trial, other: Trial) -> bool:
