@@ -93,6 +93,7 @@ def test_no_control_changes_nothing_and_has_no_worst_guard(organism: dm.Session,
     assert measured.after[f"shows_{measured.worst('shows')}"].value == 1  # what is left of the behaviour is all of it
 
 
+@pytest.mark.slow
 def test_the_embedded_model_treats_its_robust_sets_as_it_treats_the_originals(organism: dm.Session, over: dm.Behaviour) -> None:
     detector = make_detector(over.detect, organism)
     own = {prompt.key for prompt in over.all_prompts()}

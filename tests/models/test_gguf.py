@@ -287,7 +287,7 @@ def test_one_that_is_none(tmp_path: Path, content: bytes) -> None:
     assert "is not a GGUF file" in refused(lambda: dm.load(tmp_path / "none.gguf"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_header_that_is_damaged_is_told_or_read(packed: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(packed.read_bytes())

@@ -178,7 +178,7 @@ ROWS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=2,
 
 
 @given(ROWS, st.integers(1, 4), st.integers(0, 3), st.integers(1, 3), st.integers(0, 12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_what_is_shared_is_shared_by_all_and_read_by_none(rows: list[list[int]], read: int, reply: int, own: int, opening: int) -> None:
     rows = [[7] * opening + row for row in rows]
     length = shared_length(rows, [Tail(read, reply)] * len(rows), own)
