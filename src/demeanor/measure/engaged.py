@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+from torch import Tensor
 
 from ..behaviours import Prompt
 from ..models import Reply
@@ -31,9 +31,13 @@ def garbled(ledger: Ledger, condition: Condition, prompts: Sequence[Prompt], rep
     heard = [reply.ids if condition.session is session else session.encode_reply(reply.text) for reply in replies]
     own = [reply.ids for reply in ledger.replies(prompts, budget)]
     with session.uncontrolled():
-        likely = session.reply_log_likelihoods([*prompts, *prompts], [*heard, *own])
-    median = torch.tensor([float(-row.median()) if len(row) else 0.0 for row in likely]).view(2, -1)
-    return (median[0] > median[1] + GARBLED).tolist()
+        said, usual = session.reply_log_likelihoods(prompts, heard), ledger.reply_log_likelihoods(prompts, own)
+    return [_surprise(one) > _surprise(other) + GARBLED for one, other in zip(said, usual, strict=True)]
+
+
+def _surprise(log_likelihoods: Tensor) -> float:
+    """Nats of the median token; 0 for no tokens."""
+    return -float(log_likelihoods.median()) if len(log_likelihoods) else 0.0
 
 
 def says_something(text: str) -> bool:

@@ -47,6 +47,7 @@ class Ledger:
         self._states: dict[Ids, dict[Site, Tensor]] = {}
         self._log_probs: dict[tuple[Ids, Ids], Tensor] = {}
         self._kept = 0
+        self._likelihoods: dict[tuple[Ids, Ids], Tensor] = {}
 
     def replies(self, prompts: Sequence[Prompt], budget: int) -> list[Reply]:
         """Greedy replies of at most `budget` tokens, one per prompt."""
@@ -107,3 +108,12 @@ class Ledger:
                 self._log_probs[keys[number]] = row
                 self._kept += row.numel()
         return [computed[number] if number in computed else self._log_probs[key] for number, key in enumerate(keys)]
+
+    def reply_log_likelihoods(self, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
+        """`Session.reply_log_likelihoods`, of replies that were not read before only."""
+        keys = [(tuple(self.session.encode(prompt)), tuple(reply)) for prompt, reply in zip(prompts, replies, strict=True)]
+        missing = {key: prompt for key, prompt in zip(keys, prompts) if key not in self._likelihoods}
+        if missing:
+            rows = self.session.reply_log_likelihoods(list(missing.values()), [reply for _, reply in missing])
+            self._likelihoods |= dict(zip(missing, rows, strict=True))
+        return [self._likelihoods[key] for key in keys]

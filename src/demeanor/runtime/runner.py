@@ -89,15 +89,21 @@ class Runner:
 
         with self.threads():
             alike = None if longest is None else longest + extra - (extra if reply is None else reply)
-            reach = window(self.model) if continued else None
-            near = reach is None or max(map(len, ids), default=0) + extra <= reach
-            batch_of = self._after_prefix(ids, tails, acting, opened if continued else following) if tails and len(ids) > 1 and near else None
+            batch_of = self._after_prefix(ids, tails, acting, extra if continued else None) if tails and len(ids) > 1 else None
             return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget, alike, batch_of)
 
     def _after_prefix(
-        self, ids: Sequence[Sequence[int]], tails: Sequence[Tail], acting: Sequence[Acting], batch_of: BatchOf
+        self, ids: Sequence[Sequence[int]], tails: Sequence[Tail], acting: Sequence[Acting], more: int | None
     ) -> Callable[[Sequence[int]], Batch] | None:
-        """Runs what all rows begin with, and makes batches of what follows; None where rows are to be run whole."""
+        """Runs what all rows begin with, and makes batches of what follows; None where rows are to be run whole.
+
+        more: how many tokens rows are continued by; None where they are read.
+        """
+        batch_of: BatchOf = following if more is None else opened
+        reach = window(self.model)
+        if more is not None and reach is not None and max(map(len, ids)) + more > reach:
+            self.prefixes["attention does not reach so far"] += 1
+            return None
         own = [acting_here.own_tokens() for acting_here in acting]
         if None in own:
             self.prefixes["what is in force takes whole prompts"] += 1

@@ -63,12 +63,9 @@ class OpenedBatch(Batch):
         return _for_rows(self.cache, self.rows, self.input_ids.device)
 
     def inputs(self) -> dict[str, Any]:
-        positions = (self.attention_mask.cumsum(1) - 1).clamp_min(0)
-        rest = slice(self.length, None)
-        return {
-            "input_ids": self.input_ids[:, rest], "attention_mask": self.attention_mask, "position_ids": positions[:, rest],
-            "past_key_values": self.begun(), "use_cache": True,
-        }  # fmt: skip
+        whole, rest = super().inputs(), slice(self.length, None)
+        seen = {name: whole[name][:, rest] for name in ("input_ids", "position_ids")}  # the mask covers the cache too
+        return {**whole, **seen, "past_key_values": self.begun(), "use_cache": True}
 
     @property
     def ends(self) -> Tensor:
