@@ -219,6 +219,16 @@ def test_a_prompt_does_not_end_with_what_the_tokenizer_ends_texts_with(organism:
     assert ids == ([session.tokenizer.bos_token_id] if template is None else []) + session.encode_reply("hello there")
 
 
+def test_tokens_are_those_of_the_tokenizer_in_force(organism: dm.Session) -> None:
+    session = ended(organism, None)
+    ids = session.encode_reply("hello there")
+    ids.append(7)  # what is handed out is the caller's own
+    assert session.encode_reply("hello there") == ids[:-1]
+    session.tokenizer = copy.deepcopy(session.tokenizer)
+    session.tokenizer.add_tokens(["hello there"])
+    assert session.encode_reply("hello there") == [len(session.tokenizer) - 1]
+
+
 def test_nor_does_a_conversation_that_is_learned_end_in_its_middle(organism: dm.Session) -> None:
     ids, labels = learned(ended(organism, None), Conversation((("user", "hello"), ("assistant", "hi ."))))
     end = organism.tokenizer.eos_token_id

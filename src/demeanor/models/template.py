@@ -35,7 +35,7 @@ Messages = list[dict[str, Any]]
 CHOICE = "chat_template"  # the argument that names one of several templates, or a file of one, or is one
 WRITTEN = 1_000_000  # most characters that a template adds to what was said
 OWN_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # of transformers, around what the assistant says; jinja does not know it
-KEPT, SHORT = 4096, 4000  # conversations whose text is kept, and how many characters that has at most
+KEPT, SHORT = 1 << 14, 4000  # conversations whose text and texts whose tokens are kept, and how many characters that has at most
 REPEATED = 100_000  # longest text or list that a template may make by a multiplication that it spells out
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..behaviours import Prompt, as_prompt
 from ..errors import DataError, ModelError
 from ..progress import warn
-from .template import ChatTemplate, Messages
+from .template import KEPT, SHORT, ChatTemplate, Messages
 from .thinking import kept_tokens
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Texts:
         self.model: Any = model  # of transformers, whose classes do not say what their modules are
         self.tokenizer, self.name, self.chat_template_args = tokenizer, name, dict(chat_template_args or {})
         self._said: set[str] = set()
+        self._tokens: dict[str, tuple[int, ...]] = {}  # of the tokenizer `_tokens_of`, by text: every trial asks the same prompts
+        self._tokens_of = tokenizer
         self._template = ChatTemplate(tokenizer, name, self.chat_template_args, self._say_once)
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
         self._thinking_tokens = {special[token] for token in kept_tokens(special)}
@@ -97,7 +99,17 @@ class Texts:
 
     def encode_reply(self, text: str) -> list[int]:
         """Token ids of a text as a reply, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._tokens_of is not self.tokenizer:
+            self._tokens, self._tokens_of = {}, self.tokenizer
+        kept = self._tokens
+        ids = kept.get(text)
+        if ids is None:
+            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            if len(kept) >= KEPT:
+                kept.clear()
+            if len(text) <= SHORT:
+                kept[text] = ids
+        return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Reply tokens as text, without special tokens but those that tell thinking from speech."""
