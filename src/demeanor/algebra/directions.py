@@ -14,6 +14,7 @@ STEPS = 100  # of Newton's method, of which a probe takes about eight
 SETTLED = 1e-9  # largest gradient at the optimum
 LEAST_CURVED = 1e-12
 
+
 def unit(x: Tensor) -> Tensor:
     """x / |x| along the last axis; zero stays zero."""
     norm = x.norm(dim=-1, keepdim=True)
