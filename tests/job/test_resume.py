@@ -17,7 +17,7 @@ from demeanor.job.resume import running_folder
 from demeanor.job.run import scores
 
 pytestmark = pytest.mark.slow
-PLAN = dm.Plan(model="organism", behaviour="over-refusal", layer=3, max_prompts=20, doses=0, device="cpu")
+PLAN = dm.Plan(model="organism", behaviour="over-refusal", layer=3, max_prompts=20, doses=0, device="cpu", selective=False)
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -44,9 +44,10 @@ def reply_words() -> set[str]:
 
 
 def test_every_line_of_the_acceptance_table_holds(organism: dm.Session, whole: Run) -> None:
-    # Of three manners one; `make organism` measures all. The direction is that of the run, which finds it as `find` does.
-    lines = acceptance.table(organism, moved=("rudeness",), refusal=whole.found.ranked()[0])
-    assert len(lines) == 24
+    # How far mean differences move the manners is left to `make organism`: it takes most of the time. The direction is that of the run,
+    # which finds it as `find` does.
+    lines = acceptance.table(organism, moved=(), refusal=whole.found.ranked()[0])
+    assert len(lines) == 22
     assert [line.score.name for line in lines if not line.holds] == []
     readme = (FOLDER / "README.md").read_text()
     for line in lines:  # and the table that is shown is the one that is measured

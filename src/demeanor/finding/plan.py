@@ -62,15 +62,25 @@ class GatePlan(BasePlan):
     max_prompts: MaxPrompts = None
 
 
+Along = Annotated[
+    Literal["layers", "direction"],
+    Field(
+        description="what a writer takes out: layers, the gap between shows and lacks behind its own layer (before the direction's layer, that one's); direction, the direction everywhere"
+    ),
+]
+
+
 class SelectivePlan(BasePlan):
     """What a selective edit is fitted to."""
 
     strength: float | None = Field(
         default=None, gt=0, le=8, description="how much of the direction is taken out where prompts are to change; 1 takes it to where the others lie; chosen on val unless given"
     )
-    keep: float = Field(default=3.0, ge=0, description="weight of what is to stay, against what is to change")
+    along: Along = "layers"
+    keep: float = Field(default=10.0, ge=0, description="weight of what is to stay, against what is to change")
+    keep_last: float = Field(default=1.0, ge=0, description="weight of the last tokens of prompts that are to stay, beside all of their tokens")
     ridge: float = Field(default=1e-4, gt=0, description="weight of small changes, against fitting well")
-    prompts: int = Field(default=64, ge=8, description="most train prompts of each set that it is fitted on; all are held in one batch")
+    prompts: int = Field(default=128, ge=8, description="most train prompts of each set that it is fitted on; all are held in one batch")
     false_positives: FalsePositives = 0.05
     anyway: bool = Field(default=False, description="a fit even where the model does not tell what is to change from what is to be kept")
 

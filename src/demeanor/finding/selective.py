@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..algebra import edits
+from ..algebra.directions import unit
 from ..algebra.linear_gate import linear_gate
 from ..behaviours import Behaviour, BehaviourLike, Prompt, SetName, as_behaviour, asked
 from ..controls import Control, Direction
@@ -24,7 +25,7 @@ from ..detect import make_detector, present
 from ..errors import CheckFailed, ControlError, DataError
 from ..measure.bench import Bench, Trial, reply_budget
 from ..measure.ledger import Ledger
-from ..models import Session
+from ..models import Session, Site
 from ..progress import say
 from ..runtime.acting import Acting, lock_of
 from ..runtime.adapters import Adapter
@@ -49,10 +50,10 @@ def selective(
     ledger: Ledger | None = None,
     **options: Any,
 ) -> Control:
-    """The direction removed where `shows` prompts end, and nowhere else: a change of low rank in every linear writer, without a gate.
+    """A behaviour removed where `shows` prompts end, and nowhere else: a change of low rank in every linear writer, without a gate.
 
-    `options` are the fields of `SelectivePlan` by name, in place of a plan. Train prompts are used: `shows` on which the model shows the
-    behaviour are to change; `guard`, `lacks` and `neutral` stay as they are, with the model's own replies. Writers are fitted in the order
+    What a writer takes out is the gap between the classes behind its own layer, from the direction's layer on, or (`along="direction"`) the
+    direction itself. `options` are the fields of `SelectivePlan` by name, in place of a plan. Train prompts are used: `shows` are to change; `guard`, `lacks` and `neutral` stay as they are, with the model's own replies. Writers are fitted in the order
     of the forward pass, each on what the edited ones before it leave, in one pass over all of them. Without a strength in the plan,
     rising ones are tried on val prompts and the best is taken.
     Raises CheckFailed where the model does not tell `shows` from `guard` (held-out AUROC < 0.7 at every layer) and `anyway` is not given,
@@ -65,7 +66,7 @@ def selective(
     if not plan.anyway:
         _refuse_alike(session, behaviour, ledger, plan)
     if plan.strength is not None:
-        return _fitted(session, _rows(session, behaviour, ledger, plan), direction, plan, plan.strength)
+        return _fitted(_inputs(session, behaviour, ledger, direction, plan), direction, plan, plan.strength)
     tried = climb(Bench(session, behaviour, "val", ledger, max_prompts=plan.prompts), direction, plan)
     return tried[firmest(tried)][0]
 
@@ -74,15 +75,14 @@ def climb(
     bench: Bench,
     direction: Direction,
     plan: SelectivePlan,
-    strengths: Sequence[float] = STRENGTHS,
     try_: Callable[[Control], Trial] | None = None,
 ) -> list[tuple[Control, Trial]]:
     """Edits of rising strength, each tried on the bench (or by `try_`) before the next is fitted: until one did worse than the one before
     it, or the one before it left nothing, as surely as so few prompts tell. The one step more is for wordings that the bench does not have."""
-    rows = _rows(bench.session, bench.behaviour, bench.ledger, plan)
+    inputs = _inputs(bench.session, bench.behaviour, bench.ledger, direction, plan)
     tried: list[tuple[Control, Trial]] = []
-    for strength in strengths:
-        control = _fitted(bench.session, rows, direction, plan, strength)
+    for strength in STRENGTHS:
+        control = _fitted(inputs, direction, plan, strength)
         trial = (try_ or bench.try_)(control)
         done = bool(tried) and (trial.merit < tried[-1][1].merit - ALIKE or not tried[-1][1].leaves_some)
         tried.append((control, trial))
@@ -100,16 +100,20 @@ def firmest(tried: Sequence[tuple[Control, Trial]]) -> int:
     return max((number for number, (_, trial) in enumerate(tried) if trial.merit >= best - ALIKE), key=lambda number: tried[number][0].made_from["strength"])
 
 
-def _fitted(session: Session, rows: _Rows, direction: Direction, plan: SelectivePlan, strength: float) -> Control:
-    fitting = _Fitting(session, direction.basis, rows, plan, strength)
+def _fitted(inputs: _Inputs, direction: Direction, plan: SelectivePlan, strength: float) -> Control:
+    session, rows = inputs.session, inputs.rows
+    fitting = _Fitting(inputs, plan, strength)
     with session.runner.threads(), lock_of(session.model), torch.no_grad(), session.uncontrolled(), fitting.attached():
         session.decoder(**rows.batch.inputs())
     say(
         f"Strength {strength:g}: {len(fitting.fitted)} writers were fitted on {rows.acting} prompts that are to change and {len(rows.batch.rows) - rows.acting} that stay."
     )
-    made_from = {**direction.made_from("selective"), "strength": strength, "keep": plan.keep, "ridge": plan.ridge}
+    chosen = plan.model_dump(include={"along", "keep", "keep_last", "ridge"})
     adapter = Adapter(low_rank=fitting.fitted, transposed=fitting.transposed)
-    return Control(parts=(), layout=session.layout, model_name=session.name, made_from=made_from, adapters=(adapter,))
+    return Control(
+        parts=(), layout=session.layout, model_name=session.name,
+        made_from={**direction.made_from("selective"), "strength": strength, **chosen}, adapters=(adapter,),
+    )  # fmt: skip
 
 
 def _refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> None:
@@ -126,10 +130,14 @@ def _refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: 
 
 @dataclass(frozen=True)
 class _Rows:
-    """All prompts in one batch: the first `acting` are to change, at their last tokens; the others stay, at every token."""
+    """All prompts in one batch: the first `acting` are to change, at their last tokens; the others stay, at every token.
+
+    replied: how many tokens of a reply follow each prompt that stays.
+    """
 
     batch: Batch
     acting: int
+    replied: Sequence[int]
 
     @property
     def kept(self) -> Tensor:
@@ -138,40 +146,59 @@ class _Rows:
         mask[: self.acting] = False
         return mask
 
+    @property
+    def last(self) -> tuple[Tensor, Tensor]:
+        """The rows that stay, and where each prompt among them ends."""
+        return torch.arange(self.acting, len(self.batch.rows)), self.batch.attention_mask.shape[1] - 1 - torch.tensor(self.replied)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What every strength is fitted on: the rows, and what a writer of each layer takes out [k, d_model]."""
+
+    session: Session
+    rows: _Rows
+    bases: Sequence[Tensor]
+
+
+def _inputs(session: Session, behaviour: Behaviour, ledger: Ledger, direction: Direction, plan: SelectivePlan) -> _Inputs:
+    layers = session.layout.n_layers
+    rows = _rows(session, behaviour, ledger, plan)
+    if plan.along == "direction":
+        return _Inputs(session, rows, [direction.basis] * layers)
+    sites = [Site(max(layer, direction.site.layer)) for layer in range(layers)]
+    shows, lacks = (ledger.capture(_train(behaviour, name, plan), sites).values.double().mean(0) for name in ("shows", "lacks"))
+    return _Inputs(session, rows, list(unit(shows - lacks).float()[:, None]))
+
+
+def _train(behaviour: Behaviour, name: SetName, plan: SelectivePlan) -> list[Prompt]:
+    return asked(behaviour.set(name, "train"))[: plan.prompts]
+
 
 def _rows(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> _Rows:
     budget = reply_budget(session, behaviour)
-
-    def train(name: SetName) -> list[Prompt]:
-        return asked(behaviour.set(name, "train"))
-
-    def replies(prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        return [reply.ids for reply in ledger.replies(prompts, budget)] if prompts else []
-
-    shows = train("shows")
+    shows = _train(behaviour, "shows", plan)
     texts = [reply.text for reply in ledger.replies(shows, budget)] if shows else []
-    fits = present(make_detector(behaviour.detect, session), texts, shows)
-    acting = [session.encode(prompt) for prompt, fit in zip(shows, fits) if fit][: plan.prompts]
-    if len(acting) < FEWEST:
-        raise DataError(
-            f"{session.name} shows the behaviour on {len(acting)} train prompts of shows; at least {FEWEST} are needed, so give it more."
-        )
-    staying = []
-    for name in KEPT:
-        prompts = train(name)[: plan.prompts]
-        staying += [[*session.encode(prompt), *ids] for prompt, ids in zip(prompts, replies(prompts), strict=True)]
+    shown = sum(present(make_detector(behaviour.detect, session), texts, shows))
+    if shown < FEWEST:
+        raise DataError(f"{session.name} shows the behaviour on {shown} train prompts of shows; at least {FEWEST} are needed, so give it more.")
+    acting = [session.encode(prompt) for prompt in shows]
+    staying = [prompt for name in KEPT for prompt in _train(behaviour, name, plan)]
     if not staying:
         raise DataError("Nothing says what is to stay as it is; give the behaviour a guard set, or lacks prompts.")
-    ids = [*acting, *staying]
-    return _Rows(Batch(tuple(range(len(ids))), *left_pad(ids, session.runner.pad, session.device)), len(acting))
+    replies = [reply.ids for reply in ledger.replies(staying, budget)]
+    ids = [*acting, *([*session.encode(prompt), *reply] for prompt, reply in zip(staying, replies, strict=True))]
+    batch = Batch(tuple(range(len(ids))), *left_pad(ids, session.runner.pad, session.device))
+    return _Rows(batch, len(acting), [len(reply) for reply in replies])
 
 
 class _Fitting(Acting):
     """One pass in which every writer is fitted as it is reached, and edited from then on."""
 
-    def __init__(self, session: Session, basis: Tensor, rows: _Rows, plan: SelectivePlan, strength: float) -> None:
+    def __init__(self, inputs: _Inputs, plan: SelectivePlan, strength: float) -> None:
+        session = inputs.session
         super().__init__(session.model)
-        self.layout, self.basis, self.rows, self.plan, self.strength = session.layout, basis, rows, plan, strength
+        self.layout, self.bases, self.rows, self.plan, self.strength = session.layout, inputs.bases, inputs.rows, plan, strength
         self.fitted: dict[str, tuple[Tensor, Tensor]] = {}
         inner = [writer for writer in self.layout.writers if writer.layer >= 0]
         self.writers = [writer for writer in inner if _is_linear(self.model.get_submodule(writer.module))]
@@ -180,14 +207,15 @@ class _Fitting(Acting):
         if len(self.writers) < len(inner):
             say(f"{len(inner) - len(self.writers)} of {len(inner)} writers are no plain linear layers and stay as they are.")
         self.transposed = self.writers[0].weights[0].axis == 1
-        self.kept = rows.kept
+        self.kept, self.last = self.rows.kept, self.rows.last
 
     def lay(self) -> None:
         for writer in self.writers:
             self.hold(self.model.get_submodule(writer.module).register_forward_hook(self._fit(writer)))
 
     def _fit(self, writer: Writer) -> Any:
-        u = writer_edit(writer, edits.ablate(self.basis), self.model.get_parameter).V  # what of the raw output becomes r in the stream
+        out = edits.ablate(self.bases[writer.layer])
+        u = writer_edit(writer, out, self.model.get_parameter).V  # what of the raw output becomes the direction in the stream
 
         def fit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
             if not self.acts:
@@ -195,9 +223,10 @@ class _Fitting(Acting):
             x, y = received(args, {}), returned(output)
             assert isinstance(y, Tensor)
             along = y.float() @ u.T.to(y.device, torch.float32)
-            last, kept = (slice(0, self.rows.acting), -1), self.kept.to(x.device)
-            wanted = self.strength * (along[last] - along[kept].mean(0))
-            v = linear_gate(x[last].float(), wanted, x[kept].float(), self.plan.keep, self.plan.ridge).float()
+            ends, kept = (slice(0, self.rows.acting), -1), self.kept.to(x.device)
+            wanted = self.strength * (along[ends] - along[kept].mean(0))
+            stays = [(x[kept].float(), self.plan.keep), (x[self.last].float(), self.plan.keep_last)]
+            v = linear_gate(x[ends].float(), wanted, stays, self.plan.ridge).float()
             back = -u.T.to(v)
             self.fitted[writer.module] = v.cpu(), back.cpu().contiguous()
             return y + linear(linear(x, v.to(x.dtype)), back.to(x.dtype))

@@ -21,7 +21,7 @@ from ..finding.gauges import ShortReplies, Tried
 from ..finding.plan import SelectivePlan
 from ..finding.rank import ENOUGH, MAX_RANK, by_wording, contrasting, extensible, find_again, iterate
 from ..finding.select import CHANGES_NEUTRAL
-from ..finding.selective import STRENGTHS, climb
+from ..finding.selective import climb
 from ..measure.bench import Bench, Trial
 from ..progress import say, track, warn
 from .decision import Decision, Option, Proposal, agreement, ordered, preference
@@ -33,7 +33,7 @@ PROMPTS = 24  # of each set of val, where a model is large
 SCREENED = 4  # proposals of one kind that are run for real there
 PUSHED = 3  # sites at which the stream is moved away from the behaviour, and the ways of doing so
 DOSES = (-1.0, -1.5, -2.0)
-EDITED = 3  # single directions that selective edits are made of, of different layers; of a large model the first, and not the weakest edit
+EDITED = 2  # layers of the best directions, from which on selective edits take the class gap out; of a large model the first
 
 
 def confirm(
@@ -162,14 +162,14 @@ def _selective_edits(trials: _Trials) -> None:
     """Changes of weights that keep the guard, where a gate could tell it apart; made of the directions that do most when ablated."""
     if not trials.gates:
         return
-    bench, small = trials.bench, trials.bench.session.runner.small
+    bench = trials.bench
     # Of rank 1: a gate in every writer is freedom enough, and with three of them replies fall apart.
     plain = [option for option in trials.options if option.proposal.push is None and option.direction.write is None and len(option.direction.basis) == 1]
     best: dict[int, Direction] = {}
     for option in sorted(plain, key=preference, reverse=True):
         best.setdefault(option.direction.site.layer, option.direction)
-    for direction in list(best.values())[: EDITED if small else 1]:
-        climb(bench, direction, SelectivePlan(), STRENGTHS if small else STRENGTHS[1:], partial(_add_fitted, trials, direction))
+    for direction in list(best.values())[: EDITED if bench.session.runner.small else 1]:
+        climb(bench, direction, SelectivePlan(), partial(_add_fitted, trials, direction))
 
 
 def _add_fitted(trials: _Trials, direction: Direction, fitted: Control) -> Trial:
