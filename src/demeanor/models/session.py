@@ -81,7 +81,7 @@ class Session(LanguageModel):
 
         ids = [start + reply for start, reply in zip(starts, replies)]
         for prompt, row in zip(prompts, ids):
-            self._refuse_too_long(row, as_prompt(prompt).text)
+            self.refuse_too_long(row, as_prompt(prompt).text)
         deepest = max([1, *(-site.position for site in sites if isinstance(site.position, int))])
         tails = [Tail(len(reply) + deepest, len(reply) + len(after)) for reply in replies]
         return Activations(torch.stack(self.runner.in_batches(ids, run, "Capturing", tails=tails)), tuple(sites))

@@ -217,7 +217,7 @@ class Batching:
         if rest:
             job.heard(Piece(rest, None))
         reason = "stop" if ends or job.text.stopped else "length"
-        seen, fired = job.row.seen, tuple(job.row.fired.values())
+        seen, fired = job.row.seen, tuple((str(gate), said) for gate, said in job.row.fired.items())
         changed = None if seen is None else {
             "prompt_tokens": seen.prompt_tokens, "reply_tokens": seen.reply_tokens, "places": len(seen.places),
             "adapter_layers": 0 if job.row.slot is None else sum(len(adapter.low_rank) for adapter in job.row.slot.adapters),

@@ -85,7 +85,7 @@ class Ended:
     reason: Reason
     prompt_tokens: int
     reply_tokens: int
-    fired: tuple[bool, ...] = ()
+    fired: tuple[tuple[str, bool], ...] = ()
     changed: dict[str, Any] | None = None
 
 
