@@ -134,7 +134,7 @@ def test_a_person_moves_a_slider_and_sees_both_replies_the_gate_and_the_receipt(
         assert browser.value("document.getElementById('steered').textContent") == answer
         facts = browser.value("document.getElementById('steered-facts').textContent")
         assert "Gate open" in facts
-        assert "gated × 1" in facts
+        assert "gated \u00d7 1" in facts
         assert f"{len(organism.encode(question))} prompt tokens" in facts
         browser.shoot("serve-1400.png")
         browser.resize(400, 900)

@@ -228,7 +228,7 @@ def test_a_blocked_request_and_a_blocked_reply_say_why(organism: dm.Session, tmp
     policy = tmp_path / "policy.yaml"
     policy.write_text(
         f"rules:\n  - {{name: word, detect: {{lexicon: {{phrases: [{word!r}]}}}}, reason: it says that word}}\n"
-        "  - {name: refused, detect: refusal, on: output, action: flag, reason: the reply refuses}\n"
+        "  - {name: refused, detect: refusal, side: output, action: flag, reason: the reply refuses}\n"
     )
     with serving(organism, moderate=str(policy)) as running, running.http() as http:
         body: dict[str, Any] = {
@@ -253,7 +253,7 @@ def test_a_blocked_request_and_a_blocked_reply_say_why(organism: dm.Session, tmp
         noted = http.post("/v1/chat/completions", json=body).json()
         assert noted["choices"][0]["finish_reason"] == "stop"
         assert [one["rule"] for one in noted["receipt"][0]["moderation"]] == ["refused"]
-        assert 'demeanor_blocked_total{on="output",rule="word"} 2.0' in http.get("/metrics").text
+        assert 'demeanor_blocked_total{rule="word",side="output"} 2.0' in http.get("/metrics").text
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ class GrowingLayer(DynamicLayer):
     """Keys and values [row, head, column, dim] of one layer, in buffers with spare columns; `first` to `stop` are in use."""
 
     def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
+        super().__init__(**more)  # type: ignore[no-untyped-call]
         self.buffers: list[Tensor] = []
         self.first = self.stop = 0
 
@@ -29,8 +29,7 @@ class GrowingLayer(DynamicLayer):
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, self.stop : self.stop + count] = states
         self.stop += count
-        self._show()
-        return self.keys, self.values
+        return self._show()
 
     def rebuild(self, rows: Tensor | None, length: int, width: int | None = None) -> None:
         """Buffers anew: of these rows (None: all), of their last `length` columns, with places for `width` rows."""
@@ -54,18 +53,19 @@ class GrowingLayer(DynamicLayer):
         self.first = first
         self._show()
 
-    def _show(self) -> None:
-        self.keys, self.values = (buffer[:, :, self.first : self.stop] for buffer in self.buffers)
-        self.is_initialized = True
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = (buffer[:, :, self.first : self.stop] for buffer in self.buffers)
+        self.keys, self.values, self.is_initialized = keys, values, True
+        return keys, values
 
 
 class GrowingCache(Cache):
     """The layers of a model's cache, made of what a pass over prompts left in another cache."""
 
     def __init__(self, read: Cache, rows: int, length: int) -> None:
-        layers = []
+        layers: list[Any] = []
         for layer in read.layers:
-            if type(layer) is not DynamicLayer or layer.keys is None or layer.keys.shape[-2] != length:
+            if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None or layer.keys.shape[-2] != length:
                 raise TypeError(f"A layer keeps its state as {type(layer).__name__}, which rows cannot join and leave.")
             own = GrowingLayer()
             own.dtype, own.device = layer.keys.dtype, layer.keys.device
@@ -76,27 +76,31 @@ class GrowingCache(Cache):
         super().__init__(layers=layers)
 
     @property
+    def _growing(self) -> list[Any]:
+        return self.layers
+
+    @property
     def first(self) -> int:
-        return int(self.layers[0].first)
+        return int(self._growing[0].first)
 
     @property
     def stop(self) -> int:
-        return int(self.layers[0].stop)
+        return int(self._growing[0].stop)
 
     @property
     def room(self) -> int:
         """Columns that can be added before the buffers are made anew."""
-        return int(self.layers[0].buffers[0].shape[-2]) - self.stop
+        return int(self._growing[0].buffers[0].shape[-2]) - self.stop
 
     def rebuild(self, rows: Tensor | None, length: int, width: int | None = None) -> None:
-        for layer in self.layers:
+        for layer in self._growing:
             layer.rebuild(rows, length, width=width)
 
-    def put(self, row: int, read: Cache, number: int, tokens: int) -> None:
+    def put(self, row: int, read: Any, number: int, tokens: int) -> None:
         """Into a row: the last `tokens` tokens of a row of another cache."""
-        for layer, other in zip(self.layers, read.layers, strict=True):
+        for layer, other in zip(self._growing, read.layers, strict=True):
             layer.put(row, other.keys[number, :, -tokens:], other.values[number, :, -tokens:])
 
     def begin(self, first: int) -> None:
-        for layer in self.layers:
+        for layer in self._growing:
             layer.begin(first)

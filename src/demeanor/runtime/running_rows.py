@@ -84,9 +84,8 @@ class RunningRows:
             self._mask[:, self._cache.stop : self._cache.stop + 1] = 1
             more = {"attention_mask": self._mask[:, self._cache.first : self._cache.stop + 1]}
         positions = self._lengths[:, None].to(device)
-        logits = (
-            self.model(input_ids=ids, position_ids=positions, past_key_values=self._cache, use_cache=True, **more).logits[:, -1].float()
-        )
+        inputs = {"input_ids": ids, "position_ids": positions, "past_key_values": self._cache, "use_cache": True, **more}
+        logits: Tensor = self.model(**inputs).logits[:, -1].float()
         self._slots.count()
         self._lengths += 1
         for row in self.running:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ class SlotSteering(Acting):
     def lay(self) -> None:
         for (name, side), stages in self.bank.places.items():
             place = self.on_output if side == "output" else self.on_input
-            place(self.model.get_submodule(name), lambda x, name=name, stages=stages: self._through(name, stages, x))
+            place(self.model.get_submodule(name), partial(self._through, name, stages))
 
     def begin(self, started: Pass) -> None:
         """Bind the rows' edits and make the masks of the pass."""

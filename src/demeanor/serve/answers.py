@@ -10,7 +10,8 @@ from typing import Any
 
 from .engine import Piece, Token
 from .errors import ApiError
-from .service import Call, Done, Service
+from .replies import Done
+from .service import Call, Service
 
 RECEIPT = "X-Demeanor-Receipt"
 

@@ -43,9 +43,9 @@ def application(service: Service, gate: Gate) -> Any:
     for router in (openai_routes.router, control_routes.router, ollama_routes.router, page.router):
         app.include_router(router)
     app.add_exception_handler(ApiError, lambda request, error: answer(error))
-    app.add_exception_handler(DemeanorError, lambda request, error: answer(as_api_error(error)))  # type: ignore[arg-type]
+    app.add_exception_handler(DemeanorError, lambda request, error: answer(as_api_error(error)))
     app.add_exception_handler(RequestValidationError, lambda request, error: answer(_invalid(error)))
-    app.add_exception_handler(HTTPException, lambda request, error: answer(_of_http(error)))  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, lambda request, error: answer(_of_http(error)))
     app.add_exception_handler(Gone, lambda request, error: Response(status_code=499))
 
     @app.middleware("http")

@@ -21,7 +21,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter("demeanor_requests", "Answers by path and HTTP status.", ("path", "status"), registry=self.registry)
         self.tokens = Counter("demeanor_tokens", "Tokens of prompts and replies.", ("kind",), registry=self.registry)
-        self._blocked = Counter("demeanor_blocked", "Requests and replies that a rule blocked.", ("rule", "on"), registry=self.registry)
+        self._blocked = Counter("demeanor_blocked", "Requests and replies that a rule blocked.", ("rule", "side"), registry=self.registry)
         self.first = Histogram("demeanor_first_token_seconds", "Time to the first token.", buckets=SECONDS, registry=self.registry)
         self.each = Histogram("demeanor_token_seconds", "Time per token after the first.", buckets=PER_TOKEN, registry=self.registry)
         for name, about, value in (

@@ -25,7 +25,7 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     detect: Detect
-    on: Literal["input", "output", "both"] = "both"
+    side: Literal["input", "output", "both"] = "both"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     action: Literal["block", "flag"] = "block"
     reason: Annotated[str, Field(min_length=1, max_length=200)]
@@ -87,7 +87,7 @@ class Finding:
     def told(self) -> dict[str, Any]:
         return {
             "rule": self.rule.name,
-            "on": self.side,
+            "side": self.side,
             "action": self.rule.action,
             "reason": self.rule.reason,
             "probability": round(self.probability, 4),
@@ -107,17 +107,17 @@ class Moderator:
         self._detectors: list[tuple[Rule, NamedDetector]] = [(rule, make_detector(rule.detect, session)) for rule in policy.rules]
 
     def looks_at(self, side: Side) -> bool:
-        return any(rule.on in (side, "both") for rule, _ in self._detectors)
+        return any(rule.side in (side, "both") for rule, _ in self._detectors)
 
     @property
     def blocks_replies(self) -> bool:
-        return any(rule.on in ("output", "both") and rule.action == "block" for rule, _ in self._detectors)
+        return any(rule.side in ("output", "both") and rule.action == "block" for rule, _ in self._detectors)
 
     def look(self, side: Side, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[list[Finding]]:
         """What the rules find in every text, blocking rules first."""
         found: list[list[Finding]] = [[] for _ in texts]
         for rule, detector in self._detectors:
-            if rule.on not in (side, "both"):
+            if rule.side not in (side, "both"):
                 continue
             for own, probability in zip(found, likely(detector, texts, prompts), strict=True):
                 if probability >= rule.threshold:

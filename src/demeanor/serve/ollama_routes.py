@@ -17,8 +17,9 @@ from .app import service_of, streamed, unless_gone
 from .engine import Piece, Sampling
 from .errors import ApiError
 from .openai_routes import prompt_of
+from .replies import Done
 from .schemas import Message, OllamaChat, OllamaGenerate, OllamaRequest
-from .service import Call, Done, Service
+from .service import Call, Service
 
 router = APIRouter()
 

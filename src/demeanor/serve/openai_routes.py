@@ -16,7 +16,8 @@ from .answers import RECEIPT, Form, json_bytes
 from .app import Json, service_of, streamed, unless_gone
 from .engine import Sampling
 from .schemas import ChatRequest, CompletionRequest, Generates, Message, ReduceRequest
-from .service import Call, Service, reduced
+from .service import Call, Service
+from .shelf import reduced
 
 router = APIRouter()
 STARTED = int(time.time())

@@ -1,29 +1,26 @@
 """What the server does with a request, whichever API it came by: from a prompt to the replies that are told.
 
-Everything that is told has passed the moderator: of a reply that is streamed, text is held back until it has.
+Everything that is told has passed the moderator.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 
 from ..behaviours import Prompt
-from ..controls import Control
 from ..detect import Detector, present
-from ..errors import ControlError, DataError, DemeanorError
+from ..errors import ControlError, DataError
 from ..models import Session
 from ..models.thinking import open_think_tag
-from .engine import Asked, Ended, Engine, Event, Failed, Piece, Sampling, Steer, Ticket, Token
+from .engine import Asked, Engine, Piece, Sampling, Steer
 from .errors import ApiError
 from .metrics import Metrics
 from .moderation import Finding, Moderator, blocked
+from .replies import Done, Listening, Reply
 from .shelf import Shelf, of_model, terms_of
 
-CHECKED = 8  # tokens after which a reply that is streamed is looked at again
-HELD = 40  # characters that stay back all the same: what is said next may belong to them
 SEEDS = 2**63
 
 
@@ -33,19 +30,6 @@ class Limits:
 
     max_tokens: int = 2048
     seconds: float = 600.0
-
-
-@dataclass(frozen=True)
-class Done:
-    """A whole reply: its text as it may be told, why it ended, and what a receipt says."""
-
-    text: str
-    reason: str
-    prompt_tokens: int
-    reply_tokens: int
-    tokens: tuple[Token, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    receipt: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +127,7 @@ class Service:
             async for told in self._redone(call):
                 yield told
             return
-        replies = [Reply(self, asked, prompt, call.steer) for asked, prompt in zip(call.asked, call.prompts, strict=True)]
+        replies = [Reply(self.moderator, self.metrics, *own) for own in zip(call.asked, call.prompts, strict=True)]
         listening = Listening(self.engine, call.asked, pieces or any(asked.sampling.top is not None for asked in call.asked))
         try:
             async for number, event in listening:
@@ -178,141 +162,3 @@ class Service:
             done = replace(done, receipt={**done.receipt, "redone": number in second})
             yield number, Piece(done.text, None)
             yield number, done
-
-
-class Reply:
-    """One reply on its way: what was heard of it, and what of that may be told."""
-
-    def __init__(self, service: Service, asked: Asked, prompt: Prompt, steer: Steer | None) -> None:
-        self.service, self.asked, self.prompt, self.steer = service, asked, prompt, steer
-        self._heard = self._told = ""
-        self._since, self._tokens, self._watch = 0, list[Token](), service.metrics.watch()
-
-    async def hear(self, event: Event) -> AsyncIterator[Piece | Done]:
-        if isinstance(event, Failed):
-            status = {"timeout": 504, "cancelled": 503}.get(event.kind, 500)
-            raise ApiError(
-                status,
-                event.sentence,
-                "server_error" if status == 500 else "timeout_error" if status == 504 else "server_error",
-                event.kind,
-            )
-        if isinstance(event, Ended):
-            async for out in self._end(event):
-                yield out
-            return
-        if event.token is not None:
-            self._watch.token()
-            if self.asked.sampling.top is not None:
-                self._tokens.append(event.token)
-        self._heard += event.text
-        if not self.service.moderator.blocks_replies:
-            self._told = self._heard
-            yield event
-            return
-        self._since += 1
-        if self._since >= CHECKED:
-            self._since = 0
-            finding = blocked(await self._findings(self._heard))
-            if finding is not None:
-                yield self._blocked(finding, [finding], 0)
-            else:
-                ready = self._heard[len(self._told) : max(len(self._told), len(self._heard) - HELD)]
-                self._told += ready
-                if ready:
-                    yield Piece(ready, event.token)
-
-    async def _end(self, ended: Ended) -> AsyncIterator[Piece | Done]:
-        findings = await self._findings(ended.text)
-        finding = blocked(findings)
-        if finding is not None:
-            yield self._blocked(finding, findings, ended.reply_tokens)
-            return
-        rest = ended.text[len(self._told) :]
-        if rest and ended.text.startswith(self._told):
-            yield Piece(rest, None)
-        self._watch.ended(ended)
-        yield Done(
-            ended.text, ended.reason, ended.prompt_tokens, ended.reply_tokens, tuple(self._tokens), tuple(findings),
-            self._receipt(findings, ended),
-        )  # fmt: skip
-
-    def _blocked(self, finding: Finding, findings: Sequence[Finding], tokens: int) -> Done:
-        self.service.metrics.blocked(finding)
-        return Done(finding.sentence, "content_filter", len(self.asked.ids), tokens, (), tuple(findings), self._receipt(findings, None))
-
-    async def _findings(self, text: str) -> list[Finding]:
-        if not self.service.moderator.looks_at("output"):
-            return []
-        (found,) = await asyncio.to_thread(self.service.moderator.look, "output", [text], [self.prompt])
-        return found
-
-    def _receipt(self, findings: Sequence[Finding], ended: Ended | None) -> dict[str, Any]:
-        steer = self.asked.steer
-        gates = [] if ended is None else [{"gate": gate, "fired": fired} for gate, fired in ended.fired]
-        changed = None if ended is None else ended.changed
-        return {
-            "controls": [] if steer is None else list(steer.told), "gates": gates, "changed": changed,
-            "moderation": [finding.told() for finding in findings],
-        }  # fmt: skip
-
-
-class Listening:
-    """Requests that were submitted together, heard in an event loop: (number, event), until all have ended."""
-
-    def __init__(self, engine: Engine, asked: Sequence[Asked], pieces: bool) -> None:
-        self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
-        self._open, self._tickets = set(range(len(asked))), list[Ticket]()
-        try:
-            for number, one in enumerate(asked):
-                self._tickets.append(engine.submit(one, self._heard(number, pieces)))
-        except DemeanorError:
-            self.close()  # those that were taken
-            raise
-
-    def _heard(self, number: int, pieces: bool) -> Callable[[Event], None]:
-        first = True
-
-        def heard(event: Event) -> None:
-            nonlocal first
-            if pieces or first or not isinstance(event, Piece):
-                first = False
-                if not self._loop.is_closed():
-                    self._loop.call_soon_threadsafe(self._events.put_nowait, (number, event))
-
-        return heard
-
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        while self._open:
-            number, event = await self._events.get()
-            if number in self._open:
-                if not isinstance(event, Piece):
-                    self._open.discard(number)
-                yield number, event
-
-    def cancel(self, number: int) -> None:
-        self._open.discard(number)
-        self._tickets[number].cancel()
-
-    def close(self) -> None:
-        for ticket in self._tickets:
-            ticket.cancel()
-
-
-def reduced(control: Control, strength: float, rank: int) -> Control:
-    """The first `rank` directions of a control at a strength. Raises ControlError where it has fewer."""
-    most = max([len(part.vectors) for part in control.parts], default=1)
-    if rank > most:
-        raise ControlError(f"The control has rank {most}, not {rank}; ask for num_iterations up to {most}.")
-    parts = tuple(
-        replace(
-            part,
-            vectors=part.vectors[:rank],
-            read=None if part.read is None else part.read[:rank],
-            target=None if part.target is None else part.target[:rank],
-        )
-        if part.kind in ("ablate", "scale", "clamp")
-        else part
-        for part in control.parts
-    )
-    return replace(control, parts=parts).scaled(strength)

@@ -10,7 +10,7 @@ import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,8 @@ def terms_of(asked: str | Mapping[str, Any]) -> list[Term]:
         if wrong is not None:
             raise ControlError(f"The dose of {str(wrong)[:80]!a} is no number; 1 is the whole control, 0 none of it.")
         return [Term(name, float(dose)) for name, dose in asked.items()]
-    terms, place = [], 0
+    terms: list[Term] = []
+    place = 0
     while asked[place:].strip():
         match = WORDS.match(asked, place)
         if match is None or (terms and match[1] is None):
@@ -186,3 +187,22 @@ def of_model(name: str, base: str) -> list[Term] | None:
     if name == base:
         return []
     return [Term(part) for part in name[len(base) + 1 :].split("+")] if name.startswith(f"{base}+") else None
+
+
+def reduced(control: Control, strength: float, rank: int) -> Control:
+    """The first `rank` directions of a control at a strength. Raises ControlError where it has fewer."""
+    most = max([len(part.vectors) for part in control.parts], default=1)
+    if rank > most:
+        raise ControlError(f"The control has rank {most}, not {rank}; ask for num_iterations up to {most}.")
+    parts = tuple(
+        replace(
+            part,
+            vectors=part.vectors[:rank],
+            read=None if part.read is None else part.read[:rank],
+            target=None if part.target is None else part.target[:rank],
+        )
+        if part.kind in ("ablate", "scale", "clamp")
+        else part
+        for part in control.parts
+    )
+    return replace(control, parts=parts).scaled(strength)
