@@ -126,7 +126,8 @@ def test_an_error_in_a_pass_fails_the_one_that_it_is_the_fault_of(organism: dm.S
         if poison in kwargs["input_ids"].flatten().tolist():
             raise RuntimeError("this token breaks the model")
 
-    poison = organism.encode_reply("egg")[0]
+    others = {token for text in ("hello", "what is 3 plus 4 ?") for token in organism.encode(text)}
+    poison = next(token for token in organism.encode("how do i crack an egg ?") if token not in others)
     hook = organism.model.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         heard = [Heard() for _ in range(3)]

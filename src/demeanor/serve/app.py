@@ -48,14 +48,23 @@ def application(service: Service, gate: Gate) -> Any:
     app.add_exception_handler(HTTPException, lambda request, error: answer(_of_http(error)))
     app.add_exception_handler(Gone, lambda request, error: Response(status_code=499))
 
-    @app.middleware("http")
-    async def counted(request: Request, call_next: Any) -> Any:
-        response = await call_next(request)
-        route = request.scope.get("route")
-        service.metrics.requests.labels(getattr(route, "path", "other"), str(response.status_code)).inc()
-        return response
+    return Counted(Gatekeeper(app, gate), service)
 
-    return Gatekeeper(app, gate)
+
+class Counted:
+    """An ASGI application whose answers are counted by route and status; plain ASGI, so that streams pass untouched."""
+
+    def __init__(self, app: Any, service: Service) -> None:
+        self.app, self.requests = app, service.metrics.requests
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def counting(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self.requests.labels(route, str(message["status"])).inc()
+            await send(message)
+
+        await self.app(scope, receive, counting)
 
 
 def service_of(request: Request) -> Service:

@@ -57,7 +57,7 @@ class Batching:
         self._jobs: dict[Row, Job] = {}
         self._changed = threading.Condition()
         self._open, self._closing = True, False
-        self._rate = 0.0  # requests ended per second, lately
+        self._rate, self._last = 0.0, time.monotonic()  # requests ended per second, lately
         self._rows = session.running_rows()
         self._thread = threading.Thread(target=self._run, name="batching", daemon=True)
         self._thread.start()
@@ -72,7 +72,7 @@ class Batching:
         )  # fmt: skip
         with self._changed:
             if not self._open:
-                raise Busy("The server is about to end and takes no more requests.", TRY_AGAIN)
+                raise Busy("The server is about to end and takes no more requests.", TRY_AGAIN, closing=True)
             if len(self._waiting) >= self.most_waiting:
                 seconds = max(TRY_AGAIN, round(len(self._waiting) / self._rate)) if self._rate else TRY_AGAIN
                 raise Busy(f"{len(self._waiting)} requests wait already; try again later.", min(seconds, 60))
@@ -112,21 +112,28 @@ class Batching:
     # -- in the engine's thread --------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:  # whatever ended it, nobody waits for ever
+            with self._changed:
+                self._open = False
+                jobs, self._jobs, self._waiting = [*self._jobs.values(), *self._waiting], {}, deque()
+                self._changed.notify_all()
+            for job in jobs:
+                job.heard(Failed("The server has ended.", "cancelled"))
+
+    def _serve(self) -> None:
         with self._rows.attached() as rows:
             while True:
                 with self._changed:
                     self._changed.notify_all()  # who drains looks again
                     self._changed.wait_for(lambda: bool(self._waiting or self._jobs) or self._closing)
                     if self._closing:
-                        break
+                        return
                     self._forget()
                     newcomers = self._admitted(rows)
                 with lock_of(self.session.model), self.session.runner.threads():
                     self._pass(rows, newcomers)
-        with self._changed:
-            jobs, self._jobs, self._waiting = [*self._jobs.values(), *self._waiting], {}, deque()
-        for job in jobs:
-            job.heard(Failed("The server has ended.", "cancelled"))
 
     def _forget(self) -> None:
         """Those that nobody waits for any more, and those that waited too long."""
@@ -236,5 +243,5 @@ class Batching:
     def _ended(self, count: int) -> None:
         """How many end per second, weighted towards the latest."""
         now = time.monotonic()
-        before, self._last = getattr(self, "_last", now - 1), now
+        before, self._last = self._last, now
         self._rate += 0.1 * (count / max(now - before, 1e-3) - self._rate)

@@ -16,11 +16,11 @@ Reason = Literal["stop", "length"]
 
 
 class Busy(DemeanorError):
-    """The queue is full, or the server is about to end; `seconds` says when to try again."""
+    """The queue is full, or the server is about to end (`closing`); `seconds` says when to try again."""
 
-    def __init__(self, sentence: str, seconds: int) -> None:
+    def __init__(self, sentence: str, seconds: int, closing: bool = False) -> None:
         super().__init__(sentence)
-        self.seconds = seconds
+        self.seconds, self.closing = seconds, closing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ class ApiError(Exception):
 def as_api_error(error: DemeanorError) -> ApiError:
     """A sentence for a caller, with its status."""
     if isinstance(error, Busy):
-        return ApiError(429, str(error), "rate_limit_error", "busy", headers={"Retry-After": str(error.seconds)})
+        status, kind, code = (503, "server_error", "closing") if error.closing else (429, "rate_limit_error", "busy")
+        return ApiError(status, str(error), kind, code, headers={"Retry-After": str(error.seconds)})
     if isinstance(error, Unknown):
         return ApiError(400, str(error), code="control_not_found", param="controls")
     if isinstance(error, ControlError):
