@@ -20,7 +20,7 @@ import demeanor as dm
 from demeanor.controls import Control, Part, Scope, save_control
 from demeanor.serve.batching import Batching
 from demeanor.serve.engine import Asked, Busy, Ended, Event, Failed, Piece, Steer
-from making import ablation, basis_of
+from making import ablation
 from serve.conftest import Served, serving
 
 
@@ -47,8 +47,11 @@ def asked(session: dm.Session, text: str, tokens: int, **more: Any) -> Asked:
 
 
 def endless(session: dm.Session, tokens: int = 400) -> Asked:
-    """A reply that goes on: a control whose dose is so large that nothing ends it is made of noise."""
-    part = Part(kind="ablate", vectors=basis_of(session, 60, 3), dose=1.0, scope=Scope())
+    """A reply that never ends by itself: behind the last block the stream is moved so far that one token is always the likeliest."""
+    head = session.model.get_output_embeddings().weight
+    scores = (head * session.model.model.norm.weight) @ head.T  # [token that is said, token that the stream is moved to]
+    token = next(n for n in range(len(head) - 1, 0, -1) if int(scores[:, n].argmax()) == n and n not in session.end_ids)
+    part = Part(kind="add", vectors=1e3 * head[token][None], dose=1.0, scope=Scope(site=dm.Site(session.layout.n_layers - 1)))
     control = Control(parts=(part,), layout=session.layout, model_name=session.name)
     return asked(session, "hello", tokens, steer=Steer(control=control, key="endless"))
 
