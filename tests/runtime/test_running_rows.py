@@ -76,7 +76,7 @@ def test_rows_that_come_and_go_get_what_each_gets_alone(tiny: Mapping[str, dm.Se
 
 def test_rows_of_the_organism_get_what_each_gets_alone(organism: dm.Session) -> None:
     assert organism.running_rows().mixes
-    asked = asked_of(organism, 40, seed=3)
+    asked = asked_of(organism, 24, seed=3)
     for number, (_, said) in enumerate(together(organism, asked, seed=4)):
         prompt, control, tokens = asked[number]
         assert said == alone(organism, control, prompt, tokens), number

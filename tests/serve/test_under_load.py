@@ -198,6 +198,7 @@ def test_only_control_files_of_this_structure_are_taken(organism: dm.Session, se
         assert http.delete("/v1/controls/sent").status_code == 200
 
 
+@pytest.mark.slow
 def test_clients_that_go_in_the_middle_leave_nothing_behind(organism: dm.Session) -> None:
     with serving(organism, moderate="none") as running:
         running.service.shelf.put("noise", endless(organism).steer.control)  # type: ignore[union-attr]
