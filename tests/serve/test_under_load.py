@@ -277,6 +277,8 @@ def test_a_server_that_is_told_to_end_finishes_what_runs(organism: dm.Session, t
         "cpu",
         "--port",
         str(port),
+        "--drain-seconds",
+        "300",
         "-c",
         f"noise={tmp_path / 'noise.safetensors'}",
     ]
@@ -292,7 +294,7 @@ def test_a_server_that_is_told_to_end_finishes_what_runs(organism: dm.Session, t
             "max_tokens": 200,
             "stream": True,
         }
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
             while True:
                 try:
                     http.get("/ready")
