@@ -32,6 +32,7 @@ from ..models.naming import Place, base_of, resolve, same_model, weights_of
 from ..progress import say, track
 from ..runtime.rows import as_control
 from ..structure.layout import same_weights, writer_edits
+from ..structure.stored_names import StoredNames
 from .card import write_card
 from .copying import copy_model
 from .names import EDITABLE, FileTensors
@@ -75,11 +76,12 @@ def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code
         _refuse_other(str(model), control.model_name, "The adapter", same)
     with new_folder(out) as work, _folder(str(model), out, trust_remote_code) as folder:
         source = open_checkpoint(folder)
-        FileTensors(source, control)  # refuses what does not fit before anything is copied
+        files = FileTensors(source, control)  # refuses what does not fit before anything is copied
         left_out = copy_model(source, work)
         untied = _untie(source, control, work)
         copy = open_checkpoint(work)
-        edited = _patch(copy, control, model)
+        edited = _patch(FileTensors(copy, control, files.stored), control, model)
+        _refuse_incomplete(StoredNames(copy), str(model))
         write_card(source, control, str(model), work)
     return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out)
 
@@ -136,7 +138,8 @@ def _untie(source: Checkpoint, control: Control, work: Path) -> bool:
     """Make the copy's head and embedding two tensors where the control changes one of a tied pair; returns whether it did.
 
     The head then has the unedited embedding's values. Files that hold a head already are taken as they are where it is the same as the
-    embedding; one that differs has never been used, so nothing is known of it: refused.
+    embedding; one that differs has never been used, so nothing is known of it: refused. The configuration has one word for all that a
+    model ties, so whatever else was tied (a bias of the head, a block that several layers share) becomes tensors of its own too.
     """
     if control.layout.tied is None or not _changes_tied(control):
         return False
@@ -145,13 +148,16 @@ def _untie(source: Checkpoint, control: Control, work: Path) -> bool:
     key, held = files.key(embedding), files.stored.keys(head)
     if held and not (source.tensors[held[0]].dtype == source.tensors[key].dtype and torch.equal(source.read(held[0]), source.read(key))):
         raise ModelError(f"{source.folder} holds {head} although its config ties it to {embedding}; remove one of the two, then bake.")
-    if not held:
-        _add_shard(source, head, source.read(key), work)
     config = json.loads(json.dumps(source.config))
     config["tie_word_embeddings"] = False
     if "tie_word_embeddings" in source.section("text_config"):
         config["text_config"]["tie_word_embeddings"] = False
     (work / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")  # as it was, Infinity too
+    lacking = StoredNames(open_checkpoint(work)).missing()
+    holders = {name: next((key for alias in files.stored.aliases(name) if (key := files.stored.key(alias))), None) for name in lacking}
+    extra = {name: source.read(key) for name, key in holders.items() if key is not None}
+    if extra:
+        _add_shard(source, extra, work)
     return True
 
 
@@ -163,24 +169,34 @@ def _changes_tied(control: Control) -> bool:
     return edited or any(f"{module}.weight" in tied for adapter in control.adapters for module in adapter.low_rank)
 
 
-def _add_shard(source: Checkpoint, name: str, tensor: Tensor, work: Path) -> None:
-    """Put one more tensor into the copy, in a shard of its own."""
+def _add_shard(source: Checkpoint, tensors: dict[str, Tensor], work: Path) -> None:
+    """Put more tensors into the copy, in a shard of their own."""
     extra = "model-untied-head.safetensors"
-    save_file({name: tensor}, work / extra, {"format": "pt"})
+    save_file(tensors, work / extra, {"format": "pt"})
     shards = {shard: shard for shard in source.shards}
     if source.shards == (SINGLE,):  # a file of that name would be read alone
         shards = {SINGLE: "model-edited.safetensors"}
         os.rename(work / SINGLE, work / shards[SINGLE])
-    names = {key: shards[place.shard] for key, place in source.tensors.items()} | {name: extra}
-    write_json(work / INDEX, {"metadata": {"total_size": source.size + tensor.nbytes}, "weight_map": names})
+    names = {key: shards[place.shard] for key, place in source.tensors.items()} | dict.fromkeys(tensors, extra)
+    size = source.size + sum(tensor.nbytes for tensor in tensors.values())
+    write_json(work / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
 
 
-def _patch(copy: Checkpoint, control: Control, name: str | Path) -> int:
+def _refuse_incomplete(written: StoredNames, name: str) -> None:
+    """ModelError where the model that is written would be loaded with a parameter that none of its files holds, and so at random."""
+    missing = written.missing()
+    if missing:
+        raise ModelError(
+            f"What would be written of {name} holds no tensor for {len(missing)} parameters ({missing[0]} first), which would be made up when it is loaded, so nothing was written; download the model again, or use the control at run time."
+        )
+
+
+def _patch(files: FileTensors, control: Control, name: str | Path) -> int:
     """Change the tensors behind adapters, then those behind every writer, in the copy; returns how many.
 
     Raises an error with the tensor's name where a value is infinite or no number, in the model `name` or once it is edited.
     """
-    files = FileTensors(copy, control)
+    copy = files.source
     jobs: list[tuple[str, Callable[[Tensor], None]]] = [
         (files.linear(module, len(b), a.shape[1], adapter.transposed), partial(add_low_rank, adapter=adapter, name=module))
         for adapter in control.adapters

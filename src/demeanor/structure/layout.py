@@ -64,6 +64,7 @@ class Layout:
     """The proven structure of one model; `hash` covers structure, not weights.
 
     weights: what tells the weights that it was proven on from others (see `same_weights`); empty where that is not known.
+    alphas: what each block multiplies the stream with before it adds to it; empty where that is 1.
     """
 
     model_type: str
@@ -73,6 +74,7 @@ class Layout:
     tied: tuple[str, str] | None  # (embedding weight, output head weight)
     worst_residual: float = field(default=0.0, compare=False)
     weights: str = field(default="", compare=False)
+    alphas: tuple[float, ...] = field(default=(), compare=False)
 
     @property
     def n_layers(self) -> int:
@@ -81,13 +83,17 @@ class Layout:
     @property
     def hash(self) -> str:
         structure = self.to_json()
-        del structure["worst_residual"], structure["weights"]
+        del structure["worst_residual"], structure["weights"], structure["alphas"]
         for writer in structure["writers"]:
             del writer["scale"]  # measured, so its last digits depend on the dtype
         return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def alpha(self, layer: int) -> float:
+        """What a block multiplies the stream with before it adds to it."""
+        return self.alphas[layer] if self.alphas else 1.0
 
     def writer(self, layer: int, role: Role) -> Writer | None:
         """The writer of that role in that layer, or None where the block has none."""
