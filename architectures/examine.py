@@ -105,7 +105,7 @@ def ablation(session: dm.Session, rank: int = 2) -> Control:
 
 @torch.no_grad()
 def _left_out(session: dm.Session) -> tuple[int, list[str]]:
-    """How many weights lie behind writers, each expert counted, and which of them may be left as they are without a trace in the stream."""
+    """How many weights lie behind writers, each expert that tokens come to counted, and which of them may be left as they are without a trace in the stream."""
     model, layout = session.model, session.layout
     rng = torch.Generator().manual_seed(3)
     r = orthonormal(torch.randn(1, layout.d_model, generator=rng, dtype=torch.float64)).float()
@@ -115,21 +115,32 @@ def _left_out(session: dm.Session) -> tuple[int, list[str]]:
         model.get_parameter(name).copy_(edited(model.get_parameter(name), axis, edit))
     nothing = _left(session, r)
     pieces = [(name, index) for name, _, _ in edits for index in (range(len(kept[name])) if kept[name].dim() == 3 else [slice(None)])]
-    unnoticed = []
+    unnoticed, unreached = [], 0
     for name, index in pieces:
         parameter, without = model.get_parameter(name), model.get_parameter(name).detach().clone()
         parameter[index] = kept[name][index]
         if not _left(session, r) > max(1e-4, 20 * nothing):
-            unnoticed.append(name if index == slice(None) else f"expert {index} of {name}")
+            if index != slice(None) and _unreached(session, parameter, index):
+                unreached += 1
+            else:
+                unnoticed.append(name if index == slice(None) else f"expert {index} of {name}")
         parameter.copy_(without)
     for name, values in kept.items():
         model.get_parameter(name).copy_(values)
-    return len(pieces), unnoticed
+    return len(pieces) - unreached, unnoticed
+
+
+def _unreached(session: dm.Session, parameter: Tensor, index: int) -> bool:
+    """Whether no token comes to an expert: its values change nothing."""
+    ids = torch.randint(5, session.vocabulary, (4, 200), generator=torch.Generator().manual_seed(4))
+    before = session.model(input_ids=ids, use_cache=False).logits
+    parameter[index] = 0.0
+    return torch.equal(before, session.model(input_ids=ids, use_cache=False).logits)
 
 
 def _left(session: dm.Session, r: Tensor) -> float:
     """The largest share of r in what the embedding gives and what blocks return."""
-    ids = torch.randint(5, session.vocabulary, (4, 32), generator=torch.Generator().manual_seed(4))
+    ids = torch.randint(5, session.vocabulary, (4, 200), generator=torch.Generator().manual_seed(4))
     with _streams(session.model, session.layout) as streams:
         session.model(input_ids=ids, use_cache=False)
     return max(float((stream @ r[0]).abs().div(stream.norm(dim=-1).clamp_min(1e-9)).max()) for stream in streams)

@@ -29,10 +29,11 @@ class FileTensors:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} (a {self.layout.model_type} model, {control.model_name}), and {source.folder} is a {kind[0]} model."
             )
-        layers = (text or source.config).get("num_hidden_layers", self.layout.n_layers)
-        if layers != self.layout.n_layers:
+        proven = self.layout.n_layers + len(self.layout.skipped)
+        layers = (text or source.config).get("num_hidden_layers", proven)
+        if layers != proven:
             raise ControlError(
-                f"The control was made for structure {self.layout.hash} of {self.layout.n_layers} layers, and {source.folder} has {layers}."
+                f"The control was made for structure {self.layout.hash} of {proven} layers, and {source.folder} has {layers}."
             )
         self.stored = StoredNames(source)
         tied = before or self.stored

@@ -72,7 +72,7 @@ class _Contributions(Acting):
         self.seen: list[Tensor] = []
 
     def lay(self) -> None:
-        for writer in self.layout.writers:
+        for writer in contributions(self.layout.writers):
             self.on_output(self.model.get_submodule(writer.contribution), self._keep)
 
     def _keep(self, value: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class Session(LanguageModel):
     ) -> None:  # fmt: skip
         super().__init__(model, tokenizer, name, reply_tokens, chat_template_args)
         self.layout, self.cached = layout, cached
+        self.runner.even = layout.even_rows
         self._compared: dict[str, bool] = {}  # names of models that controls were made on: whether they are this one
 
     @property

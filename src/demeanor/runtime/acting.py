@@ -85,6 +85,7 @@ class Acting:
         self.opening = 0  # tokens of a prefix that all rows share and are continued from
         self._handles: list[RemovableHandle] = []
         self._told = False  # whether it acts in the pass in progress, for compiled code
+        self._entered = False  # whether the pass in progress came through the model without its head
 
     def lay(self) -> None:
         """Lay hooks with `on_input`, `on_output` and `hold`."""
@@ -104,7 +105,7 @@ class Acting:
         """It acts in this context's passes inside, and is gone after it."""
         try:
             with lock_of(self.model):
-                self.hold(self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+                self._lay_beginning()
                 self.lay()
             _IN_FORCE.set((*_IN_FORCE.get(), self))
             yield self
@@ -113,6 +114,22 @@ class Acting:
             with lock_of(self.model):
                 while self._handles:
                     self._handles.pop().remove()
+
+    def _lay_beginning(self) -> None:
+        """A pass begins where the model without its head is called or, in families whose head calls what lies inside that, there."""
+        self.hold(self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+        get_decoder = getattr(self.model, "get_decoder", None)
+        inner = get_decoder() if callable(get_decoder) else None
+        if not isinstance(inner, nn.Module) or inner is self.decoder or inner is self.model:
+            return
+        self._entered = False
+
+        def entered(inside: bool) -> None:
+            self._entered = inside
+
+        self.hold(self.decoder.register_forward_pre_hook(lambda *_: entered(True)))
+        self.hold(self.decoder.register_forward_hook(lambda *_: entered(False), always_call=True))
+        self.hold(inner.register_forward_pre_hook(lambda *given: None if self._entered else self._begin(*given), with_kwargs=True))
 
     @property
     def laid(self) -> bool:
