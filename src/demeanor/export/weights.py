@@ -27,6 +27,7 @@ from ..errors import ControlError, ModelError
 from ..io.atomic import new_folder, work_folder
 from ..io.checkpoint import CONFIG, DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
 from ..io.json_files import write_json
+from ..models import Loading
 from ..models.loading import save_whole
 from ..models.naming import Place, base_of, resolve, same_model, weights_of
 from ..progress import say, track
@@ -37,6 +38,8 @@ from .card import write_card
 from .copying import copy_model
 from .names import EDITABLE, FileTensors
 from .patch import BLOCK_BYTES, NotFinite, add_low_rank, edit_in_place, element_count
+from .verify import Verified, has_room
+from .verify import verify as compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Baked:
     tensors: int
     untied: bool
     left_out: tuple[str, ...]
+    verified: Verified | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {self.edited} of {self.tensors} tensors edited, the others byte for byte as before."]
@@ -55,15 +59,20 @@ class Baked:
             lines.append(
                 "The output head was tied to the embedding and is now a tensor of its own; converters that drop it for this family (GGUF) would undo the edit there."
             )
+        if self.verified is not None:
+            lines.append(str(self.verified))
         if self.left_out:
             lines.append(f"Left out, because they hold unedited weights or are no files: {', '.join(self.left_out)}.")
         return "\n".join(lines)
 
 
-def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False) -> Baked:
+def bake(
+    model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False, verify: Loading | None = None
+) -> Baked:
     """Write `model` with `control` in its weights to the new folder `out`.
 
     trust_remote_code: run code that comes with a model whose adapter has to be merged first.
+    verify: how what is written is loaded, to be compared with the control at run time where memory allows (CheckFailed where it is another).
     Raises ControlError when weights cannot do exactly what the control does, or when the control was made
     for another structure; ModelError for damaged files. Nothing is left behind on failure.
     """
@@ -83,7 +92,8 @@ def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code
         edited = _patch(FileTensors(copy, control, files.stored), control, model)
         _refuse_incomplete(StoredNames(copy), str(model))
         write_card(source, control, str(model), work)
-    return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out)
+        verified = None if verify is None or not has_room(copy) else compared(str(model), control, work, verify)
+    return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out, verified=verified)
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:

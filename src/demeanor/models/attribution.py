@@ -11,6 +11,7 @@ from ..behaviours import Prompt
 from ..errors import DataError
 from ..runtime.acting import Acting
 from ..runtime.batches import Batch, each
+from ..structure.layout import contributions
 from .session import Session
 
 
