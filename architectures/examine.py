@@ -203,6 +203,10 @@ def _batch(session: dm.Session, folder: Path) -> str:
     off = float((together - alone).abs().max() / alone.std())
     if not off < TOLERANCE:
         return f"prompts of several lengths together differ by {off:.1e} standard deviations from each alone"
+    with session.controlled(ablation(session)):
+        off = float((session.logits(PROMPTS) - _one_by_one(session)).abs().max() / alone.std())
+    if not off < TOLERANCE:
+        return f"under a control, prompts of several lengths together differ by {off:.1e} standard deviations from each alone"
     said = [session.generate([prompt], 6)[0].ids for prompt in PROMPTS]
     return "" if [reply.ids for reply in session.generate(PROMPTS, 6)] == said else "replies depend on the batch"
 

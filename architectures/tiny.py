@@ -144,6 +144,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dory": {"num_hidden_layers": 6, "layer_types": None},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 4, "moe_topk": 2},

@@ -155,8 +155,8 @@ def _untie(source: Checkpoint, control: Control, work: Path) -> bool:
         return False
     embedding, head = control.layout.tied
     files = FileTensors(source, control)
-    key, held = files.key(embedding), files.stored.keys(head)
-    if held and not (source.tensors[held[0]].dtype == source.tensors[key].dtype and torch.equal(source.read(held[0]), source.read(key))):
+    key, heads = files.key(embedding), files.stored.keys(head)
+    if heads and not (source.tensors[heads[0]].dtype == source.tensors[key].dtype and torch.equal(source.read(heads[0]), source.read(key))):
         raise ModelError(f"{source.folder} holds {head} although its config ties it to {embedding}; remove one of the two, then bake.")
     config = json.loads(json.dumps(source.config))
     config["tie_word_embeddings"] = False
@@ -164,8 +164,8 @@ def _untie(source: Checkpoint, control: Control, work: Path) -> bool:
         config["text_config"]["tie_word_embeddings"] = False
     (work / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")  # as it was, Infinity too
     lacking = StoredNames(open_checkpoint(work)).missing()
-    holders = {name: next((key for alias in files.stored.aliases(name) if (key := files.stored.key(alias))), None) for name in lacking}
-    extra = {name: source.read(key) for name, key in holders.items() if key is not None}
+    holders = {name: [held for alias in files.stored.aliases(name) if (held := files.stored.key(alias))] for name in lacking}
+    extra = {name: source.read(keys[0]) for name, keys in holders.items() if keys}
     if extra:
         _add_shard(source, extra, work)
     return True

@@ -86,6 +86,7 @@ class Acting:
         self._handles: list[RemovableHandle] = []
         self._told = False  # whether it acts in the pass in progress, for compiled code
         self._entered = False  # whether the pass in progress came through the model without its head
+        self._shape: tuple[int, int] = (1, 1)  # rows and tokens of the pass in progress
 
     def lay(self) -> None:
         """Lay hooks with `on_input`, `on_output` and `hold`."""
@@ -151,6 +152,11 @@ class Acting:
         """`change` what a module returns (see `structure.calls`), where this acts."""
         self.hold(on_output(module, self._here(change)))
 
+    def by_rows(self, value: Tensor) -> Tensor:
+        """What a module returned as [row, token, ...]: some return the tokens of all rows in one axis."""
+        rows, tokens = self._shape
+        return value.reshape(rows, tokens, -1) if value.dim() == 2 and len(value) == rows * tokens else value
+
     def hold(self, handle: RemovableHandle) -> None:
         """A hook that goes when this does; it must ask `acts` itself."""
         self._handles.append(handle)
@@ -161,7 +167,10 @@ class Acting:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         self._told = self in _IN_FORCE.get()
         if self._told and kwargs is not None:  # None: another thread's, taken off while this pass was about to call it
-            self.begin(Pass(args, kwargs, self.suffixes, self.opening))
+            started = Pass(args, kwargs, self.suffixes, self.opening)
+            rows, tokens = started.tokens.shape[:2]
+            self._shape = rows, tokens
+            self.begin(started)
 
 
 _IN_FORCE: ContextVar[tuple[Acting, ...]] = ContextVar("in_force", default=())

@@ -147,9 +147,8 @@ class Reader(Acting):
         self._kept[site] = self._kept[site] + taken if site in self._kept else taken
 
     def _one_stream(self, value: Tensor, rows: int) -> Tensor:
-        """A value as [row, token, d_model]: of several copies of the stream their mean; some modules return all tokens of all rows in one axis."""
-        if value.dim() == 2 and len(value) % rows == 0:
-            value = value.reshape(rows, -1, self.layout.d_model)
+        """A value as [row, token, d_model]: of several copies of the stream their mean."""
+        value = self.by_rows(value)
         if value.dim() > 3 or value.shape[-1] != self.layout.d_model:
             value = value.reshape(*value.shape[:2], -1, self.layout.d_model).mean(2)
         return value.expand(rows, -1, -1)

@@ -53,7 +53,16 @@ class Steering(Acting):
 
     def lay(self) -> None:
         for (name, side), stages in self.bank.places.items():
-            (self.on_output if side == "output" else self.on_input)(self.model.get_submodule(name), _through(stages))
+            (self.on_output if side == "output" else self.on_input)(self.model.get_submodule(name), self._through(stages))
+
+    def _through(self, stages: Sequence[Stage]) -> Change:
+        def change(value: Tensor) -> Tensor:
+            x = self.by_rows(value)
+            for stage in stages:
+                x = stage(x)
+            return x.reshape(value.shape) if x.numel() == value.numel() else x  # what is the same for all rows may differ from row to row now
+
+        return change
 
     def begin(self, started: Pass) -> None:
         """Bind the batch's edits and make the masks of the pass."""
@@ -116,15 +125,6 @@ class Steering(Acting):
             fired = self._fired[gate]
             mask = _both(mask, fired if len(fired) == rows else fired.repeat_interleave(rows // len(fired), 0))
         return mask
-
-
-def _through(stages: Sequence[Stage]) -> Change:
-    def change(x: Tensor) -> Tensor:
-        for stage in stages:
-            x = stage(x)
-        return x
-
-    return change
 
 
 def _both(one: Mask, other: Mask) -> Mask:

@@ -51,6 +51,8 @@ def _chosen(model: Any, lists: Sequence[list[nn.Module]], seen: Mapping[nn.Modul
     if len(named) != 1:
         chains = [blocks for blocks in ran if len(blocks) > 1 and _passes_on(blocks, seen)]
         named = sorted(_outermost(chains), key=len, reverse=True)[:1]
+    if not named:  # layers in a loop are told as such
+        named = sorted((blocks for blocks in ran if len(seen.get(blocks[0], [])) > 1), key=len, reverse=True)[:1]
     if not named:
         raise AccountingError(f"{type(model).__name__} has no list of blocks that pass a stream on from one to the next; this model cannot be edited yet.")
     return named[0]

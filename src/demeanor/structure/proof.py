@@ -122,6 +122,8 @@ def _summed(replay: Replay, out: Tensor, calls: Mapping[str, Call]) -> Sum:
             return found
     terms = found_by_null_test(replay, random_direction(replay.d_model, 2, out))
     if not terms:
+        if single:
+            _refuse_loose(replay, out, calls)
         explained = f"; scalars account for what it adds only up to {best:.1e}" if single else ""
         raise AccountingError(
             f"{replay.name} changes the stream itself channel by channel (a norm, a scale or a gate sits on it{explained}), so no direction can be kept out of it by weights; this model cannot be edited yet."
@@ -135,6 +137,17 @@ def _summed(replay: Replay, out: Tensor, calls: Mapping[str, Call]) -> Sum:
         if residual <= RESIDUAL_TOLERANCE and abs(scalars[0]) > 1e-3:
             return Sum(terms, tuple(scalars[1:]), scalars[0], residual)
     return Sum(terms, (1.0,) * len(terms), float("nan"), 0.0)
+
+
+@torch.no_grad()
+def _refuse_loose(replay: Replay, out: Tensor, calls: Mapping[str, Call]) -> None:
+    """AccountingError with the fact where it is a parameter outside of all that modules return that makes up the rest."""
+    loose = {name: p.detach().expand(out.shape) for name, p in replay.block.named_parameters() if p.shape == (replay.d_model,)}
+    for name, value in loose.items():
+        values = {**distinct_values(calls.values(), replay.stream), name: value}
+        found, _ = summed(out, replay.stream, values)
+        if found is not None and name in found.terms:
+            raise AccountingError(f"{replay.name} adds its parameter {name} to the stream outside of any module, where no edit at run time comes by; this model cannot be edited yet.")
 
 
 @torch.no_grad()
