@@ -48,6 +48,6 @@ def _baked(model: str, controls: Sequence[str], target: Path, loading: Loading, 
     control = reduce(Control.then, map(load_control, controls))
     baked = bake_control(model, control, target, loading.trust_remote_code, loading if verify else None)
     if as_json:
-        print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out), "verified": baked.verified and vars(baked.verified)})
+        print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out), "unused": list(baked.unused), "verified": baked.verified and vars(baked.verified)})
     else:
         say_result(baked)

@@ -52,12 +52,17 @@ class Baked:
     untied: bool
     left_out: tuple[str, ...]
     verified: Verified | None = None
+    unused: tuple[str, ...] = ()  # tensors that are no part of the model as it is loaded
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {self.edited} of {self.tensors} tensors edited, the others byte for byte as before."]
         if self.untied:
             lines.append(
                 "The output head was tied to the embedding and is now a tensor of its own; converters that drop it for this family (GGUF) would undo the edit there."
+            )
+        if self.unused:
+            lines.append(
+                f"{len(self.unused)} tensors ({self.unused[0]} first) are no part of the model as it is loaded (heads for drafts or several tokens at once, say) and stay as they were: what reads them does without the edit."
             )
         if self.verified is not None:
             lines.append(str(self.verified))
@@ -93,7 +98,7 @@ def bake(
         _refuse_incomplete(StoredNames(copy), str(model))
         write_card(source, control, str(model), work)
         verified = None if verify is None or not has_room(copy) else compared(str(model), control, work, verify)
-    return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out, verified=verified)
+    return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out, verified=verified, unused=tuple(files.stored.unused()))
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:

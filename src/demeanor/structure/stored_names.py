@@ -67,6 +67,11 @@ class StoredNames:
         """Parameters and saved buffers that the model would have and for which the files hold no tensor under any of their names."""
         return [name for name in self._names if not any(alias in self._origins for alias in self.aliases(name))]
 
+    def unused(self) -> list[str]:
+        """Tensors of the files that are no part of the model as it is loaded: heads for drafts or for several tokens at once, say."""
+        known = set(self._names)
+        return [key for name, origin in self._origins.items() if name not in known for keys in origin.keys.values() for key in keys]
+
     def pieces(self, weight: Weight) -> tuple[Piece, ...]:
         """The file tensors behind a weight, with their d_model axes; empty when the files hold none of that shape.
 
