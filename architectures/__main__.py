@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("types", nargs="*", help="model types; all causal ones, and some of images and text, unless told")
     parser.add_argument("--out", type=Path, default=Path("runs/architectures"), help="where lines are kept")
     parser.add_argument("--limit", type=int, default=120, help="seconds for one type")
+    parser.add_argument("--page", action="store_true", help="write the page of what is kept, and examine nothing")
     options = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -42,15 +43,16 @@ def main() -> None:
     kept = options.out / f"transformers-{transformers.__version__}.jsonl"
     lines = _read(kept)
     types = options.types or [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *IMAGE_TEXT]
-    for model_type in types:
+    for model_type in types if not options.page else ():
         if model_type not in lines or options.types:
             lines[model_type] = _in_a_process(model_type, options.limit, options.out)
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[model_type]) + "\n")
             print(json.dumps(lines[model_type]), flush=True)
     if not options.types:
-        causal = [lines[name] for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
-        seeing = [lines[name] for name in IMAGE_TEXT if name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES]
+        rest = {name: Examined(type=name, reason="not examined").to_json() for name in types if name not in lines}
+        causal = [(lines | rest)[name] for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+        seeing = [(lines | rest)[name] for name in IMAGE_TEXT if name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES]
         PAGE.write_text(page(transformers.__version__, causal, seeing), encoding="utf-8")
         print(totals(causal), totals(seeing), sep="\n")
 

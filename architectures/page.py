@@ -29,7 +29,7 @@ def totals(lines: Sequence[Line]) -> str:
     weights, left_out = (sum(line[name] for line in lines) for name in ("weights", "left_out"))
     return (
         f"{len(lines)} types: {count['proven']} proven, {count['exact']} exact, {count['batch']} in any batch, {count['parts']} with their parts told "
-        f"rightly, {count['right']} right in everything; {count['wrong']} with a fault; {len(lines) - count['built']} of which no tiny model could be made. "
+        f"rightly, {count['right']} right in everything; {count['wrong']} with a fault; {len(lines) - count['built']} of which no tiny model was made. "
         f"Of {weights} weights that were left out one by one, {left_out} were found out."
     )
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..structure.calls import Change, on_input, on_output
+from .caches import cache_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Pass:
         """Whether its tokens follow a prompt in a cache; else it reads prompts."""
         if self.lengths is not None:
             return False
-        cache = self.kwargs.get("past_key_values")
+        cache = cache_of(self.kwargs)
         return cache is not None and cache.get_seq_length() > self.opening
 
     @property

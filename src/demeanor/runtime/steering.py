@@ -18,6 +18,7 @@ from ..structure.calls import Change
 from ..structure.layout import Layout
 from .acting import Acting, Pass, as_it_is
 from .bank import Bank, Mask, Stage
+from .caches import without_cache
 from .capture import Reader
 from .intervene import Intervention, Reach, RowGate
 from .positions import LAST, positions_of
@@ -112,7 +113,7 @@ class Steering(Acting):
 
     def _decide(self, gates: list[RowGate], started: Pass, begins: Tensor) -> None:
         """Run the unedited model up to the last gate's layer and latch what every gate says."""
-        alone = {**started.kwargs, "past_key_values": None, "use_cache": False}
+        alone = without_cache(started.kwargs)
         reader = Reader(self.model, self.layout, [gate.site for gate in gates])
         with as_it_is(self.model), torch.no_grad():
             values = reader.read(lambda: self.decoder(*started.args, **alone), begins)

@@ -48,6 +48,8 @@ class StoredNames:
         self._origins = _origins(checkpoint, model)
         self._names = tuple(model.state_dict())
         self._groups = _shared(model)
+        converters = {id(origin.converter): origin.converter for origin in self._origins.values() if origin.converter is not None}
+        self._splits = [tuple(converter.target_patterns) for converter in converters.values()]
 
     def keys(self, name: str) -> list[str]:
         """Every file tensor behind a parameter; empty when the files hold none."""
@@ -65,7 +67,13 @@ class StoredNames:
 
     def missing(self) -> list[str]:
         """Parameters and saved buffers that the model would have and for which the files hold no tensor under any of their names."""
-        return [name for name in self._names if not any(alias in self._origins for alias in self.aliases(name))]
+        return [name for name in self._names if not any(alias in self._origins or self._is_split(alias) for alias in self.aliases(name))]
+
+    def _is_split(self, name: str) -> bool:
+        """Whether a parameter comes out of a file tensor that is split into several, of which the first names it."""
+        return any(
+            name.replace(other, first) in self._origins for first, *others in self._splits for other in others if other in name
+        )
 
     def unused(self) -> list[str]:
         """Tensors of the files that are no part of the model as it is loaded: heads for drafts or for several tokens at once, say."""
