@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from .examine import Examined, examine
-from .page import page, totals
+from .page import NOT_EXAMINED, page, totals
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 # Of images and text, which have no causal class of their own.
@@ -50,7 +50,7 @@ def main() -> None:
                 file.write(json.dumps(lines[model_type]) + "\n")
             print(json.dumps(lines[model_type]), flush=True)
     if not options.types:
-        rest = {name: Examined(type=name, reason="not examined").to_json() for name in types if name not in lines}
+        rest = {name: Examined(type=name, reason=NOT_EXAMINED).to_json() for name in types if name not in lines}
         causal = [(lines | rest)[name] for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
         seeing = [(lines | rest)[name] for name in IMAGE_TEXT if name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES]
         PAGE.write_text(page(transformers.__version__, causal, seeing), encoding="utf-8")

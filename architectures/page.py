@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Line = dict[str, Any]
+NOT_EXAMINED = "not examined"
 MARK = {True: "yes", False: "no", None: ""}
 HEAD = """# Architectures
 
@@ -27,9 +28,10 @@ The reason is the sentence that a user is told.
 def totals(lines: Sequence[Line]) -> str:
     count = {name: sum(bool(line[name]) for line in lines) for name in ("built", "proven", "exact", "batch", "parts", "right", "wrong")}
     weights, left_out = (sum(line[name] for line in lines) for name in ("weights", "left_out"))
+    unseen = sum(line["reason"] == NOT_EXAMINED for line in lines)
     return (
-        f"{len(lines)} types: {count['proven']} proven, {count['exact']} exact, {count['batch']} in any batch, {count['parts']} with their parts told "
-        f"rightly, {count['right']} right in everything; {count['wrong']} with a fault; {len(lines) - count['built']} of which no tiny model was made. "
+        f"{len(lines)} types, of which {unseen} are not examined yet: {count['proven']} proven, {count['exact']} exact, {count['batch']} in any batch, {count['parts']} with their parts told "
+        f"rightly, {count['right']} right in everything; {count['wrong']} with a fault; {len(lines) - unseen - count['built']} of which no tiny model could be made. "
         f"Of {weights} weights that were left out one by one, {left_out} were found out."
     )
 
