@@ -145,7 +145,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
-    **dict.fromkeys(("glm46v", "glm4v"), {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}}),
+    **{name: {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}} for name in ("glm46v", "glm4v")},
     "glm4v_moe": {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "hunyuan_v1_dense": {"head_dim": 16},
