@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..controls import Control
@@ -14,9 +16,12 @@ EDITABLE = ("F64", "F32", "F16", "BF16")
 
 
 class FileTensors:
-    """Finds the tensors a layout speaks of in the files, and checks that they are what was proven."""
+    """Finds the tensors a layout speaks of in the files, and checks that they are what was proven.
 
-    def __init__(self, source: Checkpoint, control: Control) -> None:
+    before: the names in the files that the control was made for, where `source` is a copy of them in which nothing is tied any more.
+    """
+
+    def __init__(self, source: Checkpoint, control: Control, before: StoredNames | None = None) -> None:
         self.source, self.layout = source, control.layout
         text = source.section("text_config")
         kind = source.config.get("model_type"), text.get("model_type")
@@ -24,15 +29,24 @@ class FileTensors:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} (a {self.layout.model_type} model, {control.model_name}), and {source.folder} is a {kind[0]} model."
             )
-        layers = (text or source.config).get("num_hidden_layers", self.layout.n_layers)
-        if layers != self.layout.n_layers:
+        proven = self.layout.n_layers + len(self.layout.skipped)
+        layers = (text or source.config).get("num_hidden_layers", proven)
+        if layers != proven:
             raise ControlError(
-                f"The control was made for structure {self.layout.hash} of {self.layout.n_layers} layers, and {source.folder} has {layers}."
+                f"The control was made for structure {self.layout.hash} of {proven} layers, and {source.folder} has {layers}."
             )
         self.stored = StoredNames(source)
-        self.pieces = {weight.name: self._pieces(weight) for writer in self.layout.writers for weight in writer.weights}
+        tied = before or self.stored
+        head = self.layout.tied[1:] if self.layout.tied else ()
+        self.pieces: dict[str, tuple[Piece, ...]] = {}
+        for weight in (weight for writer in self.layout.writers for weight in writer.weights):
+            others = (name for name in tied.aliases(weight.name) if name not in (weight.name, *head))
+            # What was one parameter under several names is edited under all of them that the files know.
+            more = (piece for name in others for piece in self.stored.pieces(replace(weight, name=name)))
+            self.pieces[weight.name] = tuple({piece.key: piece for piece in (*self._pieces(weight), *more)}.values())
 
     def _pieces(self, weight: Weight) -> tuple[Piece, ...]:
+        weight = replace(weight, name=self._stored_as(weight.name))
         keys = self.stored.keys(weight.name)
         packed = self.source.section("quantization_config").get("quant_method")
         if packed:
@@ -55,6 +69,10 @@ class FileTensors:
             )
         return pieces
 
+    def _stored_as(self, name: str) -> str:
+        """The name under which the files hold a parameter that has several."""
+        return next((alias for alias in (name, *self.stored.aliases(name)) if self.stored.keys(alias)), name)
+
     def of(self, name: str, axis: int) -> tuple[Piece, ...]:
         """The file tensors to edit for a parameter of the layout: a weight behind a writer, or a norm's bias."""
         return self.pieces[name] if name in self.pieces else (Piece(self.key(name), axis),)
@@ -70,7 +88,7 @@ class FileTensors:
         return key
 
     def key(self, name: str) -> str:
-        key = self.stored.key(name)
+        key = self.stored.key(self._stored_as(name))
         if key is None:
             raise ControlError(f"The control was made for structure {self.layout.hash}, and {self.source.folder} has no tensor {name}.")
         return key

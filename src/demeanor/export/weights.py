@@ -27,15 +27,19 @@ from ..errors import ControlError, ModelError
 from ..io.atomic import new_folder, work_folder
 from ..io.checkpoint import CONFIG, DTYPES, INDEX, SINGLE, Checkpoint, open_checkpoint
 from ..io.json_files import write_json
+from ..models import Loading
 from ..models.loading import save_whole
 from ..models.naming import Place, base_of, resolve, same_model, weights_of
 from ..progress import say, track
 from ..runtime.rows import as_control
 from ..structure.layout import same_weights, writer_edits
+from ..structure.stored_names import StoredNames
 from .card import write_card
 from .copying import copy_model
 from .names import EDITABLE, FileTensors
 from .patch import BLOCK_BYTES, NotFinite, add_low_rank, edit_in_place, element_count
+from .verify import Verified, has_room
+from .verify import verify as compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,8 @@ class Baked:
     tensors: int
     untied: bool
     left_out: tuple[str, ...]
+    verified: Verified | None = None
+    unused: tuple[str, ...] = ()  # tensors that are no part of the model as it is loaded
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {self.edited} of {self.tensors} tensors edited, the others byte for byte as before."]
@@ -54,15 +60,24 @@ class Baked:
             lines.append(
                 "The output head was tied to the embedding and is now a tensor of its own; converters that drop it for this family (GGUF) would undo the edit there."
             )
+        if self.unused:
+            lines.append(
+                f"{len(self.unused)} tensors ({self.unused[0]} first) are no part of the model as it is loaded (heads for drafts or several tokens at once, say) and stay as they were: what reads them does without the edit."
+            )
+        if self.verified is not None:
+            lines.append(str(self.verified))
         if self.left_out:
             lines.append(f"Left out, because they hold unedited weights or are no files: {', '.join(self.left_out)}.")
         return "\n".join(lines)
 
 
-def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False) -> Baked:
+def bake(
+    model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False, verify: Loading | None = None
+) -> Baked:
     """Write `model` with `control` in its weights to the new folder `out`.
 
     trust_remote_code: run code that comes with a model whose adapter has to be merged first.
+    verify: how what is written is loaded, to be compared with the control at run time where memory allows (CheckFailed where it is another).
     Raises ControlError when weights cannot do exactly what the control does, or when the control was made
     for another structure; ModelError for damaged files. Nothing is left behind on failure.
     """
@@ -75,13 +90,15 @@ def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code
         _refuse_other(str(model), control.model_name, "The adapter", same)
     with new_folder(out) as work, _folder(str(model), out, trust_remote_code) as folder:
         source = open_checkpoint(folder)
-        FileTensors(source, control)  # refuses what does not fit before anything is copied
+        files = FileTensors(source, control)  # refuses what does not fit before anything is copied
         left_out = copy_model(source, work)
         untied = _untie(source, control, work)
         copy = open_checkpoint(work)
-        edited = _patch(copy, control, model)
+        edited = _patch(FileTensors(copy, control, files.stored), control, model)
+        _refuse_incomplete(StoredNames(copy), str(model))
         write_card(source, control, str(model), work)
-    return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out)
+        verified = None if verify is None or not has_room(copy) else compared(str(model), control, work, verify)
+    return Baked(folder=out, edited=edited, tensors=len(copy.tensors), untied=untied, left_out=left_out, verified=verified, unused=tuple(files.stored.unused()))
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:
@@ -136,22 +153,26 @@ def _untie(source: Checkpoint, control: Control, work: Path) -> bool:
     """Make the copy's head and embedding two tensors where the control changes one of a tied pair; returns whether it did.
 
     The head then has the unedited embedding's values. Files that hold a head already are taken as they are where it is the same as the
-    embedding; one that differs has never been used, so nothing is known of it: refused.
+    embedding; one that differs has never been used, so nothing is known of it: refused. The configuration has one word for all that a
+    model ties, so whatever else was tied (a bias of the head, a block that several layers share) becomes tensors of its own too.
     """
     if control.layout.tied is None or not _changes_tied(control):
         return False
     embedding, head = control.layout.tied
     files = FileTensors(source, control)
-    key, held = files.key(embedding), files.stored.keys(head)
-    if held and not (source.tensors[held[0]].dtype == source.tensors[key].dtype and torch.equal(source.read(held[0]), source.read(key))):
+    key, heads = files.key(embedding), files.stored.keys(head)
+    if heads and not (source.tensors[heads[0]].dtype == source.tensors[key].dtype and torch.equal(source.read(heads[0]), source.read(key))):
         raise ModelError(f"{source.folder} holds {head} although its config ties it to {embedding}; remove one of the two, then bake.")
-    if not held:
-        _add_shard(source, head, source.read(key), work)
     config = json.loads(json.dumps(source.config))
     config["tie_word_embeddings"] = False
     if "tie_word_embeddings" in source.section("text_config"):
         config["text_config"]["tie_word_embeddings"] = False
     (work / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")  # as it was, Infinity too
+    lacking = StoredNames(open_checkpoint(work)).missing()
+    holders = {name: [held for alias in files.stored.aliases(name) if (held := files.stored.key(alias))] for name in lacking}
+    extra = {name: source.read(keys[0]) for name, keys in holders.items() if keys}
+    if extra:
+        _add_shard(source, extra, work)
     return True
 
 
@@ -163,24 +184,34 @@ def _changes_tied(control: Control) -> bool:
     return edited or any(f"{module}.weight" in tied for adapter in control.adapters for module in adapter.low_rank)
 
 
-def _add_shard(source: Checkpoint, name: str, tensor: Tensor, work: Path) -> None:
-    """Put one more tensor into the copy, in a shard of its own."""
+def _add_shard(source: Checkpoint, tensors: dict[str, Tensor], work: Path) -> None:
+    """Put more tensors into the copy, in a shard of their own."""
     extra = "model-untied-head.safetensors"
-    save_file({name: tensor}, work / extra, {"format": "pt"})
+    save_file(tensors, work / extra, {"format": "pt"})
     shards = {shard: shard for shard in source.shards}
     if source.shards == (SINGLE,):  # a file of that name would be read alone
         shards = {SINGLE: "model-edited.safetensors"}
         os.rename(work / SINGLE, work / shards[SINGLE])
-    names = {key: shards[place.shard] for key, place in source.tensors.items()} | {name: extra}
-    write_json(work / INDEX, {"metadata": {"total_size": source.size + tensor.nbytes}, "weight_map": names})
+    names = {key: shards[place.shard] for key, place in source.tensors.items()} | dict.fromkeys(tensors, extra)
+    size = source.size + sum(tensor.nbytes for tensor in tensors.values())
+    write_json(work / INDEX, {"metadata": {"total_size": size}, "weight_map": names})
 
 
-def _patch(copy: Checkpoint, control: Control, name: str | Path) -> int:
+def _refuse_incomplete(written: StoredNames, name: str) -> None:
+    """ModelError where the model that is written would be loaded with a parameter that none of its files holds, and so at random."""
+    missing = written.missing()
+    if missing:
+        raise ModelError(
+            f"What would be written of {name} holds no tensor for {len(missing)} parameters ({missing[0]} first), which would be made up when it is loaded, so nothing was written; download the model again, or use the control at run time."
+        )
+
+
+def _patch(files: FileTensors, control: Control, name: str | Path) -> int:
     """Change the tensors behind adapters, then those behind every writer, in the copy; returns how many.
 
     Raises an error with the tensor's name where a value is infinite or no number, in the model `name` or once it is edited.
     """
-    files = FileTensors(copy, control)
+    copy = files.source
     jobs: list[tuple[str, Callable[[Tensor], None]]] = [
         (files.linear(module, len(b), a.shape[1], adapter.transposed), partial(add_low_rank, adapter=adapter, name=module))
         for adapter in control.adapters

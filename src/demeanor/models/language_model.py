@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..behaviours import Prompt, as_prompts
 from ..runtime.batches import Batch, Reply, each, piece_by_piece, said_one_of, trimmed
+from ..runtime.caches import keyword
 from ..runtime.runner import Runner
 from ..runtime.shared_prefix import OpenedBatch, Tail, last_logits
 from .options import REPLY_TOKENS
@@ -125,7 +126,7 @@ class LanguageModel(Texts):
             if heard is not None:
                 more["streamer"] = piece_by_piece(self.decode, heard)
             if isinstance(batch, OpenedBatch):
-                more["past_key_values"] = batch.begun()
+                more[keyword()] = batch.begun()
             out = self._greedy.generate(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=room, **how, **more
             )

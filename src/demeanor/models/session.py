@@ -49,6 +49,7 @@ class Session(LanguageModel):
         super().__init__(model, tokenizer, name, reply_tokens, chat_template_args)
         self.layout, self.cached = layout, cached
         self._mixes: bool | None = None  # whether rows can join others that run; None until it is tried
+        self.runner.even = layout.even_rows
         self._compared: dict[str, bool] = {}  # names of models that controls were made on: whether they are this one
 
     @property
