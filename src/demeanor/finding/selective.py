@@ -37,7 +37,7 @@ from .plan import SelectivePlan
 
 KEPT: tuple[SetName, ...] = ("guard", "lacks", "neutral")
 FEWEST = 8  # train prompts that are to change
-STRENGTHS = (1.0, 1.5, 2.5, 4.0)
+STRENGTHS = (1.0, 2.0, 4.0)
 ALIKE = 0.02  # of merit: edits that agree so far are told apart by their strength
 
 
@@ -92,7 +92,7 @@ def climb(
 
 
 def firmest(tried: Sequence[tuple[Control, Trial]]) -> int:
-    """Which of several edits of one direction is taken: the strongest of those that are as good as the best.
+    """Which of several edits is taken: the strongest of those that are as good as the best.
 
     A bench has one wording of each request. Where two strengths do the same there, the stronger one does more of it in other words.
     """
