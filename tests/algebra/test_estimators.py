@@ -149,3 +149,29 @@ def test_no_other_vector_off_the_basis_gains_more(d: int, k: int, count: int, se
     left = left[left.norm(dim=1) > 1e-6]
     most = torch.einsum("nd,de,ne->n", directions.unit(left), form, directions.unit(left)).max() if len(left) else torch.tensor(-1.0)
     assert most <= (gains[-1] if len(found) == count else 0) + 1e-9
+
+
+@SETTINGS
+@given(n=st.integers(1, 20), d=st.integers(1, 6), count=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_every_row_is_in_the_group_whose_mean_is_nearest(n: int, d: int, count: int, seed: int) -> None:
+    values = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if count > n:
+        with pytest.raises(ValueError, match=f"make no {count} groups"):
+            estimators.clusters(values, count)
+        return
+    labels = estimators.clusters(values, count)
+    assert sorted(labels.unique().tolist()) == list(range(int(labels.max()) + 1))
+    means = [values[labels == label].mean(0) for label in labels.unique()]
+    for row, label in zip(values, labels.tolist()):
+        away = [float((row - mean).norm()) for mean in means]
+        assert away[label] <= min(away) + 1e-9
+
+
+def test_groups_that_lie_apart_are_found_however_rows_are_ordered() -> None:
+    rng = torch.Generator().manual_seed(3)
+    centres = 20 * torch.eye(3, 5, dtype=torch.float64)
+    truth = torch.tensor([0, 1, 2] * 7)
+    values = centres[truth] + torch.randn(21, 5, generator=rng, dtype=torch.float64)
+    for order in (torch.arange(21), torch.randperm(21, generator=rng)):
+        labels = estimators.clusters(values[order], 3)
+        assert len({(int(a), int(b)) for a, b in zip(truth[order], labels)}) == 3

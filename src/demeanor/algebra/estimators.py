@@ -59,6 +59,31 @@ def geometric_median(values: Tensor, tolerance: float = 1e-10, repeats: int = 10
     return point
 
 
+def clusters(values: Tensor, count: int, repeats: int = 50) -> Tensor:
+    """Which of `count` groups each row of values [n, d] belongs to: [n], from 0 (Lloyd, from the rows that lie farthest apart).
+
+    The first group starts at the row nearest to the mean, so the same rows always give the same groups. A group may lose all of its
+    rows and is then left out, so that groups are numbered without gaps.
+    Raises ValueError where there are fewer rows than groups.
+    """
+    if not 1 <= count <= len(values):
+        raise ValueError(f"{len(values)} rows make no {count} groups")
+    values = values.double()
+    starts = [int((values - values.mean(0)).norm(dim=1).argmin())]
+    while len(starts) < count:
+        starts.append(int(torch.cdist(values, values[starts]).amin(1).argmax()))
+    centres = values[starts]
+    labels = torch.cdist(values, centres).argmin(1)
+    for _ in range(repeats):
+        left = labels.unique()
+        centres = torch.stack([values[labels == label].mean(0) for label in left])
+        again = torch.cdist(values, centres).argmin(1)
+        if torch.equal(again, labels) and len(left) == int(labels.max()) + 1:
+            break
+        labels = again
+    return labels
+
+
 def whitened(shows: Tensor, lacks: Tensor) -> tuple[Tensor, Tensor]:
     """The reader of linear discriminant analysis, with shrinkage, and what it is to be written back along: (read, write) [d].
 
