@@ -60,7 +60,10 @@ def as_controls(controls: Iterable[C | None]) -> list[C | None]:
     """Several controls, None being the untouched model. Raises ControlError for a single one, and for what is no control."""
     if isinstance(controls, (str, ControlLike)) or not isinstance(controls, Iterable):
         raise ControlError(mistaken("A list of controls", controls, "give one control per prompt, or None for the untouched model"))
-    return [None if control is None else as_control(control) for control in controls]
+    controls = list(controls)
+    for control in {id(control): control for control in controls if control is not None}.values():  # many rows may have one
+        as_control(control)
+    return controls
 
 
 class Rows:

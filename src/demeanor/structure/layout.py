@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -85,7 +86,7 @@ class Layout:
     def n_layers(self) -> int:
         return len(self.blocks)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         structure = self.to_json()
         del structure["worst_residual"], structure["weights"], structure["alphas"], structure["even_rows"]
