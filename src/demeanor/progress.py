@@ -77,6 +77,17 @@ def _set(flag: ContextVar[bool]) -> Iterator[None]:
         flag.reset(token)
 
 
+class Stages:
+    """One line as each stage of a job begins: which it is, and of how many."""
+
+    def __init__(self, of: int) -> None:
+        self.of, self.number = of, 0
+
+    def begin(self, what: str) -> None:
+        self.number += 1
+        say(f"{self.number}/{self.of} {what}")
+
+
 class _OnConsole(logging.Handler):
     """Sentences on standard error, as they are."""
 

@@ -39,6 +39,7 @@ class Findings:
     sets: Sets
     layer_limit: int
     rank_by: RankBy
+    signal: Signal  # what tells the behaviour before a whole reply is there
     untouched: float  # bypass of the untouched model
     separation: Tensor  # held-out d' of the mean difference [position, layer]
 
@@ -157,6 +158,7 @@ def search_directions(
         sets=sets,
         layer_limit=limit,
         rank_by=by,
+        signal=signal,
         untouched=evaluation.untouched,
         separation=chance.separation.reshape(len(positions), n_layers),
     )

@@ -14,7 +14,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +203,7 @@ def _take(lock: Path, target: Path) -> None:
             lock.unlink(missing_ok=True)
             continue
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node()}, file)
+            json.dump(this_process(), file)
         return
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
@@ -225,10 +225,20 @@ def _lives(owner: dict[str, Any] | None, lock: Path) -> bool:
             return time.time() - lock.stat().st_mtime < PATIENCE
         except OSError:
             return False
+    if owner["host"] == platform.node() and owner["pid"] == os.getpid():
+        return False  # this process holds what it claims in memory, so this is of an earlier one with the same number
+    return runs(owner)
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from all others, on this machine and elsewhere, as JSON holds it."""
+    return {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node()}
+
+
+def runs(owner: Mapping[str, Any]) -> bool:
+    """Whether the process that `this_process` told of is there still. Of other machines that cannot be known, so theirs are."""
     if owner["host"] != platform.node():
         return True
-    if owner["pid"] == os.getpid():
-        return False  # this process holds what it claims in memory, so this is of an earlier one with the same number
     try:
         os.kill(owner["pid"], 0)
     except (ProcessLookupError, OverflowError):

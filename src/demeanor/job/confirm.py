@@ -44,10 +44,10 @@ def confirm(
 
     Raises NoCandidate where no direction survived selection.
     """
-    gates, refused = _gates(bench, false_positives, max_prompts)
-    fires = [(gate, _fires(bench, gate, held_out)) for gate, held_out in gates]
-    few = bench if bench.session.runner.small else bench.on(_telling(bench, findings))
-    trials = _Trials(few, findings, [(gate, _cut(fired, bench, few)) for gate, fired in fires])
+    gates, refused = gates_for(bench, false_positives, max_prompts)
+    fires = [(gate, decisions(bench, gate, held_out)) for gate, held_out in gates]
+    few = bench if bench.session.runner.small else bench.on(telling_prompts(bench, findings))
+    trials = _Trials(few, findings, [(gate, cut(fired, bench, few)) for gate, fired in fires])
     last = (_selective_edits,) if with_edits else ()
     for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks, *last):
         proposer(trials)
@@ -176,7 +176,7 @@ def _add_fitted(trials: _Trials, direction: Direction, fitted: Control) -> Trial
     return trials.add(Proposal(direction, fitted=fitted))
 
 
-def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tuple[list[tuple[Gate, HeldOut]], list[str]]:
+def gates_for(bench: Bench, false_positives: float, max_prompts: int | None) -> tuple[list[tuple[Gate, HeldOut]], list[str]]:
     """The gates that can be made, with their held-out decisions, and why others cannot: against guard alone, and against all."""
     behaviour = bench.behaviour
     if not behaviour.guard:
@@ -197,7 +197,7 @@ def _gates(bench: Bench, false_positives: float, max_prompts: int | None) -> tup
     return gates, refused
 
 
-def _telling(bench: Bench, findings: Findings) -> dict[SetName, list[Prompt]]:
+def telling_prompts(bench: Bench, findings: Findings) -> dict[SetName, list[Prompt]]:
     """Few prompts of each set: of `shows` and `guard` those on which the untouched model shows the behaviour, since others tell nothing."""
     kept = {name: set(asked(findings.sets.val.get(name, ()))) for name in ("shows", "guard")}
     return {
@@ -205,13 +205,13 @@ def _telling(bench: Bench, findings: Findings) -> dict[SetName, list[Prompt]]:
     }
 
 
-def _cut(fires: Fires, bench: Bench, few: Bench) -> Fires:
+def cut(fires: Fires, bench: Bench, few: Bench) -> Fires:
     """The decisions on the prompts of a bench with fewer of them."""
     at = {name: {prompt: place for place, prompt in enumerate(prompts)} for name, prompts in bench.prompts.items()}
     return {name: [fired[at[name][prompt]] for prompt in few.prompts[name]] for name, fired in fires.items()}
 
 
-def _fires(bench: Bench, gate: Gate, held_out: HeldOut) -> Fires:
+def decisions(bench: Bench, gate: Gate, held_out: HeldOut) -> Fires:
     """Decisions on val: held-out ones for sets the gate was fitted on, so that it is not judged by what it learnt."""
     fires: Fires = {}
     for name in SET_NAMES:

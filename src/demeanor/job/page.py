@@ -32,7 +32,7 @@ def _page(result: Run, ledger: Ledger) -> str:
         f'<p class="lead">{escape(result.behaviour.description)}</p>',
         *(f'<p class="result">{escape(sentence)}</p>' for sentence in in_words(result.measurement, result.behaviour)),
         "<h2>What changed</h2>",
-        _scores(result.measurement),
+        scores_html(result.measurement),
         f'<p class="note">Test split, every prompt of it, looked at once after everything was chosen. {_guard_note(result)}</p>',
         "<h2>What was done, and why</h2>",
         f"<p>{escape(str(result.control))}.</p><p>{escape(decision.why())}</p>",
@@ -64,7 +64,7 @@ def _rank_note(direction: Direction) -> str:
     return f"rank {len(direction.basis)}, of which the first vector: " if len(direction.basis) > 1 else ""
 
 
-def _scores(measurement: Measurement) -> str:
+def scores_html(measurement: Measurement) -> str:
     def table(meaning: Mapping[str, str]) -> str:
         body = [
             ("guard" if row[0].startswith("guard") else "", [("" if i == 0 else "n", cell) for i, cell in enumerate(row)])
@@ -123,14 +123,14 @@ def _weights(result: Run) -> str:
         if result.permanent is None:
             return baked
         told = " ".join(in_words(result.permanent, result.behaviour))
-        return f"<p>An adapter learned to do by itself what the control does (<code>permanent/</code>). {escape(told)}</p>{_scores(result.permanent)}{baked}"
+        return f"<p>An adapter learned to do by itself what the control does (<code>permanent/</code>). {escape(told)}</p>{scores_html(result.permanent)}{baked}"
     if result.not_baked is not None:
         return f"<p>Not baked: {escape(result.not_baked)}</p>"
     if result.bakeable is None:
         return "<p>The control acts at run time only, and no control that was tried can be baked.</p>"
     return (
         f"<details><summary>The control acts at run time only ({escape(result.control.bakeable() or '')}). The best that weights can do:</summary>"
-        f"<p>{escape(str(result.decision.best_bakeable))}</p>{_scores(result.bakeable)}</details>"
+        f"<p>{escape(str(result.decision.best_bakeable))}</p>{scores_html(result.bakeable)}</details>"
     )
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from ..errors import DataError, DemeanorError
 from ..io.journal import Journal
-from ..io.plan import PLAN
+from ..io.plan import PLAN, BasePlan
 from ..models import Session
 from ..progress import say
 from ..version import __version__
-from .plan import Plan
 
 
 def running_folder(out: Path) -> Path:
@@ -21,7 +20,7 @@ def running_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.running"
 
 
-def refuse_other_plan(plan: Plan, out: Path) -> None:
+def refuse_other_plan(plan: BasePlan, out: Path) -> None:
     """Raises DataError where a run with other options was begun towards the same folder and not finished."""
     folder = running_folder(out)
     if (folder / PLAN).is_file() and not plan.same_as(folder / PLAN):
@@ -31,7 +30,7 @@ def refuse_other_plan(plan: Plan, out: Path) -> None:
 
 
 @contextmanager
-def resumable(plan: Plan, session: Session, out: Path) -> Iterator[Journal]:
+def resumable(plan: BasePlan, session: Session, out: Path) -> Iterator[Journal]:
     """The journal of a run. What was kept of the same plan, model and version is recalled; the folder goes when the run ends.
 
     It stays where the run is interrupted or killed, since the same command then goes on.

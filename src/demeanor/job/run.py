@@ -36,7 +36,7 @@ from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..measure.plan import MeasurePlan
 from ..models import Session, load
-from ..progress import say, warn
+from ..progress import Stages, say, warn
 from ..report.sentence import in_words
 from ..train.learner import check_extras
 from .confirm import confirm
@@ -72,7 +72,7 @@ def _run(plan: Plan, out: Path) -> Run:
     known_estimators(plan.estimators)
     if plan.permanent:
         check_extras()
-    stages = _Stages(5 + (plan.doses != 0))
+    stages = Stages(5 + (plan.doses != 0))
     stages.begin(f"Loading {plan.model}.")
     session = _loaded(plan, plan.model)
     say(f"{plan.model}: {session.layout.n_layers} layers, {session.proof}; worst residual {session.layout.worst_residual:.0e}.")
@@ -91,17 +91,6 @@ def _run(plan: Plan, out: Path) -> Run:
     return replace(result, folder=out, baked=baked)
 
 
-class _Stages:
-    """One line as each stage of a run begins: which it is, and of how many."""
-
-    def __init__(self, of: int) -> None:
-        self.of, self.number = of, 0
-
-    def begin(self, what: str) -> None:
-        self.number += 1
-        say(f"{self.number}/{self.of} {what}")
-
-
 @dataclass(frozen=True)
 class _Job:
     """What every stage needs: the plan and its target, the behaviour, and the untouched model."""
@@ -110,7 +99,7 @@ class _Job:
     out: Path
     behaviour: Behaviour
     ledger: Ledger
-    stages: _Stages
+    stages: Stages
 
     @property
     def session(self) -> Session:
