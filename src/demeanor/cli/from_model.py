@@ -27,17 +27,23 @@ PANELS: Mapping[type[BasePlan], str] = {Loading: "Loading the model"}
 FILE, CONTEXT = "plan_file", "context"  # parameters of every command that has plans
 
 
+class PlanOf:
+    """Marks a parameter of a command that names an earlier result, whose plan is used."""
+
+
 def from_plans(function: Callable[..., None]) -> Callable[..., None]:
     """A command for Typer: every parameter of `function` that is a plan becomes the options of that plan."""
     claims = claiming(function)
-    parameters = inspect.signature(claims, eval_str=True).parameters.values()
+    parameters = list(inspect.signature(claims, eval_str=True).parameters.values())
     plans = {p.name: p.annotation for p in parameters if isinstance(p.annotation, type) and issubclass(p.annotation, BasePlan)}
     fields = _fields(list(plans.values()))
+    earlier = [p.name for p in parameters if any(isinstance(mark, PlanOf) for mark in get_args(p.annotation)[1:])]
     flags = {name: _positional(field) or _flags(name, field)[0] for name, field in fields.items()}
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
         context, file = values.pop(CONTEXT), values.pop(FILE)
+        file = file or next((values[name] for name in earlier if values[name] is not None), None)
         typed = {name: values.pop(name) for name in fields}
         given = [name for name in fields if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
         chosen = {name: _value(fields[name], typed[name]) for name in given} if file is None else _replayed(file, fields, flags, given)
@@ -67,7 +73,7 @@ def _fields(plans: Sequence[type[BasePlan]]) -> dict[str, FieldInfo]:
     return dict(sorted(fields.items(), key=lambda item: not item[1].is_required()))
 
 
-def _read_required(context: typer.Context, file: Path | None) -> Path | None:
+def read_required(context: typer.Context, file: Path | None) -> Path | None:
     """What must be given may be given by the file."""
     if file is not None:
         context.default_map = {p.name: read_values(file).get(p.name) for p in context.command.params if p.required and p.name}
@@ -77,7 +83,7 @@ def _read_required(context: typer.Context, file: Path | None) -> Path | None:
 PlanFile = Annotated[
     Optional[Path],
     typer.Option(
-        "--plan", help="YAML file (or run folder) with these options, in place of them.", callback=_read_required, is_eager=True, show_default=False
+        "--plan", help="YAML file (or run folder) with these options, in place of them.", callback=read_required, is_eager=True, show_default=False
     ),
 ]  # fmt: skip
 
