@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .measure import Measurement, measure
     from .measure.plan import MeasurePlan
     from .models import Loading, Session, Site, load
+    from .search.plan import SearchPlan
+    from .search.searching import search
     from .stats.score import Score
 
 _WINGS = ("selfcontrol", "train")
@@ -65,6 +67,8 @@ _HOMES = {
     ".measure": "Measurement measure",
     ".measure.plan": "MeasurePlan",
     ".models": "Loading Session Site load",
+    ".search.plan": "SearchPlan",
+    ".search.searching": "search",
     ".stats.score": "Score",
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -96,6 +100,6 @@ sys.modules[__name__].__class__ = _Package
 
 __all__ = [
     "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
-    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
-    "load_control", "load_direction", "measure", "rotate", "run", "save_control", "save_direction", "scale", "selective", "selfcontrol", "train",
+    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
+    "load_control", "load_direction", "measure", "rotate", "run", "save_control", "save_direction", "scale", "search", "selective", "selfcontrol", "train",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ COMMANDS = {
     "dose": Listed(
         "calibrate", "Example: demeanor dose organism --behaviour over-refusal --control c.safetensors --remove-to 0.05 -o dosed.safetensors"
     ),
+    "search": Listed("search", "Example: demeanor search organism --behaviour over-refusal --trials 200 -o runs/searched"),
     "measure": Listed("measure", "Example: demeanor measure organism --behaviour over-refusal --control runs/first/control.safetensors"),
     "judge": Listed("judge", "Example: demeanor judge replies.csv --column reply -o labels.csv"),
     "meter": Listed("meter", group=True),

@@ -1,0 +1,201 @@
+"""What a control does, told without whole replies: several controls as rows of one batch, and every prompt by itself.
+
+Two surrogates say the same three things of a prompt: how likely the reply shows the behaviour, how likely it is no use, and how far the
+control moves what the untouched model says. `FirstTokens` reads the token that tells what will come, and known answers, in one pass over
+prompts; `ShortReplies` has the detector judge beginnings of replies, where no token tells or a model words things in many ways
+(decision 37). algorithms.md, section 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..algebra.divergence import kl_divergence
+from ..behaviours import Prompt, SetName
+from ..controls import Control
+from ..detect import likely
+from ..finding.find import Findings
+from ..finding.gauges import TOKENS, Tried
+from ..finding.gauges import ShortReplies as Beginnings
+from ..measure.bench import Bench
+from ..measure.engaged import says_something
+from ..models import Session
+
+PROMPTS = 64  # of shows and of guard, at most; half as many ordinary ones, which tell more each
+LARGE = 24  # the same, of a model whose every row costs
+TOLD: tuple[SetName, ...] = ("shows", "guard")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The val prompts that trials are tried on: those on which the untouched model does what their set says."""
+
+    shows: list[Prompt]
+    guard: list[Prompt]
+    ordinary: list[Prompt]
+    ordinary_set: SetName
+
+    def of(self, name: SetName) -> list[Prompt]:
+        return self.shows if name == "shows" else self.guard if name == "guard" else self.ordinary
+
+    def __len__(self) -> int:
+        return max(len(self.shows), len(self.guard), len(self.ordinary))
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one control does to some prompts, a number each: the probability that the reply shows the behaviour (`shows`, `guard`), that
+    the reply to a `shows` prompt is no use, showing it included (`left`), and nats per token on ordinary prompts (`drift`)."""
+
+    shows: Tensor
+    left: Tensor
+    guard: Tensor
+    drift: Tensor
+
+    def where(self, fires: Read, untouched: Read) -> Read:
+        """This where a gate fires (a one) and the untouched model elsewhere (a zero)."""
+        pairs = {name: (getattr(self, name), getattr(untouched, name), getattr(fires, name)) for name in vars(self)}
+        return Read(**{name: torch.where(fired > 0, mine, other) for name, (mine, other, fired) in pairs.items()})
+
+    def then(self, other: Read) -> Read:
+        """The same of more prompts."""
+        return Read(**{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in vars(self)})
+
+    def part(self, first: int, last: int) -> Read:
+        return Read(**{name: getattr(self, name)[first:last] for name in vars(self)})
+
+
+class Surrogate(Protocol):
+    """What trials are read by."""
+
+    prompts: Prompts
+
+    def read(self, controls: Sequence[Control | None], first: int, last: int) -> list[Read]:
+        """What every control does to prompts number `first` to `last` of each set."""
+        ...
+
+
+def surrogate_for(bench: Bench, findings: Findings) -> Surrogate:
+    """The one that tells: first tokens of a small model where they separate the classes, else beginnings of replies."""
+    small = bench.session.runner.small
+    most = PROMPTS if small else LARGE
+    known = {name: set(findings.sets.val.get(name, ())) for name in TOLD}
+    shows, guard = ([prompt for prompt in bench.prompts[name] if prompt in known[name]][:most] for name in TOLD)
+    ordinary: SetName = "neutral" if bench.prompts["neutral"] else "lacks"
+    prompts = Prompts(shows, guard, bench.prompts[ordinary][: most // 2], ordinary)
+    return FirstTokens(bench, findings, prompts) if small and findings.signal.tells else ShortReplies(bench, prompts)
+
+
+class _Ordinary:
+    """How far the untouched model's own replies to ordinary prompts are moved, over their first tokens."""
+
+    def __init__(self, bench: Bench, prompts: Prompts) -> None:
+        self.session, self.prompts = bench.session, prompts
+        replies = bench.ledger.replies(prompts.ordinary, bench.budget) if prompts.ordinary else []
+        self.said = [reply.ids[:TOKENS] or (self.session.pad_id,) for reply in replies]
+        self.base = [rows.double() for rows in bench.ledger.reply_log_probs(prompts.ordinary, self.said)] if replies else []
+        self.starts = [self.session.encode(prompt) for prompt in prompts.ordinary]
+
+    def moved(self, number: int, log_probs: Tensor) -> Tensor:
+        """KL(untouched || controlled) per token of one reply, from log_probs [token, vocab]."""
+        return kl_divergence(self.base[number].to(log_probs.device), log_probs.double()).mean()[None]
+
+
+class FirstTokens(_Ordinary):
+    """One pass over prompts: the log-odds of the tokens that stand for the behaviour, and how likely known answers are."""
+
+    def __init__(self, bench: Bench, findings: Findings, prompts: Prompts) -> None:
+        super().__init__(bench, prompts)
+        signal = findings.signal
+        self.first_tokens, self.after = signal.first_tokens, list(signal.after)
+        self.rows: list[list[tuple[str, int, list[int], list[int]]]] = [self._rows(number) for number in range(len(prompts))]
+
+    def _rows(self, number: int) -> list[tuple[str, int, list[int], list[int]]]:
+        """(what is read, which prompt, its tokens, the tokens after them) of one prompt of each set."""
+        rows: list[tuple[str, int, list[int], list[int]]] = []
+        for name in TOLD:
+            for prompt in self.prompts.of(name)[number : number + 1]:
+                answer = self.session.encode_reply(prompt.answer or "") if name == "shows" and not self.after else []
+                rows.append((name, number, self.session.encode(prompt), [*self.after, *(answer or [self.session.pad_id])]))
+        if number < len(self.said):
+            rows.append(("drift", number, self.starts[number], list(self.said[number])))
+        return rows
+
+    def read(self, controls: Sequence[Control | None], first: int, last: int) -> list[Read]:
+        rows = [row for some in self.rows[first:last] for row in some]
+        repeated = rows * len(controls)
+
+        def kept(row: int, log_probs: Tensor) -> Tensor:
+            what, number, _, said = repeated[row]
+            if what == "drift":
+                return self.moved(number, log_probs)
+            shown = log_probs[len(self.after), self.first_tokens.to(log_probs.device)].exp().sum()
+            known = what == "shows" and self.prompts.shows[number].answer and not self.after
+            right = log_probs.gather(1, torch.tensor(said, device=log_probs.device)[:, None]).mean().exp() if known else log_probs.new_ones(())
+            return torch.stack([shown, 1 - (1 - shown) * right])
+
+        with rows_under(self.session, [control for control in controls for _ in rows]):
+            values = self.session.teacher_forced([row[2] for row in repeated], [row[3] for row in repeated], kept)
+        return [_read([row[0] for row in rows], values[start : start + len(rows)]) for start in range(0, len(repeated), len(rows))]
+
+
+def _read(names: Sequence[str], values: Sequence[Tensor]) -> Read:
+    of = {name: [value for told, value in zip(names, values, strict=True) if told == name] for name in ("shows", "guard", "drift")}
+    columns = {name: torch.stack(rows).double() if rows else torch.zeros(0, 2).double() for name, rows in of.items()}
+    return Read(shows=columns["shows"][:, 0], left=columns["shows"][:, 1], guard=columns["guard"][:, 0], drift=columns["drift"][:, 0])
+
+
+class ShortReplies(_Ordinary):
+    """Beginnings of replies, as short as tell, and the detector; a reply without words is no use."""
+
+    def __init__(self, bench: Bench, prompts: Prompts) -> None:
+        super().__init__(bench, prompts)
+        self.detector = bench.detector
+        self.length = Beginnings(bench, Tried(prompts.shows, [], prompts.ordinary)).length
+
+    def read(self, controls: Sequence[Control | None], first: int, last: int) -> list[Read]:
+        asked = {name: self.prompts.of(name)[first:last] for name in TOLD}
+        told = [prompt for name in TOLD for prompt in asked[name]]
+        shown, useless = [], []
+        if told:
+            with rows_under(self.session, [control for control in controls for _ in told]):
+                texts = [reply.text for reply in self.session.generate(told * len(controls), self.length)]
+            shown = likely(self.detector, texts, told * len(controls))
+            useless = [not says_something(text) for text in texts]
+        moved = self._moved(controls, first, last)
+        return [
+            self._read(asked, shown[place * len(told) :], useless[place * len(told) :], drift) for place, drift in enumerate(moved)
+        ]
+
+    def _read(self, asked: Mapping[SetName, Sequence[Prompt]], shown: Sequence[float], useless: Sequence[bool], drift: Tensor) -> Read:
+        count = len(asked["shows"])
+        shows, guard = (torch.tensor(some, dtype=torch.float64) for some in (shown[:count], shown[count : count + len(asked["guard"])]))
+        left = torch.maximum(shows, torch.tensor(useless[:count], dtype=torch.float64))
+        return Read(shows=shows, left=left, guard=guard, drift=drift)
+
+    def _moved(self, controls: Sequence[Control | None], first: int, last: int) -> list[Tensor]:
+        numbers = range(first, min(last, len(self.said)))
+        if not numbers:
+            return [torch.zeros(0, dtype=torch.float64) for _ in controls]
+        repeated = list(numbers) * len(controls)
+        with rows_under(self.session, [control for control in controls for _ in numbers]):
+            values = self.session.teacher_forced(
+                [self.starts[number] for number in repeated], [list(self.said[number]) for number in repeated], lambda row, log_probs: self.moved(repeated[row], log_probs)
+            )
+        rows = torch.cat(values).double()
+        return list(rows.reshape(len(controls), len(numbers)))
+
+
+def rows_under(session: Session, controls: Sequence[Control | None]) -> AbstractContextManager[Any]:
+    """The session with a control for each row; one control alone may be of any kind."""
+    distinct = {id(control): control for control in controls}
+    if len(distinct) > 1:
+        return session.controlled_rows(controls)
+    only = next(iter(distinct.values()))
+    return nullcontext() if only is None else session.controlled(only)

@@ -1,0 +1,108 @@
+"""What a setting makes of a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import demeanor as dm
+from demeanor.search.space import EVERYWHERE, Axis, Space
+from demeanor.search.trying import Trying
+
+ABLATE = {"kind": "ablate", "estimator": "mean_difference", "layer": 2, "position": -1, **EVERYWHERE}
+
+
+@pytest.fixture
+def space(trying: Trying) -> Space:
+    return trying.space
+
+
+def logits(session: dm.Session, control: dm.Control | None, prompts: list[str]) -> torch.Tensor:
+    if control is None:
+        return session.logits(prompts)
+    with session.controlled(control):
+        return session.logits(prompts)
+
+
+PROMPTS = ["how do i kill a process ?", "what colour is the sky ?"]
+
+
+def test_a_direction_ablated_everywhere_is_what_ablate_makes_of_it(organism: dm.Session, space: Space) -> None:
+    direction = next(d for d in space.findings.directions if d.estimator == "mean_difference" and d.site.layer == 2 and d.site.position == -1)
+    own, plain = (logits(organism, control, PROMPTS) for control in (space.control(ABLATE), dm.ablate(direction)))
+    assert torch.allclose(own, plain, atol=1e-5)
+    assert space.control(ABLATE).bakeable() is None
+
+
+def test_parts_of_a_model_are_left_alone_at_strength_0_and_below(organism: dm.Session, space: Space) -> None:
+    nothing = {**ABLATE, "attn": 0.0, "mlp": -0.3, "embed": 0.0}
+    assert torch.equal(logits(organism, space.control(nothing), PROMPTS), logits(organism, None, PROMPTS))
+    only = space.control({**nothing, "attn": 1.0})
+    assert {part.scope.role for part in only.parts} == {"attn"}
+
+
+def test_all_kinds_of_writer_at_strength_1_are_every_writer(organism: dm.Session, space: Space) -> None:
+    """Each kind is one part, and together they do what one part at every writer does, but for a hair in one of them."""
+    apart = space.control({**ABLATE, "embed": 1.05})
+    assert {part.scope.role for part in apart.parts} == {"attn", "mlp", "embed"}
+    together = logits(organism, space.control(ABLATE), PROMPTS)
+    assert 0 < float((logits(organism, apart, PROMPTS) - together).abs().max()) < 0.2 * float(together.std())
+
+
+def test_a_narrow_kernel_edits_few_layers(space: Space) -> None:
+    control = space.control({**ABLATE, "embed": 0.0, "at": 0.4, "width": 0.1, "edge": 0.0})
+    weights = [sum(weight > 0 for weight in part.scope.layers or ()) for part in control.parts]
+    assert weights
+    assert max(weights) == 1
+
+
+def test_each_layer_s_own_direction_makes_a_part_per_layer(organism: dm.Session, space: Space) -> None:
+    control = space.control({**ABLATE, "own": True})
+    assert len({tuple(part.vectors.flatten().tolist()) for part in control.parts}) == organism.layout.n_layers
+    layers = [[layer for layer, weight in enumerate(part.scope.layers or ()) if weight] for part in control.parts]
+    assert sorted(layer for some in layers for layer in some) == sorted([*range(organism.layout.n_layers)] * 2 + [0])
+
+
+def test_a_push_moves_the_stream_by_its_share_of_the_norm_away_from_shows(organism: dm.Session, space: Space) -> None:
+    params = {"kind": "push", "estimator": "mean_difference", "layer": 3, "position": -1, "push": 0.4, "tokens": "last_and_reply"}
+    (part,) = space.control(params).parts
+    site = dm.Site(3)
+    assert float(part.vectors.norm()) == pytest.approx(0.4 * space.norm(site), rel=1e-5)
+    prompts = list(space.findings.sets.train["shows"][:8])
+    plain = organism.capture(prompts, [site]).values[:, 0]
+    with organism.controlled(space.control(params)):
+        moved = organism.capture(prompts, [site]).values[:, 0] - plain
+    assert torch.allclose(moved, part.vectors.expand_as(moved), atol=1e-3)
+    gap = organism.capture(prompts, [site]).values[:, 0].mean(0) - organism.capture(list(space.findings.sets.train["lacks"][:8]), [site]).values[:, 0].mean(0)
+    assert float(moved[0] @ gap) < 0
+
+
+def test_ranks_above_1_add_directions_of_groups_at_right_angles(space: Space) -> None:
+    for rank in (1, 2, 4):
+        basis = space.basis("projected", dm.Site(3), rank)
+        assert 1 <= len(basis) <= rank
+        assert torch.allclose(basis @ basis.T, torch.eye(len(basis)), atol=1e-5)
+    assert torch.equal(space.basis("projected", dm.Site(3), 2)[0], space.basis("projected", dm.Site(3), 1)[0])
+
+
+def test_seeds_are_settings_of_the_space(space: Space, trying: Trying) -> None:
+    """Every seed lies within the axes, and what find chooses is the first."""
+    best = space.findings.ranked()[0]
+    settings = [item.params for item in trying.seeds if item.params]
+    assert any(p["kind"] == "ablate" and p["estimator"] == best.estimator and p["layer"] == best.site.layer for p in settings[:9])
+    assert {p["kind"] for p in settings} == {"ablate", "push"}
+    for params in settings:
+        axes = {**space.common, **space.axes(params["kind"])}
+        assert set(params) <= set(axes)
+        assert all(_within(axes[name], value) for name, value in params.items())
+
+
+def _within(axis: Axis, value: object) -> bool:
+    return value in axis.choices if axis.choices else axis.low <= float(value) <= axis.high  # type: ignore[arg-type]
+
+
+def test_what_weights_cannot_do_is_not_in_a_space_of_bakeable_controls(organism: dm.Session, trying: Trying) -> None:
+    space = Space(organism, trying.findings, trying.space.classes, {}, trying.findings.estimators, bakeable=True)
+    assert space.common["kind"].choices == ("ablate",)
+    assert "gate" not in space.common
+    assert all(params["kind"] == "ablate" for params in space.seeds(trying.findings.directions[:2], trying.findings.directions[:2], (-1.0,)))
