@@ -52,9 +52,9 @@ def verify(model: str, control: Control, written: Path, loading: Loading) -> Ver
             wanted = session.logits(PROMPTS)
         again = load(written, loading=loading)
         got = again.logits(PROMPTS)
-        last = control.parts[-1]  # what an earlier part took out, a later one may write again
+        last = control.parts[-1] if control.parts else None  # what an earlier part took out, a later one may write again
         left = None
-        if last.kind == "ablate" and last.dose == 1 and last.read is None and last.scope == type(last.scope)():
+        if last is not None and last.kind == "ablate" and last.dose == 1 and last.read is None and last.scope == type(last.scope)():
             sites = [Site(0, "embed"), *(Site(layer) for layer in range(again.layout.n_layers))]
             values = again.capture(PROMPTS, sites).values
             left = float(((values @ last.vectors.T.to(values)).abs().amax(-1) / values.norm(dim=-1)).max())
