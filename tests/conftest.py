@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -19,12 +19,12 @@ import demeanor as dm
 from demeanor import cli, progress
 from demeanor.io.cache import CACHE
 from kept import kept, kept_root, loaded
+from outside import Ended
 
 if TYPE_CHECKING:
     from demeanor.job.result import Run
 
 T = TypeVar("T")
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ[CACHE] = str(kept_root() / "cache")  # of the tests alone; a proof is done once for the same sources
 BEST_LAYERS = {"over-refusal": 2, "refusal": 3}  # of the organism: where a search of all layers finds each
 
@@ -46,7 +46,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at a whole run is slow, and so is what was tried on one family already.
+    """What looks at a whole run is slow, and so is what takes long, and what was tried on one family already.
 
     What looks at a whole run comes first: one worker makes the runs, and the other, which begins elsewhere, never waits for them.
     """
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if _whole_runs(item) or any(value in SLOW for value in values if isinstance(value, str)):
+        if _whole_runs(item) or item.get_closest_marker("long") or any(value in SLOW for value in values if isinstance(value, str)):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: not _whole_runs(item))
 
@@ -152,22 +152,6 @@ def _shown() -> Iterator[None]:
 def refusal_ablated(organism: dm.Session) -> dm.Control:
     """Refusal taken out of the organism, without a run: the best direction, ablated."""
     return kept("refusal-ablated", lambda _: dm.ablate(dm.find(organism, dm.behaviour("refusal"), layer=BEST_LAYERS["refusal"])))
-
-
-class Ended(NamedTuple):
-    """What a command left: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """The error message: the one line that a mistake ends in."""
-        lines = [line for line in self.err.splitlines() if line.startswith("demeanor: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        return lines[0]
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from lm_eval.tasks import TaskManager
 from torch.nn.functional import log_softmax
 
 import demeanor as dm
-from conftest import Ended
 from demeanor.errors import DataError
 from demeanor.measure.condition import Condition
 from demeanor.measure.suites import NAMED, Change, TaskScore, compare_suites, headlines, load_suites, suite
@@ -29,6 +28,7 @@ from demeanor.models.loading import resolve
 from demeanor.runtime.intervene import Tokens
 from demeanor.stats import intervals
 from making import a_direction, ablation
+from outside import Ended
 
 pytestmark = pytest.mark.slow
 ANSWERED = 40  # questions of the tasks made here
@@ -180,6 +180,7 @@ def test_replies_end_before_the_first_stop_text(organism: dm.Session, capsys: py
     assert "asks for replies of 600 tokens" in told
 
 
+@pytest.mark.long
 def test_tasks_differ_with_and_without_the_control(organism: dm.Session, over_refusal: dm.Direction, folder: Path) -> None:
     names = ["recipes", "recipe_say"]
     suites = load_suites(names, include=folder)
