@@ -43,6 +43,7 @@ OPTIONS = {
     "find": ["find", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "24", "--device", "cpu"],
     "bake": ["bake", "organism", "-c", "CONTROL"],
     "run": ["run", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "20", "--doses", "0", "--device", "cpu"],
+    "search": ["search", "organism", "-b", "refusal", "--max-prompts", "20", "--trials", "20", "--confirmed", "2", "--checked", "0", "--device", "cpu"],
     "train": [
         "train", "sft", "organism", "--data", "TEXTS", "--max-steps", "2", "--save-steps", "1", "--per-device-train-batch-size", "2", "--device", "cpu",
     ],
@@ -96,5 +97,5 @@ def test_a_kill_at_any_moment_costs_nothing_but_the_work(tmp_path: Path, control
         assert again.returncode == 0, again.stderr
         assert entries(out) == entries(whole / "out")
         assert [path.name for path in folder.iterdir()] == ["out"]
-        if name == "run":
+        if name in ("run", "search"):
             assert json.loads((out / "scores.json").read_text()) == json.loads((whole / "out" / "scores.json").read_text())

@@ -140,20 +140,52 @@ def test_a_position_inside_what_is_shared_is_read_in_every_row(tiny: dict[str, d
             assert close(shared, session.capture(PROMPTS, sites).values), deep
 
 
-def test_prompts_that_are_treated_apart_are_run_whole(tiny: dict[str, dm.Session]) -> None:
+def test_prompts_that_are_looked_at_whole_are_run_whole(tiny: dict[str, dm.Session]) -> None:
+    """A gate is decided at a prompt's end, which is not what all begin with."""
     session = tiny["gemma2"]
-    control = ablation(session)
     gate = gate_on_length(session, PROMPTS, [True, False] * 4)
-    steered: list[Callable[[], object]] = [
-        lambda: session.controlled_rows([control, None] * 4),
-        lambda: session.controlled(control.when(gate)),
-    ]
-    for acting in steered:
-        before = session.runner.prefixes["what is in force takes whole prompts"]
-        with acting():  # type: ignore[attr-defined]
-            values = session.capture(PROMPTS, SITES).values
-        assert session.runner.prefixes["what is in force takes whole prompts"] == before + 1
-        assert not close(values, session.capture(PROMPTS, SITES).values)
+    before = session.runner.prefixes["what is in force takes whole prompts"]
+    with session.controlled(ablation(session).when(gate)):
+        values = session.capture(PROMPTS, SITES).values
+    assert session.runner.prefixes["what is in force takes whole prompts"] == before + 1
+    assert not close(values, session.capture(PROMPTS, SITES).values)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_prompts_with_controls_of_their_own_share_a_prefix_with_their_like(tiny: dict[str, dm.Session], family: str) -> None:
+    """The prefix is run once for every control, and each row goes on from its own."""
+    session = tiny[family]
+    strong, weak = ablation(session), ablation(session, strength=0.4)
+    for rows in ([strong, weak, weak, strong, strong, weak, weak, strong], [None] * 7 + [weak], [strong] * 8):
+        with session.controlled_rows(rows):
+            both(session, lambda: session.capture(PROMPTS, SITES).values)
+            both(session, lambda: session.logits(PROMPTS, session.encode_reply("first")))
+        for control in (strong, weak, None):
+            own = [row for row, other in enumerate(rows) if other is control]
+            if own:
+                with session.controlled_rows(rows):
+                    values = session.capture(PROMPTS, SITES).values[own]
+                with session.controlled(control) if control is not None else nullcontext():
+                    assert close(values, session.capture([PROMPTS[row] for row in own], SITES).values)
+
+
+def test_replies_of_prompts_with_controls_of_their_own(tiny: dict[str, dm.Session]) -> None:
+    session = tiny["llama"]
+    pushed, ablated = at_positions(session, "reply"), ablation(session)
+    with session.controlled_rows([pushed, ablated, ablated, pushed] * 2):
+        before = session.runner.prefixes["shared"]
+        shared = said(session)
+        assert session.runner.prefixes["shared"] == before + 1
+        with whole(session):
+            assert shared == said(session)
+
+
+def test_as_many_controls_as_prompts_share_nothing(tiny: dict[str, dm.Session]) -> None:
+    session = tiny["llama"]
+    before = session.runner.prefixes["too little is shared"]
+    with session.controlled_rows([ablation(session, strength=step / 10) for step in range(8)]):
+        session.capture(PROMPTS, SITES)
+    assert session.runner.prefixes["too little is shared"] == before + 1
 
 
 def test_a_model_that_computes_something_else_is_run_whole(tiny: dict[str, dm.Session], monkeypatch: pytest.MonkeyPatch) -> None:

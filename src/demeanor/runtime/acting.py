@@ -10,7 +10,7 @@ a pass elsewhere has the model as it is.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -100,6 +100,10 @@ class Acting:
 
         None where it acts on whole prompts alone, or on each of them in another way.
         """
+        return None
+
+    def kinds(self) -> Sequence[int] | None:
+        """A number per prompt, the same for prompts on which it acts alike; None where it does on all."""
         return None
 
     @contextmanager

@@ -18,6 +18,7 @@ from .shared_prefix import (
     FAR,
     BatchOf,
     OpenedBatch,
+    Prefix,
     SharedBatch,
     Tail,
     following,
@@ -114,8 +115,9 @@ class Runner:
         if None in own:
             self.prefixes["what is in force takes whole prompts"] += 1
             return None
+        places, first = _kinds(acting, len(ids))
         length = shared_length(ids, tails, max([1, *(tokens for tokens in own if tokens is not None)]))
-        if not is_worth_it(ids, length):
+        if not is_worth_it(ids, length, len(first)):
             self.prefixes["too little is shared"] += 1
             return None
         with lock_of(self.model):
@@ -125,10 +127,10 @@ class Runner:
             if not self._holds[way]:
                 self.prefixes["the model computes something else"] += 1
                 return None
-            with self.replying(torch.tensor([-FAR])):  # the prompts' ends are far from what they share
-                cache = prefix_cache(self.model, ids[0][:length])
+            with self.replying(torch.tensor([-FAR] * len(first))), _batch_of(acting, first):  # the prompts' ends are far from what they share
+                prefix = Prefix(prefix_cache(self.model, ids[0][:length], len(first)), places if len(first) > 1 else None)
         self.prefixes["shared"] += 1
-        return lambda rows: batch_of(rows, ids, cache, length, self.pad, self.model.device)
+        return lambda rows: batch_of(rows, ids, prefix, length, self.pad, self.model.device)
 
     def room(self, batch: Batch, wanted: int) -> int:
         """How many of the `wanted` tokens can follow the rows of a batch before the model's last position."""
@@ -151,6 +153,26 @@ class Runner:
         """One thread of torch's for small models: handing their tiny operations to several costs more than it saves, and
         many times more on a machine that is busy with something else."""
         return one_thread() if self.small else nullcontext()
+
+
+def _kinds(acting: Sequence[Acting], count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which kind each of `count` prompts is of, where what acts on them differs, and the first prompt of every kind."""
+    apart = [kinds for acting_here in acting if (kinds := acting_here.kinds()) is not None]
+    numbers: dict[tuple[int, ...], int] = {}
+    places = tuple(numbers.setdefault(tuple(kinds[row] for kinds in apart), len(numbers)) for row in range(count))
+    return places, tuple(places.index(number) for number in range(len(numbers)))
+
+
+@contextmanager
+def _batch_of(acting: Sequence[Acting], rows: tuple[int, ...]) -> Iterator[None]:
+    """The pass inside is of these prompts."""
+    for acting_here in acting:
+        acting_here.batch = rows
+    try:
+        yield
+    finally:
+        for acting_here in acting:
+            acting_here.batch = None
 
 
 _COUNTING = threading.Lock()

@@ -39,29 +39,44 @@ class Tail:
 
 
 @dataclass(frozen=True)
-class SharedBatch(Batch):
-    """What follows the prefix, padded on the right; `cache` holds the prefix, of one row, and is not changed."""
+class Prefix:
+    """A prefix that was run: its `cache` is not changed. Where what is in force differs by prompt it holds a row per kind, and `places` says
+    which of them each prompt goes on from; else one row, for all."""
 
     cache: Any
+    places: tuple[int, ...] | None = None
+
+    def for_rows(self, rows: Sequence[int], device: torch.device) -> Any:
+        """A cache of their own for some prompts."""
+        own = copy.deepcopy(self.cache)
+        own.reorder_cache(torch.tensor([0 if self.places is None else self.places[row] for row in rows], device=device))
+        return own
+
+
+@dataclass(frozen=True)
+class SharedBatch(Batch):
+    """What follows the prefix, padded on the right."""
+
+    prefix: Prefix
 
     @property
     def ends(self) -> Tensor:
         return self.attention_mask.sum(1)
 
     def inputs(self) -> dict[str, Any]:
-        return {"input_ids": self.input_ids, keyword(): _for_rows(self.cache, self.rows, self.input_ids.device), "use_cache": True}
+        return {"input_ids": self.input_ids, keyword(): self.prefix.for_rows(self.rows, self.input_ids.device), "use_cache": True}
 
 
 @dataclass(frozen=True)
 class OpenedBatch(Batch):
-    """Prompts to be continued: the prefix, pads, and what follows it; `cache` holds the prefix, of one row, and is not changed."""
+    """Prompts to be continued: the prefix, pads, and what follows it."""
 
-    cache: Any
+    prefix: Prefix
     length: int
 
     def begun(self) -> Any:
         """The cache that the rows go on from, their own."""
-        return _for_rows(self.cache, self.rows, self.input_ids.device)
+        return self.prefix.for_rows(self.rows, self.input_ids.device)
 
     def inputs(self) -> dict[str, Any]:
         whole, rest = super().inputs(), slice(self.length, None)
@@ -71,12 +86,6 @@ class OpenedBatch(Batch):
     @property
     def ends(self) -> Tensor:
         return super().ends - self.length
-
-
-def _for_rows(cache: Any, rows: Sequence[int], device: torch.device) -> Any:
-    own = copy.deepcopy(cache)
-    own.reorder_cache(torch.zeros(len(rows), dtype=torch.long, device=device))
-    return own
 
 
 def shared_length(ids: Sequence[Sequence[int]], tails: Sequence[Tail], own: int) -> int:
@@ -90,19 +99,19 @@ def shared_length(ids: Sequence[Sequence[int]], tails: Sequence[Tail], own: int)
     return max(0, length)
 
 
-def is_worth_it(ids: Sequence[Sequence[int]], length: int) -> bool:
-    """Whether running the first `length` tokens of all rows once saves enough."""
-    saved = (len(ids) - 1) * length
+def is_worth_it(ids: Sequence[Sequence[int]], length: int, times: int = 1) -> bool:
+    """Whether running the first `length` tokens of all rows once, or some `times`, saves enough."""
+    saved = (len(ids) - times) * length
     return saved >= max(LEAST, WORTH * sum(map(len, ids)))
 
 
-def prefix_cache(model: Any, prefix: Sequence[int]) -> Any:
-    """The cache of a prefix [1, token], as whatever is in force makes it."""
+def prefix_cache(model: Any, prefix: Sequence[int], times: int = 1) -> Any:
+    """The cache of a prefix [times, token], as whatever is in force makes it of each row."""
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model.base_model(input_ids=torch.tensor([list(prefix)], device=model.device), use_cache=True, **{keyword(): cache})
+        model.base_model(input_ids=torch.tensor([list(prefix)] * times, device=model.device), use_cache=True, **{keyword(): cache})
     return cache
 
 
@@ -116,17 +125,17 @@ def window(model: Any) -> int | None:
     return min((reach for reach in reaches if isinstance(reach, int) and reach > 0), default=None)
 
 
-def following(rows: Sequence[int], ids: Sequence[Sequence[int]], cache: Any, length: int, pad: int, device: torch.device) -> SharedBatch:
+def following(rows: Sequence[int], ids: Sequence[Sequence[int]], prefix: Prefix, length: int, pad: int, device: torch.device) -> SharedBatch:
     """The rows of `ids` from `length` on."""
     backwards, mask = left_pad([ids[row][length:][::-1] for row in rows], pad, device)
-    return SharedBatch(tuple(rows), backwards.flip(1), mask.flip(1), cache)
+    return SharedBatch(tuple(rows), backwards.flip(1), mask.flip(1), prefix)
 
 
-def opened(rows: Sequence[int], ids: Sequence[Sequence[int]], cache: Any, length: int, pad: int, device: torch.device) -> OpenedBatch:
+def opened(rows: Sequence[int], ids: Sequence[Sequence[int]], prefix: Prefix, length: int, pad: int, device: torch.device) -> OpenedBatch:
     """The rows of `ids`, to be continued from a prefix of `length` tokens."""
     rest, mask = left_pad([ids[row][length:] for row in rows], pad, device)
-    prefix = torch.tensor([list(ids[rows[0]][:length])], device=device).expand(len(rows), -1)
-    return OpenedBatch(tuple(rows), torch.cat([prefix, rest], 1), torch.cat([torch.ones_like(prefix), mask], 1), cache, length)
+    start = torch.tensor([list(ids[rows[0]][:length])], device=device).expand(len(rows), -1)
+    return OpenedBatch(tuple(rows), torch.cat([start, rest], 1), torch.cat([torch.ones_like(start), mask], 1), prefix, length)
 
 
 def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int, batch_of: BatchOf = following) -> bool:
@@ -138,7 +147,7 @@ def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int, batch
     with as_it_is(model), torch.no_grad():
         try:
             plain = _ends(model, whole)
-            shared = _ends(model, batch_of(numbers, rows, prefix_cache(model, rows[0][:length]), length, pad, model.device))
+            shared = _ends(model, batch_of(numbers, rows, Prefix(prefix_cache(model, rows[0][:length])), length, pad, model.device))
         except UNABLE:  # memory that these rows do not fit into is among them
             return False
     off = (shared.float() - plain.float()).norm(dim=-1) / plain.float().norm(dim=-1)

@@ -48,9 +48,12 @@ class Steering(Acting):
 
     def own_tokens(self) -> int | None:
         reaches = [item.reach for slot in self.bank.slots for item in slot]
-        if self.rows is not None or any(reach.gates for reach in reaches):
+        if any(reach.gates for reach in reaches):
             return None
         return max([1, *(-position for reach in reaches for position in reach.positions)])
+
+    def kinds(self) -> Sequence[int] | None:
+        return self.rows
 
     def lay(self) -> None:
         for (name, side), stages in self.bank.places.items():
