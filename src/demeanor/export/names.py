@@ -13,6 +13,40 @@ from ..structure.stored_names import Piece, StoredNames
 EDITABLE = ("F64", "F32", "F16", "BF16")
 
 
+class PlainNames:
+    """The same as StoredNames says where files hold every parameter under its own name: that takes no framework, which takes seconds to import."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        self.source = source
+
+    def keys(self, name: str) -> list[str]:
+        return [name] if name in self.source.tensors else []
+
+    def key(self, name: str) -> str | None:
+        return name if name in self.source.tensors else None
+
+    def pieces(self, weight: Weight) -> tuple[Piece, ...]:
+        return (Piece(weight.name, weight.axis),)
+
+
+def _all_plain(source: Checkpoint, control: Control) -> bool:
+    """Whether the files hold all that a control may change under the names and with the shapes of the model.
+
+    Tensors of three axes are left to the framework: some families turn theirs round as they are read, under the same name.
+    """
+    held = source.tensors
+    writers = control.layout.writers
+    weights = [weight for writer in writers for weight in writer.weights]
+    norms = [name for writer in writers if writer.post_norm for name in (writer.post_norm.weight, writer.post_norm.bias) if name]
+    linear = [
+        (f"{module}.weight", (a.shape[1], len(b)) if adapter.transposed else (len(b), a.shape[1]))
+        for adapter in control.adapters
+        for module, (a, b) in adapter.low_rank.items()
+    ]
+    shapes = [(weight.name, tuple(weight.shape)) for weight in weights] + linear
+    return all(name in held and held[name].shape == shape and len(shape) < 3 for name, shape in shapes) and all(name in held for name in norms)
+
+
 class FileTensors:
     """Finds the tensors a layout speaks of in the files, and checks that they are what was proven."""
 
@@ -29,7 +63,7 @@ class FileTensors:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} of {self.layout.n_layers} layers, and {source.folder} has {layers}."
             )
-        self.stored = StoredNames(source)
+        self.stored = PlainNames(source) if _all_plain(source, control) else StoredNames(source)
         self.pieces = {weight.name: self._pieces(weight) for writer in self.layout.writers for weight in writer.weights}
 
     def _pieces(self, weight: Weight) -> tuple[Piece, ...]:
@@ -62,6 +96,8 @@ class FileTensors:
     def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
         """The file tensor that is a linear layer's weight."""
         key = self.stored.key(f"{module}.weight")
+        if key is None and self.layout.tied is not None and f"{module}.weight" == self.layout.tied[1]:
+            return self.layout.tied[1]  # it becomes a tensor of its own, with the values of the embedding
         shape = (into, out) if transposed else (out, into)
         if key is None or self.source.tensors[key].shape != shape or self.source.tensors[key].dtype not in EDITABLE:
             raise ControlError(

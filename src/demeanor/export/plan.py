@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ..controls.plan import ControlsPlan
+from ..io.plan import Flag
 from ..models.plan import ModelPlan
 
 
 class BakePlan(ControlsPlan, ModelPlan):
     """The model whose files are edited, and the controls that are written into them, in this order."""
+
+    copy_all: Annotated[bool, Flag(("--copy",))] = Field(
+        default=False, description="copies of shards without an edited tensor, instead of hard links to the model's own files"
+    )
 
     @model_validator(mode="after")
     def _something_to_bake(self) -> Self:
