@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -15,6 +15,7 @@ from ..algebra.edits import Edit, compose
 from ..controls import Control, Part
 from ..errors import ControlError
 from ..structure.layout import writer_edits
+from .forms import Packed
 from .names import FileTensors
 
 MOST_KEPT = 16  # directions along which rounding is kept from changing anything; an adapter of higher rank is rounded to the nearest
@@ -32,21 +33,23 @@ class LowRank:
 class Change:
     """W + left right, then W + (W V^T) M along `axis`, which is the outputs; float32 throughout.
 
-    basis [k, d]: the orthonormal directions of the outputs along which the result is to be exact.
+    basis [k, d]: the orthonormal directions of the outputs along which the result is to be exact. packed: how the weight lies in the
+    files, where that is in few bits.
     """
 
     axis: int
     low_rank: LowRank | None
     edit: Edit
     basis: Tensor
+    packed: Packed | None = None
 
     def to(self, dtype: torch.dtype) -> Change:
         low_rank = self.low_rank and LowRank(self.low_rank.left.to(dtype), self.low_rank.right.to(dtype))
-        return Change(self.axis, low_rank, Edit(*(part.to(dtype) for part in (self.edit.V, self.edit.M, self.edit.b))), self.basis.to(dtype))
+        return Change(self.axis, low_rank, Edit(*(part.to(dtype) for part in (self.edit.V, self.edit.M, self.edit.b))), self.basis.to(dtype), self.packed)
 
 
 def changes(control: Control, files: FileTensors) -> dict[str, Change]:
-    """Every tensor that a control changes, by its name in the files. Adapters come before edits, edits in the order of the parts."""
+    """Every tensor of the files that a control changes, that with the codes where a weight is packed. Adapters come before edits, edits in the order of the parts."""
     added: dict[str, list[LowRank]] = defaultdict(list)
     edits: dict[str, list[Edit]] = defaultdict(list)
     axes: dict[str, int] = {}
@@ -61,7 +64,10 @@ def changes(control: Control, files: FileTensors) -> dict[str, Change]:
                 raise ControlError(f"An adapter and an edit change {key} along different axes, so they cannot be baked together; bake one after the other.")
             axes[key] = axis
             edits[key].append(edit)
-    return {key: _change(axes[key], added[key], edits[key]) for key in axes}
+    made = {key: _change(axes[key], added[key], edits[key]) for key in axes}
+    return {
+        files.packed[key].codes if key in files.packed else key: replace(change, packed=files.packed.get(key)) for key, change in made.items()
+    }
 
 
 def _change(axis: int, added: list[LowRank], edits: list[Edit]) -> Change:

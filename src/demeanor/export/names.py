@@ -9,6 +9,7 @@ from ..errors import ControlError, ModelError
 from ..io.checkpoint import Checkpoint
 from ..structure.layout import Weight
 from ..structure.stored_names import Piece, StoredNames
+from .forms import refuse_form, unpacked
 
 EDITABLE = ("F64", "F32", "F16", "BF16")
 
@@ -51,7 +52,9 @@ class FileTensors:
     """Finds the tensors a layout speaks of in the files, and checks that they are what was proven."""
 
     def __init__(self, source: Checkpoint, control: Control) -> None:
-        self.source, self.layout = source, control.layout
+        self.layout = control.layout
+        self.source, self.packed = unpacked(source)
+        self._files = source
         text = source.section("text_config")
         kind = source.config.get("model_type"), text.get("model_type")
         if self.layout.model_type not in kind:
@@ -63,22 +66,19 @@ class FileTensors:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash} of {self.layout.n_layers} layers, and {source.folder} has {layers}."
             )
-        self.stored = PlainNames(source) if _all_plain(source, control) else StoredNames(source)
+        self.stored = PlainNames(self.source) if _all_plain(self.source, control) else StoredNames(self.source)
         self.pieces = {weight.name: self._pieces(weight) for writer in self.layout.writers for weight in writer.weights}
 
     def _pieces(self, weight: Weight) -> tuple[Piece, ...]:
         keys = self.stored.keys(weight.name)
-        packed = self.source.section("quantization_config").get("quant_method")
-        if packed:
-            raise ModelError(
-                f"{self.source.folder} holds its weights as {packed}, which cannot be edited exactly; use an unquantised copy."
-            )
+        if not keys or any(not self._editable(key) for key in keys):
+            refuse_form(self._files, keys[0] if keys else weight.name)
         if not keys:
             raise ControlError(
                 f"The control was made for structure {self.layout.hash}, and {self.source.folder} has no tensor {weight.name}."
             )
         stored = self.source.tensors[keys[0]]
-        if any(self.source.tensors[key].dtype not in EDITABLE for key in keys):
+        if any(not self._editable(key) for key in keys):
             raise ModelError(
                 f"{weight.name} in {self.source.folder} is stored as {stored.dtype}, which cannot be edited exactly; use an unquantised copy."
             )
@@ -88,6 +88,9 @@ class FileTensors:
                 f"The control was made for structure {self.layout.hash}, in which {weight.name} is {list(weight.shape)}; in {self.source.folder} it is {list(stored.shape)}."
             )
         return pieces
+
+    def _editable(self, key: str) -> bool:
+        return key in self.packed or self.source.tensors[key].dtype in EDITABLE
 
     def of(self, name: str, axis: int) -> tuple[Piece, ...]:
         """The file tensors to edit for a parameter of the layout: a weight behind a writer, or a norm's bias."""
@@ -99,9 +102,9 @@ class FileTensors:
         if key is None and self.layout.tied is not None and f"{module}.weight" == self.layout.tied[1]:
             return self.layout.tied[1]  # it becomes a tensor of its own, with the values of the embedding
         shape = (into, out) if transposed else (out, into)
-        if key is None or self.source.tensors[key].shape != shape or self.source.tensors[key].dtype not in EDITABLE:
+        if key is None or self.source.tensors[key].shape != shape or not self._editable(key):
             raise ControlError(
-                f"The adapter changes {module}, and {self.source.folder} does not hold its weight as one unquantised tensor {list(shape)}; it cannot be baked into these files."
+                f"The adapter changes {module}, and {self.source.folder} does not hold its weight as one tensor {list(shape)} that can be edited; it cannot be baked into these files."
             )
         return key
 

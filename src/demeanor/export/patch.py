@@ -45,30 +45,38 @@ class PutBack:
         return math.sqrt(self.rounding / self.change) if self.change > 0 else None
 
 
-@dataclass(frozen=True)
 class Span:
-    """Rows [start, end) of one matrix [rows, columns] in a pair of files, `place` its first byte in both."""
+    """Rows of one matrix [rows, columns] in a pair of open files, `place` its first byte in both.
 
-    source: int
-    target: int
-    place: int
-    columns: int
-    dtype: torch.dtype
+    One block of rows is held at a time, in buffers that are used again and again: fresh memory costs more than the arithmetic.
+    """
 
-    def read(self, start: int, end: int) -> Tensor:
-        rows = torch.empty(end - start, self.columns, dtype=self.dtype)
-        read_at(self.source, _bytes(rows), self._at(start))
-        return rows
+    def __init__(self, source: int, target: int, place: int, columns: int, dtype: torch.dtype, work: torch.dtype) -> None:
+        self.source, self.target, self.place, self.columns, self.dtype = source, target, place, columns, dtype
+        self.step = max(1, BLOCK_BYTES // (4 * columns))
+        self._raw = torch.empty(self.step, columns, dtype=dtype)
+        self._values, self._again = (torch.empty(self.step, columns, dtype=work) for _ in range(2))
 
-    def write(self, start: int, rows: Tensor) -> None:
-        write_at(self.target, _bytes(rows), self._at(start))
+    def blocks(self, start: int, end: int) -> Iterator[tuple[int, int, Tensor]]:
+        """The rows in [start, end) as numbers that may be changed: first row, last row, block."""
+        for first in range(start, end, self.step):
+            last = min(first + self.step, end)
+            raw = self._raw[: last - first]
+            read_at(self.source, _bytes(raw), self._at(first))
+            yield first, last, self._values[: last - first].copy_(raw)
+
+    def write(self, first: int, values: Tensor) -> Tensor:
+        """Store the values of rows from `first` on; returns them as they are stored."""
+        stored = self._raw[: len(values)].copy_(values)
+        write_at(self.target, _bytes(stored), self._at(first))
+        return self._again[: len(values)].copy_(stored)
 
     def _at(self, row: int) -> int:
         return self.place + row * self.columns * self.dtype.itemsize
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B")
+    return memoryview(tensor.view(torch.uint8).numpy()).cast("B")
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,10 @@ def patched(source: int, target: int, stored: Stored, change: Change, task: tupl
     """
     number, start, end = task
     form, dtype = matrices(stored.shape, change.axis), DTYPES[stored.dtype]
+    work = torch.float64 if dtype == torch.float64 else torch.float32
     place = stored.start + number * form.rows * form.columns * dtype.itemsize
-    span = Span(source, target, place, form.columns, dtype)
-    change = change.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    span = Span(source, target, place, form.columns, dtype, work)
+    change = change.to(work)
     return _by_rows(span, start, end, change) if form.axis == 1 else _by_columns(span, form.rows, change)
 
 
@@ -117,59 +126,58 @@ def _by_rows(span: Span, start: int, end: int, change: Change) -> PutBack:
     """Rows that are changed each by itself: their columns are the outputs."""
     left, edit, basis = change.low_rank, change.edit, change.basis
     by = _carriers(span.dtype, basis)
-    through, total = edit.M @ basis.mT, PutBack()
-    for first, last in _blocks(start, end, span.columns):
-        exact = _read(span, first, last, basis.dtype)
-        moved = exact.new_zeros(len(exact), len(basis))
+    total = PutBack()
+    for first, last, exact in span.blocks(start, end):
+        before = exact @ basis.mT  # [rows, k]
+        _finite(before if len(basis) else exact, in_source=True)
         if left is not None:  # a weight [in, out]
             exact.addmm_(left.right.mT[first:last], left.left.mT)
-            moved += left.right.mT[first:last] @ (left.left.mT @ basis.mT)
-        along = exact @ edit.V.mT
-        exact.addmm_(along, edit.M)
-        moved += along @ through
-        stored = _rounded(exact, span.dtype)
-        if by is not None:
-            error = ((stored.to(exact.dtype) - exact) @ basis.mT).mT
-            values, error = carried(exact[:, by.rows].mT.contiguous(), error.contiguous(), by, _rounding(span.dtype))
-            stored[:, by.rows] = values.mT.to(span.dtype)
-            total += PutBack(float(error.square().sum()), float(moved.square().sum()))
-        span.write(first, stored)
+        exact.addmm_(exact @ edit.V.mT, edit.M)
+        if by is None:
+            _finite(span.write(first, exact), in_source=False)
+            continue
+        after = exact @ basis.mT
+        values = exact.to(span.dtype).to(exact.dtype)
+        carrying, error = carried(exact[:, by.rows].mT.contiguous(), (values @ basis.mT - after).mT.contiguous(), by, _rounding(span.dtype))
+        values[:, by.rows] = carrying.mT
+        _finite(error, in_source=False)
+        span.write(first, values)
+        total += PutBack(float(error.square().sum()), float((after - before).square().sum()))
     return total
 
 
 def _by_columns(span: Span, rows: int, change: Change) -> PutBack:
     """A whole matrix whose rows are the outputs."""
-    edit, basis = change.edit, change.basis
-    low_rank = change.low_rank
-    along = basis.new_zeros(len(edit.V), span.columns)
-    for first, last in _blocks(0, rows, span.columns):
-        along.addmm_(edit.V[:, first:last], _read(span, first, last, basis.dtype))
+    edit, basis, low_rank = change.edit, change.basis, change.low_rank
+    read = basis if len(basis) else edit.V  # the basis spans V
+    before = read.new_zeros(len(read), span.columns)
+    for first, last, block in span.blocks(0, rows):
+        before.addmm_(read[:, first:last], block)
+    _finite(before, in_source=True)
+    along = (edit.V @ basis.mT) @ before if len(basis) else before
     left, right = edit.M.mT, along
     if low_rank is not None:
-        along.addmm_(edit.V @ low_rank.left, low_rank.right)
+        along = torch.addmm(along, edit.V @ low_rank.left, low_rank.right)
         left, right = torch.cat([low_rank.left, left], dim=1), torch.cat([low_rank.right, along])
     by = _carriers(span.dtype, basis)
-    error = basis.new_zeros(len(basis), span.columns)
+    moved = (basis @ left) @ right
+    error = -(before + moved) if by is not None else before[:0]
     kept = basis.new_empty(0 if by is None else len(by.rows), span.columns)
-    for first, last in _blocks(0, rows, span.columns):
-        exact = _read(span, first, last, basis.dtype).addmm_(left[first:last], right)
-        stored = _rounded(exact, span.dtype)
-        span.write(first, stored)
-        if by is not None:
-            here = (by.rows >= first) & (by.rows < last)
-            kept[here] = exact[by.rows[here] - first]
-            error.addmm_(basis[:, first:last], stored.to(exact.dtype).sub_(exact))
+    for first, last, exact in span.blocks(0, rows):
+        stored = span.write(first, exact.addmm_(left[first:last], right))
+        if by is None:
+            _finite(stored, in_source=False)
+            continue
+        here = (by.rows >= first) & (by.rows < last)
+        kept[here] = exact[by.rows[here] - first]
+        error.addmm_(basis[:, first:last], stored)
     if by is None:
         return PutBack()
     values, error = carried(kept, error, by, _rounding(span.dtype))
-    for row, stored in zip(by.rows.tolist(), _rounded(values, span.dtype)):
-        span.write(row, stored)
-    return PutBack(float(error.square().sum()), float(((basis @ left) @ right).square().sum()))
-
-
-def _blocks(start: int, end: int, columns: int) -> Iterator[tuple[int, int]]:
-    step = max(1, BLOCK_BYTES // (4 * columns))
-    yield from ((first, min(first + step, end)) for first in range(start, end, step))
+    _finite(error, in_source=False)
+    for row, stored in zip(by.rows.tolist(), values):
+        span.write(row, stored[None])
+    return PutBack(float(error.square().sum()), float(moved.square().sum()))
 
 
 def _carriers(dtype: torch.dtype, basis: Tensor) -> Carriers | None:
@@ -180,20 +188,10 @@ def _rounding(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda values: values.to(dtype).to(values.dtype)
 
 
-def _read(span: Span, first: int, last: int, dtype: torch.dtype) -> Tensor:
-    values = span.read(first, last).to(dtype)
-    if not _finite(values):
-        raise NotFinite(in_source=True)
-    return values
+def _finite(values: Tensor, in_source: bool) -> None:
+    """Raises NotFinite where not all are numbers: what is no number makes every product with it none, so products tell of whole tensors.
 
-
-def _rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    stored = exact.to(dtype)
-    if not _finite(stored):
-        raise NotFinite(in_source=False)
-    return stored
-
-
-def _finite(values: Tensor) -> bool:
-    """Whether all are numbers. A sum says so of almost every tensor at once; it may overflow where they are all finite."""
-    return bool(values.sum(dtype=torch.float32).isfinite()) or bool(values.isfinite().all())
+    A sum says that all are at once for almost every tensor; it may overflow where they are.
+    """
+    if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
+        raise NotFinite(in_source)

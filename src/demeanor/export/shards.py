@@ -25,6 +25,7 @@ from ..io.checkpoint import Checkpoint, Stored, read_header
 from ..io.kernel_copy import cloned, copy_range, linked, read_at, write_at
 from ..progress import Bar
 from ..runtime.runner import one_thread
+from . import packed
 from .changes import Change
 from .patch import NotFinite, PutBack, patched, tasks
 
@@ -77,8 +78,7 @@ def write_shards(source: Checkpoint, changes: Mapping[str, Change], work: Path, 
             elif not edited and not copy and linked(place, target):
                 written.links += 1
             else:
-                shape = {key: source.tensors[key] for key in keys}
-                written.put_back |= _write(pool, place, target, shape, edited, lambda count, before=done: bar.to((before + count) // MB))  # type: ignore[misc]
+                written.put_back |= _write(pool, source, place, target, keys, edited, lambda count, before=done: bar.to((before + count) // MB))  # type: ignore[misc]
                 _keep(work, shard, {key: written.put_back[key] for key in edited})
                 os.replace(target.with_name(target.name + PARTIAL), target)
             done += size
@@ -111,10 +111,11 @@ def refuse_full(folder: Path, needed: int, out: Path) -> None:
 
 
 def _write(
-    pool: ThreadPoolExecutor, place: Path, target: Path, held: Mapping[str, Stored], edited: Mapping[str, Change], told: Callable[[int], None]
+    pool: ThreadPoolExecutor, files: Checkpoint, place: Path, target: Path, keys: list[str], edited: Mapping[str, Change], told: Callable[[int], None]
 ) -> dict[str, PutBack]:
     """Write one shard, all but its last name; returns what rounding did to each edited tensor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    held = {key: files.tensors[key] for key in keys}
     source, copy = os.open(place, os.O_RDONLY | getattr(os, "O_BINARY", 0)), -1
     try:
         copy = os.open(target.with_name(target.name + PARTIAL), flags, 0o666)
@@ -122,10 +123,10 @@ def _write(
         size = place.stat().st_size
         os.truncate(copy, size)
         jobs: list[tuple[str | None, int, Callable[[], PutBack]]] = [
-            (key, (held[key].end - held[key].start) // len(parts), partial(patched, source, copy, held[key], change, part))
+            (key, (held[key].end - held[key].start) // len(parts), job)
             for key, change in edited.items()
-            for parts in [tasks(held[key], change)]
-            for part in parts
+            for parts in [_patches(source, copy, files, key, change)]
+            for job in parts
         ]
         jobs += [(None, end - start, partial(_copied, source, copy, start, end, spans, shared)) for start, end, spans in _rest(held, edited, size)]
         jobs.sort(key=lambda job: -job[1])  # the longest first, so that no thread is left with one at the end
@@ -136,6 +137,14 @@ def _write(
         if copy >= 0:
             os.close(copy)
     return {key: put_back.get(key, PutBack()) for key in edited}
+
+
+def _patches(source: int, copy: int, files: Checkpoint, key: str, change: Change) -> list[Callable[[], PutBack]]:
+    """The change of a tensor from one open file into another, as jobs that do not need each other."""
+    if change.packed is not None:
+        parts = packed.tasks(change.packed, packed.outputs_are_rows(change.packed, change.axis))
+        return [partial(packed.patched, source, copy, files, change, part) for part in parts]
+    return [partial(patched, source, copy, files.tensors[key], change, part) for part in tasks(files.tensors[key], change)]
 
 
 def _all(pool: ThreadPoolExecutor, jobs: list[tuple[str | None, int, Callable[[], PutBack]]], told: Callable[[int], None]) -> dict[str, PutBack]:

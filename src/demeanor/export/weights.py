@@ -100,7 +100,7 @@ def bake(model: str | Path, control: Control, out: str | Path, trust_remote_code
             refuse_full(work, bytes_to_write(source, edits, work, copy) + bytes_to_copy(source), out)
             left_out = copy_model(source, work)
             names = {shard: shard for shard in source.shards}
-            head = _untied_head(files, edits)
+            head = _untied_head(source, files, edits)
             if head is not None:
                 names |= _untie(source, *head, work)
             written = _written(source, edits, work, names, copy, str(model))
@@ -187,19 +187,21 @@ def _fetched(model: str, place: Place) -> Path:
         raise ModelError(f"The model {model!r} could not be fetched: {' '.join(str(error).split())[:200]}") from error
 
 
-def _untied_head(files: FileTensors, edits: Mapping[str, Change]) -> tuple[str, str] | None:
+def _untied_head(source: Checkpoint, files: FileTensors, edits: Mapping[str, Change]) -> tuple[str, str] | None:
     """The head and the embedding (its tensor in the files) that become two where the edits change one of a tied pair.
 
     The head then has the unedited embedding's values. Files that hold a head already are taken as they are where it is the same as the
     embedding; one that differs has never been used, so nothing is known of it: refused.
     """
-    source = files.source
     if files.layout.tied is None:
         return None
     embedding, head = files.layout.tied
     key, held = files.key(embedding), files.stored.keys(head)
-    if key not in edits and not {head, *held} & set(edits):
+    packed = {key, *held} & set(files.packed)
+    if not {key, head, *held, *(files.packed[name].codes for name in packed)} & set(edits):
         return None
+    if packed:
+        raise ModelError(f"{source.folder} holds {key} as {files.source.tensors[key].dtype} and ties the head to it; untie the two first.")
     if held and not _same(source, held[0], key):
         raise ModelError(f"{source.folder} holds {head} although its config ties it to {embedding}; remove one of the two, then bake.")
     return (held[0] if held else head), key
