@@ -2,7 +2,7 @@
 
 A matrix T [d, n] is stored as Q, whose values lie on a grid. To the nearest value, rounding puts back part of what an edit took
 away along the orthonormal rows of a basis K [k, d]. Here the error e = K (Q - T) is brought to zero by taking some values up or
-down instead of to the nearest. docs/algorithms.md, section 13.
+down instead of to the nearest. docs/algorithms.md, section 5.
 """
 
 from __future__ import annotations

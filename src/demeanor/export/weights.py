@@ -1,4 +1,4 @@
-"""Writing a control into a model's files, shard by shard, without loading the model. algorithms.md, sections 5, 6 and 13.
+"""Writing a control into a model's files, shard by shard, without loading the model. algorithms.md, sections 5 and 6.
 
 Only edited tensors are computed, a block of rows at a time, in float32; all else goes over as the file system does it best and stays
 byte for byte the same. What is written equals what the run-time control does. The result is made in a folder beside the target and
