@@ -95,7 +95,7 @@ def save(folder: Path, layers: int) -> int:
         tensors: dict[str, Tensor] = {}
         for layer in range(first, min(first + PER_SHARD, layers)):
             tensors |= {f"model.layers.{layer}.{name}.weight": random(*shape) for name, shape in HELD.items()}
-            tensors |= {f"model.layers.{layer}.{norm}_layernorm.weight": ones for norm in ("input", "post_attention")}
+            tensors |= {f"model.layers.{layer}.{norm}_layernorm.weight": ones.clone() for norm in ("input", "post_attention")}
         size += shard(tensors)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}))
     config = {

@@ -173,7 +173,8 @@ def _all(pool: ThreadPoolExecutor, jobs: list[tuple[str | None, int, Callable[[]
 
 def _rest(held: Mapping[str, Stored], edited: Mapping[str, Change], size: int) -> Iterator[tuple[int, int, list[tuple[str, Stored]]]]:
     """The bytes that stay, as ranges with the tensors in them: from one edited tensor to the next, none much longer than a task."""
-    start, spans = 0, []
+    start = 0
+    spans: list[tuple[str, Stored]] = []
     for key, stored in sorted(held.items(), key=lambda item: item[1].start):
         if key in edited:
             if start < stored.start:
