@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import demeanor as dm
@@ -219,11 +219,14 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         dm.load(folder)
 
 
-def test_packed_weights_are_refused_by_name(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+def test_packed_weights_of_an_unknown_form_are_refused_by_name(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "source", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.o_proj.weight"] = torch.zeros(48, 48, dtype=torch.uint8)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
-    with pytest.raises(ModelError, match="as mxfp4, which cannot be edited exactly; use an unquantised copy"):
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "bitsandbytes"}}))
+    with pytest.raises(ModelError, match=r"o_proj\.weight .* as bitsandbytes, which cannot be edited exactly; use an unquantised copy"):
         dm.bake(folder, ablation(tiny["llama"]), tmp_path / "baked")
 
 
