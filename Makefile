@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast fuzz kills real lint organism clean
+.PHONY: install demo test test-fast fuzz kills real architectures lint organism clean
 
 install: .venv/installed
 
@@ -49,6 +49,11 @@ real: install
 	$(BIN)/demeanor control add runs/real/private.safetensors --dose 1 -o runs/real/private.control.safetensors
 	$(BIN)/demeanor dose $(REAL) -b real/private-data.yaml -c runs/real/private.control.safetensors --induce-to 0.9 --drift-cap 3 \
 		--reply-tokens 24 --max-prompts 60 -o runs/real/private.dosed.safetensors
+
+# A tiny random model of every causal type of transformers: proven, baked exactly, or refused, and why. Writes docs/architectures.md; what is done is
+# kept in runs/architectures, so that the same command goes on (about ten minutes of processor time).
+architectures: install
+	$(BIN)/python -m architectures
 
 lint: install
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ def main() -> None:
         source, out, control = Path(folder) / "source", Path(folder) / "out", Path(folder) / "c.safetensors"
         size = save(source, options.layers)
         dm.save_control(ablation(options.layers), control)
-        command = [sys.executable, "-m", "demeanor", "bake", str(source), "-c", str(control), "-o", str(out)]
+        command = [sys.executable, "-m", "demeanor", "bake", str(source), "-c", str(control), "-o", str(out), "--no-verify"]
         read = dm.load_control(control)
         ways: dict[str, Callable[[], object]] = {
             "cp -r": lambda: subprocess.run(["cp", "-r", str(source), str(out)], check=True),
@@ -115,7 +115,7 @@ def ablation(layers: int) -> Control:
             weight = Weight(f"{module}.weight", 0, HELD[name])
             writers.append(Writer(module=module, layer=layer, role=role, scale=1.0, weights=(weight,)))  # type: ignore[arg-type]
     blocks = tuple(f"model.layers.{layer}" for layer in range(layers))
-    layout = Layout(model_type="llama", d_model=D_MODEL, blocks=blocks, writers=tuple(writers), tied=None)
+    layout = Layout(model_type="llama", d_model=D_MODEL, blocks=blocks, writers=tuple(writers), tied=None, one_name_each=True)
     basis = torch.nn.functional.normalize(torch.randn(1, D_MODEL, generator=torch.Generator().manual_seed(1)), dim=-1)
     return Control(parts=(Part(kind="ablate", vectors=basis, dose=1.0, scope=Scope()),), layout=layout, model_name="random")
 

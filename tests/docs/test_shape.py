@@ -16,7 +16,6 @@ PACKAGE, TESTS = ROOT / "src" / "demeanor", ROOT / "tests"
 FUNCTION_LINES, FILE_LINES = 60, 300
 # Longer files, each with the reason why it is one file.
 LONG = {
-    "structure/proof.py": "one algorithm: the proof of a block, step after step",
     "selfcontrol/searching.py": "one algorithm: a search, its sizes, first tokens and choice",
 }
 LOOSE = {"__init__.py", "__main__.py", "errors.py", "progress.py", "py.typed", "version.py"}

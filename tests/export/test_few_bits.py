@@ -27,7 +27,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session(plain: Path, tiny_folders: dict[str, Path]) -> dm.Session:
+def wide(plain: Path, tiny_folders: dict[str, Path]) -> dm.Session:
     for path in tiny_folders["llama"].glob("token*"):
         (plain / path.name).write_bytes(path.read_bytes())
     return dm.load(plain, device="cpu")
@@ -35,9 +35,9 @@ def session(plain: Path, tiny_folders: dict[str, Path]) -> dm.Session:
 
 @pytest.mark.parametrize("rank", [1, 4])
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_of_the_direction_is_left_in_few_bits(plain: Path, session: dm.Session, tmp_path: Path, form: str, rank: int) -> None:
+def test_nothing_of_the_direction_is_left_in_few_bits(plain: Path, wide: dm.Session, tmp_path: Path, form: str, rank: int) -> None:
     packing, unpacking, _ = FORMS[form]
-    source, control = pack(plain, tmp_path / "source", form), ablation(session, rank)
+    source, control = pack(plain, tmp_path / "source", form), ablation(wide, rank)
     baked = dm.bake(source, control, tmp_path / "baked")
     before, after = tensors_of(source), tensors_of(tmp_path / "baked")
     basis, sums = control.parts[0].vectors, torch.zeros(5)
@@ -84,7 +84,7 @@ def _on_the_same_grid(name, exact, held, unpacking):  # type: ignore[no-untyped-
 
 
 @pytest.mark.parametrize(("name", "method"), [("qweight", "gptq"), ("weight_zero_point", "compressed-tensors")])
-def test_forms_that_cannot_be_edited_are_named(plain: Path, session: dm.Session, tmp_path: Path, name: str, method: str) -> None:
+def test_forms_that_cannot_be_edited_are_named(plain: Path, wide: dm.Session, tmp_path: Path, name: str, method: str) -> None:
     from safetensors.torch import save_file
 
     source = pack(plain, tmp_path / "source", "INT4 of compressed-tensors")
@@ -95,7 +95,7 @@ def test_forms_that_cannot_be_edited_are_named(plain: Path, session: dm.Session,
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
     with pytest.raises(ModelError, match=r"self_attn\.o_proj.* is stored as (GPTQ|whole numbers with zero points)"):
-        dm.bake(source, ablation(session), tmp_path / "baked")
+        dm.bake(source, ablation(wide), tmp_path / "baked")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

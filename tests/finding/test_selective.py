@@ -162,11 +162,11 @@ def test_a_model_that_does_not_tell_the_guard_apart_is_not_edited(organism: dm.S
 
 
 def test_strength_rises_until_more_of_it_is_no_gain(organism: dm.Session, over_refusal: dm.Direction) -> None:
-    """Of one direction, strength 1 leaves a third here, 1.5 next to nothing: one step more is tried, and what was tried is what the bench says."""
+    """Of one direction, strength 1 leaves a third here, 2 next to nothing: one step more is tried, and what was tried is what the bench says."""
     bench = Bench(organism, "over-refusal", "val", max_prompts=24)
     tried = climb(bench, over_refusal, SelectivePlan(**ONE))
     strengths, left = [control.made_from["strength"] for control, _ in tried], [trial.rate("shows_rate") for _, trial in tried]
-    assert strengths == [1.0, 1.5, 2.5]
+    assert strengths == [1.0, 2.0, 4.0]
     assert left[0] > 0.1  # type: ignore[operator]
     assert left[1] < 0.05  # type: ignore[operator]
     assert bench.try_(tried[1][0]).scores == tried[1][1].scores
@@ -179,7 +179,7 @@ def test_the_strongest_of_those_that_are_as_good_is_taken(organism: dm.Session, 
 
 
 def test_a_strength_is_chosen_on_val_where_none_is_given(organism: dm.Session, over_refusal: dm.Direction) -> None:
-    assert selective(organism, "over-refusal", over_refusal, prompts=24, **ONE).made_from["strength"] == 1.5
+    assert selective(organism, "over-refusal", over_refusal, prompts=24, **ONE).made_from["strength"] == 2.0
 
 
 def test_too_few_prompts_are_told(organism: dm.Session, over_refusal: dm.Direction) -> None:

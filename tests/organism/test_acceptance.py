@@ -44,7 +44,7 @@ def reply_words() -> set[str]:
 
 
 def test_every_line_of_the_acceptance_table_holds(organism: dm.Session, whole: Run) -> None:
-    # How far mean differences move the manners is left to `make organism`: it takes most of the time. The direction is that of the run,
+    # How far mean differences move the manners is left to `make organism`: it takes long. The direction is that of the run,
     # which finds it as `find` does.
     lines = acceptance.table(organism, moved=(), refusal=whole.found.ranked()[0])
     assert len(lines) == 22

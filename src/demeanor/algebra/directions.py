@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 STEPS = 100  # of Newton's method, of which a probe takes about eight
 SETTLED = 1e-9  # largest gradient at the optimum
-LEAST_CURVED = 1e-12
+LEAST_CURVED = 1e-12  # penalty of a bias, in that of a weight: far from the optimum its curvature may vanish
 
 
 def unit(x: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def _newton(x: Tensor, target: Tensor, share: Tensor, penalty: float) -> tuple[T
     """
     x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)], 1)
     ridge = torch.full((x.shape[1],), penalty, dtype=x.dtype, device=x.device)
-    ridge[-1] = LEAST_CURVED * penalty  # a bias is not penalised; far from the optimum its curvature may vanish
+    ridge[-1] = LEAST_CURVED * penalty
     at = torch.zeros_like(ridge)
 
     def loss(at: Tensor) -> Tensor:

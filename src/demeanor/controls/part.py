@@ -108,6 +108,8 @@ class Part:
             like = tensor(layout.writers[0].weights[0].name)
             moved = self.to(like)
             return at_writers(layout, lambda writer: moved.at_writer(writer, layout), tensor, reach)
+        if layout.copies > 1:
+            raise ControlError(f"This model hands on {layout.copies} copies of its stream, so nothing can be edited at one site; use an edit at every writer.")
         places = taps(layout, site)
         if len(places) != 1 or places[0].scale != 1.0:
             raise ControlError(f"An edit cannot act at {site.point} of this model; use resid_pre or resid_post.")

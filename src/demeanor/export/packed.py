@@ -84,16 +84,9 @@ def patched(source: int, target: int, files: Checkpoint, change: Change, task: t
     by_columns = outputs_are_rows(packed, change.axis)
     rows, columns = packed.shape[-2:]
     top, bottom, left, right = (0, rows, start, end) if by_columns else (start, end, 0, columns)
-    place = files.tensors[packed.codes].start + number * rows * columns // packed.per_byte
-    window = _Window(place, columns // packed.per_byte, (top, bottom), (left // packed.per_byte, right // packed.per_byte))
-    codes = _codes(window.read(source), packed.per_byte)
-    levels, order, back = _levels(packed.kind)
-    places = order[codes.long()]
-    scales = scales_of(packed, files, number)
-    scales = scales if scales.shape[0] == 1 else scales[top:bottom]
-    scales = scales if scales.shape[1] == 1 else scales[:, left:right]
-    if bool((places < 0).any()) or not bool(scales.isfinite().all()):
-        raise NotFinite(in_source=True)
+    window = _window(files, packed, number, (top, bottom), (left, right))
+    codes, places, scales = _stored(source, files, packed, number, window)
+    levels, back = _levels(packed.kind)[::2]
     if not by_columns:
         places, scales = places.mT, scales.mT
     grid = Grid(levels, scales.contiguous())
@@ -105,6 +98,36 @@ def patched(source: int, target: int, files: Checkpoint, change: Change, task: t
     window.write(target, _joined(new if by_columns else new.mT, packed.per_byte))
     moved = change.basis @ (exact - weight)
     return PutBack(float(error.square().sum()), float(moved.square().sum()))
+
+
+def rows_of(files: Checkpoint, packed: Packed, number: int, start: int, end: int) -> Tensor:
+    """Rows [start, end) of matrix `number` of a packed weight, as numbers (float32)."""
+    window = _window(files, packed, number, (start, end), (0, packed.shape[-1]))
+    with (files.folder / files.tensors[packed.codes].shard).open("rb") as file:
+        _, places, scales = _stored(file.fileno(), files, packed, number, window)
+    return Grid(_levels(packed.kind)[0], scales).values(places)
+
+
+def _window(files: Checkpoint, packed: Packed, number: int, rows: tuple[int, int], columns: tuple[int, int]) -> _Window:
+    """Where some rows and columns of matrix `number` lie in their file."""
+    height, width = packed.shape[-2:]
+    place = files.tensors[packed.codes].start + number * height * width // packed.per_byte
+    return _Window(place, width // packed.per_byte, rows, (columns[0] // packed.per_byte, columns[1] // packed.per_byte))
+
+
+def _stored(file: int, files: Checkpoint, packed: Packed, number: int, window: _Window) -> tuple[Tensor, Tensor, Tensor]:
+    """The codes in a window of matrix `number`, the places of their values among all levels, and the scales there.
+
+    Raises NotFinite where one of them is no number.
+    """
+    codes = _codes(window.read(file), packed.per_byte)
+    places = _levels(packed.kind)[1][codes.long()]
+    scales = scales_of(packed, files, number)
+    scales = scales if scales.shape[0] == 1 else scales[window.rows[0] : window.rows[1]]
+    scales = scales if scales.shape[1] == 1 else scales[:, window.span[0] * packed.per_byte : window.span[1] * packed.per_byte]
+    if bool((places < 0).any()) or not bool(scales.isfinite().all()):
+        raise NotFinite(in_source=True)
+    return codes, places, scales
 
 
 def outputs_are_rows(packed: Packed, axis: int) -> bool:

@@ -14,6 +14,9 @@ from ..models.plan import ModelPlan
 class BakePlan(ControlsPlan, ModelPlan):
     """The model whose files are edited, and the controls that are written into them, in this order."""
 
+    verify: Annotated[bool, Flag(("--verify/--no-verify",))] = Field(
+        default=True, description="what is written loaded and compared with the control at run time, where memory allows"
+    )
     copy_all: Annotated[bool, Flag(("--copy",))] = Field(
         default=False, description="copies of shards without an edited tensor, instead of hard links to the model's own files"
     )

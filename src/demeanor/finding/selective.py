@@ -36,8 +36,8 @@ from .gates import fit_gate
 from .plan import SelectivePlan
 
 KEPT: tuple[SetName, ...] = ("guard", "lacks", "neutral")
-FEWEST = 8  # train prompts that are to change
-STRENGTHS = (1.0, 1.5, 2.5, 4.0)
+FEWEST = 8  # train prompts of `shows` on which the model shows the behaviour
+STRENGTHS = (1.0, 2.0, 4.0)
 ALIKE = 0.02  # of merit: edits that agree so far are told apart by their strength
 
 
@@ -52,9 +52,10 @@ def selective(
 ) -> Control:
     """A behaviour removed where `shows` prompts end, and nowhere else: a change of low rank in every linear writer, without a gate.
 
-    What a writer takes out is the gap between the classes behind its own layer, from the direction's layer on, or (`along="direction"`) the
-    direction itself. `options` are the fields of `SelectivePlan` by name, in place of a plan. Train prompts are used: `shows` are to change; `guard`, `lacks` and `neutral` stay as they are, with the model's own replies. Writers are fitted in the order
-    of the forward pass, each on what the edited ones before it leave, in one pass over all of them. Without a strength in the plan,
+    What a writer takes out is the gap between the classes behind its own layer, from the direction's layer on, or (`along="direction"`)
+    the direction itself. `options` are the fields of `SelectivePlan` by name, in place of a plan. Train prompts are used: `shows` are to
+    change; `guard`, `lacks` and `neutral` stay as they are, with the model's own replies. Writers are fitted in the order of the forward
+    pass, each on what the edited ones before it leave, in one pass over all of them. Without a strength in the plan,
     rising ones are tried on val prompts and the best is taken.
     Raises CheckFailed where the model does not tell `shows` from `guard` (held-out AUROC < 0.7 at every layer) and `anyway` is not given,
     DataError for too few prompts, ControlError for a direction that is read and written apart.
@@ -92,7 +93,7 @@ def climb(
 
 
 def firmest(tried: Sequence[tuple[Control, Trial]]) -> int:
-    """Which of several edits of one direction is taken: the strongest of those that are as good as the best.
+    """Which of several edits is taken: the strongest of those that are as good as the best.
 
     A bench has one wording of each request. Where two strengths do the same there, the stronger one does more of it in other words.
     """

@@ -139,8 +139,7 @@ def ordered(options: Sequence[Option]) -> tuple[Option, ...]:
     as_good = [option for option in ranked if option.proposal.fitted is not None and _as_good(option.trial, best.trial)]
     if not as_good or (best.gate is None and best.proposal.fitted is None and best.control.bakeable() is None):
         return tuple(ranked)
-    alike = [option for option in as_good if option.direction is as_good[0].direction]
-    first = alike[firmest([(option.control, option.trial) for option in alike])]
+    first = as_good[firmest([(option.control, option.trial) for option in as_good])]
     return (first, *(option for option in ranked if option is not first))
 
 

@@ -11,6 +11,7 @@ from ..behaviours import Prompt
 from ..errors import DataError
 from ..runtime.acting import Acting
 from ..runtime.batches import Batch, each
+from ..structure.layout import contributions
 from .session import Session
 
 
@@ -72,7 +73,7 @@ class _Contributions(Acting):
         self.seen: list[Tensor] = []
 
     def lay(self) -> None:
-        for writer in self.layout.writers:
+        for writer in contributions(self.layout.writers):
             self.on_output(self.model.get_submodule(writer.contribution), self._keep)
 
     def _keep(self, value: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..behaviours import Prompt, as_prompts
 from ..runtime.batches import Batch, Reply, each, piece_by_piece, said_one_of, trimmed
+from ..runtime.caches import keyword
 from ..runtime.runner import Runner
 from ..runtime.shared_prefix import OpenedBatch, Tail, last_logits
 from .options import REPLY_TOKENS
@@ -36,7 +37,7 @@ class LanguageModel(Texts):
         self.model.requires_grad_(False)
         self.decoder = model.base_model
         self.end_ids = _end_ids(model, tokenizer)
-        self.runner = Runner(model, self.pad_id, self._refuse_too_long, lambda: self.longest)
+        self.runner = Runner(model, self.pad_id, self.refuse_too_long, lambda: self.longest)
         # The same modules with a configuration of generation of its own: whatever `generate` is not told, transformers takes from there,
         # penalties and samplers included, and the model's own belongs to whoever made it.
         self._greedy = copy.copy(self.model)
@@ -125,7 +126,7 @@ class LanguageModel(Texts):
             if heard is not None:
                 more["streamer"] = piece_by_piece(self.decode, heard)
             if isinstance(batch, OpenedBatch):
-                more["past_key_values"] = batch.begun()
+                more[keyword()] = batch.begun()
             out = self._greedy.generate(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=room, **how, **more
             )
@@ -152,7 +153,7 @@ class LanguageModel(Texts):
             return list(each(last_logits(self.model, batch, 1)[:, -1, list(tokens)]))
 
         for row in rows:
-            self._refuse_too_long(list(row), "exchange")
+            self.refuse_too_long(list(row), "exchange")
         return torch.stack(self.runner.in_batches(rows, run, "Reading logits", tails=[Tail()] * len(rows)))
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from ..progress import say, warn
-from ..structure.fetched import fetched, without_bars
+from ..structure.fetched import auto_class, fetched, without_bars
 from .gguf import read_gguf
 from .merging import merged_into
 from .naming import Place, base_of, resolve, say_which_file, weights_of
@@ -111,12 +111,13 @@ def _read(name: str, loading: Loading) -> tuple[Any, Any]:
 
 def _read_files(name: str, place: Place, how: dict[str, Any], trust_remote_code: bool) -> tuple[Any, Any, dict[str, Any]]:
     """Model, tokenizer and what `from_pretrained` says of the loading, from safetensors."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     say_which_file(name)
     source: dict[str, Any] = {"revision": place.revision, "trust_remote_code": trust_remote_code}
     tokenizer = with_words(name, fetched(name, lambda: AutoTokenizer.from_pretrained(place.where, **source)))  # before the weights
-    model, info = fetched(name, lambda: AutoModelForCausalLM.from_pretrained(place.where, **how, **source))
+    config = fetched(name, lambda: AutoConfig.from_pretrained(place.where, **source))
+    model, info = fetched(name, lambda: auto_class(config).from_pretrained(place.where, **how, **source))
     return model, tokenizer, info
 
 

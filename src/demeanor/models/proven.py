@@ -13,9 +13,12 @@ from ..algebra.directions import unit
 from ..algebra.edits import ablate
 from ..errors import AccountingError
 from ..runtime.acting import as_it_is, lock_of
+from ..runtime.batches import Batch, EvenBatch, left_pad
 from ..runtime.capture import Reader, Site
 from ..runtime.intervene import at_writers
+from ..runtime.shared_prefix import last_logits
 from ..runtime.steering import Steering
+from ..structure.blocks import UNABLE
 from ..structure.layout import Layout
 from ..structure.proof import prove
 from .kept_proof import keep, key_of, recalled
@@ -50,8 +53,11 @@ def _proven(model: Any, name: str) -> Layout:
             layout = prove(model)
         except AccountingError as error:
             raise AccountingError(f"{name} ({model.config.model_type}): {error}") from error
+        except UNABLE as error:  # a model's own code may raise anything where it is run in parts
+            said = " ".join(str(error).split())[:200]
+            raise AccountingError(f"{name} ({model.config.model_type}): its parts could not be run one by one ({type(error).__name__}: {said}); this model cannot be edited yet.") from error
         _check_ablation(model, layout, name)
-    return layout
+        return replace(layout, even_rows=_reads_pads(model))
 
 
 @torch.no_grad()
@@ -65,6 +71,19 @@ def weights_in_memory(model: Any) -> str:
         values = weight.detach().reshape(-1)[places].double().cpu().numpy().tobytes() if weight.numel() else b""
         told.update(repr((name, tuple(weight.shape))).encode() + values)
     return f"{str(model.dtype).removeprefix('torch.')} {told.hexdigest()[:16]}"
+
+
+@torch.no_grad()
+def _reads_pads(model: Any) -> bool:
+    """Whether a row that is padded, with its positions counted from its first token, comes out otherwise than as it is."""
+    rows = [list(range(5, 14)), list(range(7, 12))]
+    short = torch.tensor([rows[1]], device=model.device)
+    alone = last_logits(model, EvenBatch((0,), short, torch.ones_like(short)), 1)[0, -1].float()
+    try:
+        padded = last_logits(model, Batch((0, 1), *left_pad(rows, 0, model.device)), 1)[1, -1].float()
+    except UNABLE:  # it takes no mask, or no positions
+        return True
+    return bool((padded - alone).norm() > max(1e-3, 8 * torch.finfo(model.dtype).eps) * alone.norm())
 
 
 @torch.no_grad()

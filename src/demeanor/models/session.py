@@ -12,7 +12,7 @@ from torch import Tensor
 from ..behaviours import Prompt, as_prompt, as_prompts
 from ..errors import ControlError, DataError
 from ..io.display import brief, object_html
-from ..runtime.acting import as_it_is
+from ..runtime.acting import as_it_is, lock_of
 from ..runtime.adapters import Adapted
 from ..runtime.batches import Batch, each
 from ..runtime.capture import Activations, Reader, Site, as_sites
@@ -20,7 +20,9 @@ from ..runtime.intervene import Intervention
 from ..runtime.positions import REPLY
 from ..runtime.prompt_states import PromptStates
 from ..runtime.rows import ControlLike, Rows, as_control, as_controls
+from ..runtime.running_rows import RunningRows, mixes
 from ..runtime.shared_prefix import Tail
+from ..runtime.slots import Slot
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching
 from ..structure.layout import Layout, same_weights
@@ -46,6 +48,8 @@ class Session(LanguageModel):
     ) -> None:  # fmt: skip
         super().__init__(model, tokenizer, name, reply_tokens, chat_template_args)
         self.layout, self.cached = layout, cached
+        self._mixes: bool | None = None  # whether rows can join others that run; None until it is tried
+        self.runner.even = layout.even_rows
         self._compared: dict[str, bool] = {}  # names of models that controls were made on: whether they are this one
 
     @property
@@ -78,7 +82,7 @@ class Session(LanguageModel):
 
         ids = [start + reply for start, reply in zip(starts, replies)]
         for prompt, row in zip(prompts, ids):
-            self._refuse_too_long(row, as_prompt(prompt).text)
+            self.refuse_too_long(row, as_prompt(prompt).text)
         deepest = max([1, *(-site.position for site in sites if isinstance(site.position, int))])
         tails = [Tail(len(reply) + deepest, len(reply) + len(after)) for reply in replies]
         return Activations(torch.stack(self.runner.in_batches(ids, run, "Capturing", tails=tails)), tuple(sites))
@@ -131,6 +135,20 @@ class Session(LanguageModel):
         steering = Steering(self.model, self.layout, [self.interventions(control) for control in distinct], rows)
         with steering.attached():
             yield Rows(steering, distinct, self.interventions)
+
+    def slot(self, control: ControlLike) -> Slot:
+        """A control as what it does to single rows of `running_rows`. Raises ControlError for one that cannot act on single rows."""
+        return Slot(tuple(self.interventions(control)), control.adapters, control.states)
+
+    def running_rows(self) -> RunningRows:
+        """Rows that come and go, each under its own control. A model that does not compute the same so runs one at a time, which is said."""
+        if self._mixes is None:
+            ids = [self.encode(text) for text in ("one", "one and two and three and four")]
+            with lock_of(self.model), self.runner.threads():
+                self._mixes = mixes(self.model, self.layout, ids, self.pad_id)
+            if not self._mixes:
+                self._say_once(f"{self.name} computes something else when prompts join others that run, so it runs one at a time.")
+        return RunningRows(self.model, self.layout, self.pad_id, self._mixes)
 
     def watched(self, steered: AbstractContextManager[Any]) -> AbstractContextManager[Watched]:
         """`steered` (from `controlled` or `controlled_rows`) in force, and what it really changes counted."""

@@ -75,7 +75,7 @@ class Texts:
         except UnicodeEncodeError as error:
             raise DataError(f"The prompt {text[:40]!a} is not valid Unicode text; correct its encoding.") from error
         ids = self.encode_reply(text) if self.has_template else self.encode_opened(text)
-        self._refuse_too_long(ids, text)
+        self.refuse_too_long(ids, text)
         return ids
 
     def encode_opened(self, text: str) -> list[int]:
@@ -84,7 +84,7 @@ class Texts:
         starts = [start for start in range(len(ids) - len(bare) + 1) if bare and ids[start : start + len(bare)] == bare]
         return ids[: starts[0] + len(bare)] if starts else ids
 
-    def _refuse_too_long(self, ids: Sequence[int], text: str | None = None) -> None:
+    def refuse_too_long(self, ids: Sequence[int], text: str | None = None) -> None:
         """DataError, with the beginning of the text, for more tokens than the model takes; ModelError for tokens it does not know."""
         text = self.decode(ids) if text is None else text
         if self.longest is not None and len(ids) >= self.longest:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..structure.calls import Change, on_input, on_output
+from .caches import cache_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Pass:
         """Whether its tokens follow a prompt in a cache; else it reads prompts."""
         if self.lengths is not None:
             return False
-        cache = self.kwargs.get("past_key_values")
+        cache = cache_of(self.kwargs)
         return cache is not None and cache.get_seq_length() > self.opening
 
     @property
@@ -85,6 +86,8 @@ class Acting:
         self.opening = 0  # tokens of a prefix that all rows share and are continued from
         self._handles: list[RemovableHandle] = []
         self._told = False  # whether it acts in the pass in progress, for compiled code
+        self._entered = False  # whether the pass in progress came through the model without its head
+        self._shape: tuple[int, int] = (1, 1)  # rows and tokens of the pass in progress
 
     def lay(self) -> None:
         """Lay hooks with `on_input`, `on_output` and `hold`."""
@@ -104,7 +107,7 @@ class Acting:
         """It acts in this context's passes inside, and is gone after it."""
         try:
             with lock_of(self.model):
-                self.hold(self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+                self._lay_beginning()
                 self.lay()
             _IN_FORCE.set((*_IN_FORCE.get(), self))
             yield self
@@ -113,6 +116,22 @@ class Acting:
             with lock_of(self.model):
                 while self._handles:
                     self._handles.pop().remove()
+
+    def _lay_beginning(self) -> None:
+        """A pass begins where the model without its head is called or, in families whose head calls what lies inside that, there."""
+        self.hold(self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+        get_decoder = getattr(self.model, "get_decoder", None)
+        inner = get_decoder() if callable(get_decoder) else None
+        if not isinstance(inner, nn.Module) or inner is self.decoder or inner is self.model:
+            return
+        self._entered = False
+
+        def entered(inside: bool) -> None:
+            self._entered = inside
+
+        self.hold(self.decoder.register_forward_pre_hook(lambda *_: entered(True)))
+        self.hold(self.decoder.register_forward_hook(lambda *_: entered(False), always_call=True))
+        self.hold(inner.register_forward_pre_hook(lambda *given: None if self._entered else self._begin(*given), with_kwargs=True))
 
     @property
     def laid(self) -> bool:
@@ -134,6 +153,11 @@ class Acting:
         """`change` what a module returns (see `structure.calls`), where this acts."""
         self.hold(on_output(module, self._here(change)))
 
+    def by_rows(self, value: Tensor) -> Tensor:
+        """What a module returned as [row, token, ...]: some return the tokens of all rows in one axis."""
+        rows, tokens = self._shape
+        return value.reshape(rows, tokens, -1) if value.dim() == 2 and len(value) == rows * tokens else value
+
     def hold(self, handle: RemovableHandle) -> None:
         """A hook that goes when this does; it must ask `acts` itself."""
         self._handles.append(handle)
@@ -144,7 +168,10 @@ class Acting:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         self._told = self in _IN_FORCE.get()
         if self._told and kwargs is not None:  # None: another thread's, taken off while this pass was about to call it
-            self.begin(Pass(args, kwargs, self.suffixes, self.opening))
+            started = Pass(args, kwargs, self.suffixes, self.opening)
+            rows, tokens = started.tokens.shape[:2]
+            self._shape = rows, tokens
+            self.begin(started)
 
 
 _IN_FORCE: ContextVar[tuple[Acting, ...]] = ContextVar("in_force", default=())

@@ -95,11 +95,12 @@ class Adapter:
 
 
 class Adapted(Acting):
-    """An adapter attached to a model; it acts on every row."""
+    """An adapter attached to a model; it acts on every row, or, where it is all low-rank maps, on those that `rows` names."""
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
         super().__init__(model)
         self.adapter = adapter
+        self.rows: Tensor | None = None  # indices of rows of the batch; None for all
         self.virtual_tokens = 0 if adapter.virtual_tokens is None else len(adapter.virtual_tokens)
         modules = dict(model.named_modules())
         for name, (a, b) in adapter.low_rank.items():
@@ -133,7 +134,12 @@ class Adapted(Acting):
             if not self.acts:
                 return None
             x = received(args, {})
-            return output + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
+            if self.rows is None:
+                return output + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
+            if not len(self.rows):
+                return None
+            rows = self.rows.to(x.device)
+            return output.index_add(0, rows, linear(linear(x[rows], down.to(x.dtype)), up.to(x.dtype)))
 
         self.hold(module.register_forward_hook(after))
 

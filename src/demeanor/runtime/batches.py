@@ -47,6 +47,14 @@ class Batch:
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": positions, "use_cache": False}
 
 
+@dataclass(frozen=True)
+class EvenBatch(Batch):
+    """Rows of one length, given as they are: for models that read pads, or that count positions in a way of their own."""
+
+    def inputs(self) -> dict[str, Any]:
+        return {"input_ids": self.input_ids, "use_cache": False}
+
+
 def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """ids and mask [row, longest]; the last token of every row is in the last column."""
     longest = max(len(row) for row in rows)

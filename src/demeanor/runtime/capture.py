@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, ModelError, mistaken
-from ..structure.layout import Layout
+from ..structure.layout import Layout, contributions
 from .acting import Acting
 from .positions import LAST, REPLY, Position
 
@@ -80,14 +80,19 @@ def taps(layout: Layout, site: Site) -> list[Tap]:
     if site.point == "resid_pre":
         return [Tap(block, "input")]
     if site.point == "embed":
-        return [Tap(w.module, "output", w.scale) for w in layout.writers if w.role == "embed"]
+        return [Tap(w.contribution, "output", w.scale) for w in contributions(w for w in layout.writers if w.role == "embed")]
     if site.point not in ("attn_out", "resid_mid", "mlp_out"):
         raise ModelError(f"{site.point!r} is not a point of the stream; use one of {', '.join(get_args(Point))}.")
-    writer = layout.writer(site.layer, "mlp" if site.point == "mlp_out" else "attn")
-    if writer is None:
+    alpha = layout.alpha(site.layer)
+    if alpha is None:
+        raise ModelError(
+            f"The parts of layer {site.layer} of this model are mixed token by token before they come into its stream, so it has no {site.point}; use resid_pre or resid_post."
+        )
+    writers = layout.writers_of(site.layer, "mlp" if site.point == "mlp_out" else "attn")
+    if not writers:
         raise ModelError(f"There is no {site.point} in layer {site.layer} of this model; use resid_pre or resid_post.")
-    contribution = Tap(writer.contribution, "output", writer.scale)
-    return [Tap(block, "input"), contribution] if site.point == "resid_mid" else [contribution]
+    parts = [Tap(writer.contribution, "output", writer.scale) for writer in contributions(writers)]
+    return [Tap(block, "input", alpha), *parts] if site.point == "resid_mid" else parts
 
 
 def spread(n_layers: int, count: int) -> list[int]:
@@ -130,7 +135,7 @@ class Reader(Acting):
     def _keep(self, site: Site, scale: float, value: Tensor) -> None:
         begins = self._begins.to(value.device)
         rows = torch.arange(len(begins), device=value.device)
-        value = value.expand(len(rows), -1, -1)
+        value = self._one_stream(value, len(rows))
         if site.position == REPLY:
             place = torch.arange(value.shape[1], device=value.device)
             said = ((place >= begins[:, None]) & (place < self._ends.to(value.device)[:, None])).float()
@@ -140,6 +145,13 @@ class Reader(Acting):
             taken = value[rows, begins + site.position].float() * scale
         taken = taken.to(self._begins.device)
         self._kept[site] = self._kept[site] + taken if site in self._kept else taken
+
+    def _one_stream(self, value: Tensor, rows: int) -> Tensor:
+        """A value as [row, token, d_model]: of several copies of the stream their mean."""
+        value = self.by_rows(value)
+        if value.dim() > 3 or value.shape[-1] != self.layout.d_model:
+            value = value.reshape(*value.shape[:2], -1, self.layout.d_model).mean(2)
+        return value.expand(rows, -1, -1)
 
     def _stop(self, value: Tensor) -> None:
         raise _Enough

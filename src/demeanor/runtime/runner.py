@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .acting import Acting, in_force, lock_of
-from .batches import TOKEN_BUDGET, Batch, in_batches
+from .batches import TOKEN_BUDGET, Batch, EvenBatch, in_batches, left_pad
 from .shared_prefix import (
     FAR,
     BatchOf,
@@ -42,6 +42,7 @@ class Runner:
 
     def __init__(self, model: Any, pad: int, refuse_too_long: Callable[[Sequence[int]], None], longest: Callable[[], int | None]) -> None:
         self.model, self.pad, self._refuse_too_long, self._longest = model, pad, refuse_too_long, longest
+        self.even = False
         self.prefixes: Counter[str] = Counter()  # how many calls ran a shared prefix once, and why others did not
         # Whether that is the same as running prompts whole, by the prefix's length in bits and how rows follow it.
         self._holds: dict[tuple[int, BatchOf], bool] = {}
@@ -89,7 +90,12 @@ class Runner:
 
         with self.threads():
             alike = None if longest is None else longest + extra - (extra if reply is None else reply)
-            batch_of = self._after_prefix(ids, tails, acting, extra if continued else None) if tails and len(ids) > 1 else None
+            batch_of: Callable[[Sequence[int]], Batch] | None = None
+            if self.even:
+                alike = -1  # no length stands with another
+                batch_of = lambda rows: EvenBatch(tuple(rows), *left_pad([ids[row] for row in rows], self.pad, self.model.device))  # noqa: E731
+            elif tails and len(ids) > 1:
+                batch_of = self._after_prefix(ids, tails, acting, extra if continued else None)
             return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget, alike, batch_of)
 
     def _after_prefix(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .acting import Acting, as_it_is
 from .batches import Batch, left_pad
+from .caches import keyword
 
 FAR = 1 << 20  # tokens that are still to come before a reply, for what acts while the prefix is run
 TRIED = 4  # rows on which a model is tried
@@ -48,7 +49,7 @@ class SharedBatch(Batch):
         return self.attention_mask.sum(1)
 
     def inputs(self) -> dict[str, Any]:
-        return {"input_ids": self.input_ids, "past_key_values": _for_rows(self.cache, self.rows, self.input_ids.device), "use_cache": True}
+        return {"input_ids": self.input_ids, keyword(): _for_rows(self.cache, self.rows, self.input_ids.device), "use_cache": True}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class OpenedBatch(Batch):
     def inputs(self) -> dict[str, Any]:
         whole, rest = super().inputs(), slice(self.length, None)
         seen = {name: whole[name][:, rest] for name in ("input_ids", "position_ids")}  # the mask covers the cache too
-        return {**whole, **seen, "past_key_values": self.begun(), "use_cache": True}
+        return {**whole, **seen, keyword(): self.begun(), "use_cache": True}
 
     @property
     def ends(self) -> Tensor:
@@ -101,7 +102,7 @@ def prefix_cache(model: Any, prefix: Sequence[int]) -> Any:
 
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model.base_model(input_ids=torch.tensor([list(prefix)], device=model.device), past_key_values=cache, use_cache=True)
+        model.base_model(input_ids=torch.tensor([list(prefix)], device=model.device), use_cache=True, **{keyword(): cache})
     return cache
 
 

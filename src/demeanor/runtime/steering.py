@@ -18,6 +18,7 @@ from ..structure.calls import Change
 from ..structure.layout import Layout
 from .acting import Acting, Pass, as_it_is
 from .bank import Bank, Mask, Stage
+from .caches import without_cache
 from .capture import Reader
 from .intervene import Intervention, Reach, RowGate
 from .positions import LAST, positions_of
@@ -53,7 +54,16 @@ class Steering(Acting):
 
     def lay(self) -> None:
         for (name, side), stages in self.bank.places.items():
-            (self.on_output if side == "output" else self.on_input)(self.model.get_submodule(name), _through(stages))
+            (self.on_output if side == "output" else self.on_input)(self.model.get_submodule(name), self._through(stages))
+
+    def _through(self, stages: Sequence[Stage]) -> Change:
+        def change(value: Tensor) -> Tensor:
+            x = self.by_rows(value)
+            for stage in stages:
+                x = stage(x)
+            return x.reshape(value.shape) if x.numel() == value.numel() else x  # what is the same for all rows may differ from row to row now
+
+        return change
 
     def begin(self, started: Pass) -> None:
         """Bind the batch's edits and make the masks of the pass."""
@@ -103,7 +113,7 @@ class Steering(Acting):
 
     def _decide(self, gates: list[RowGate], started: Pass, begins: Tensor) -> None:
         """Run the unedited model up to the last gate's layer and latch what every gate says."""
-        alone = {**started.kwargs, "past_key_values": None, "use_cache": False}
+        alone = without_cache(started.kwargs)
         reader = Reader(self.model, self.layout, [gate.site for gate in gates])
         with as_it_is(self.model), torch.no_grad():
             values = reader.read(lambda: self.decoder(*started.args, **alone), begins)
@@ -116,15 +126,6 @@ class Steering(Acting):
             fired = self._fired[gate]
             mask = _both(mask, fired if len(fired) == rows else fired.repeat_interleave(rows // len(fired), 0))
         return mask
-
-
-def _through(stages: Sequence[Stage]) -> Change:
-    def change(x: Tensor) -> Tensor:
-        for stage in stages:
-            x = stage(x)
-        return x
-
-    return change
 
 
 def _both(one: Mask, other: Mask) -> Mask:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..models.session import Session
 from ..runtime.batches import Batch, trimmed
+from ..runtime.caches import cache_of, keyword
 from ..runtime.prompt_states import adding
 
 # (rows of the caller, layer) -> what is added at the prompts' positions, [row, width, d_model]; see `states`.
@@ -36,9 +37,10 @@ def branched(
         out = _prefill(session, batch, values)
         first = _openings(session, out.logits[:, -1].float(), branches)  # [row, branch]
         rows = torch.arange(len(batch.rows), device=first.device).repeat_interleave(branches)
-        out.past_key_values.reorder_cache(rows)
+        cache = cache_of(out)
+        cache.reorder_cache(rows)
         room = session.runner.room(batch, most)
-        said = _decoded(session, out.past_key_values, batch.attention_mask[rows], first.flatten(), room)
+        said = _decoded(session, cache, batch.attention_mask[rows], first.flatten(), room)
         return [said[start : start + branches] for start in range(0, len(said), branches)]
 
     # What a row costs is its branches' tokens; the prompt itself is counted by the batch.
@@ -84,7 +86,7 @@ def _decoded(session: Session, cache: Any, mask: Tensor, first: Tensor, most: in
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         out = session.model(
             input_ids=token[:, None], attention_mask=mask, position_ids=mask.sum(1, keepdim=True) - 1,
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
+            use_cache=True, logits_to_keep=1, **{keyword(): cache},
         )  # fmt: skip
         token = out.logits[:, -1].float().argmax(-1)
         said[alive, place] = token

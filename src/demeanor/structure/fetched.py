@@ -29,6 +29,16 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
         raise ModelError(f"The model {name!r} could not be loaded: {_reason(name, error)}") from error
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes a model of this configuration: that of causal models or, where a model of images and text has
+    none of its own there, that of such models, which are causal too."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kind, own = type(config), getattr(config, "auto_map", None) or {}
+    causal = kind in AutoModelForCausalLM._model_mapping or "AutoModelForCausalLM" in own
+    return AutoModelForCausalLM if causal or kind not in AutoModelForImageTextToText._model_mapping else AutoModelForImageTextToText
+
+
 @contextmanager
 def without_bars() -> Iterator[None]:
     """The bars of transformers are not shown, as far as they heed its settings."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -64,6 +64,10 @@ class Layout:
     """The proven structure of one model; `hash` covers structure, not weights.
 
     weights: what tells the weights that it was proven on from others (see `same_weights`); empty where that is not known.
+    alphas: what each block multiplies the stream with before it adds to it, None where its parts do not come in as a sum; empty where
+    all are 1. skipped: blocks that text does not come by. copies: of the stream, that blocks hand on side by side.
+    even_rows: whether it computes something else for a row that is padded, so that rows of one length alone go together.
+    one_name_each: whether no parameter but the tied one has several names, so that files may be read without asking the framework.
     """
 
     model_type: str
@@ -73,6 +77,11 @@ class Layout:
     tied: tuple[str, str] | None  # (embedding weight, output head weight)
     worst_residual: float = field(default=0.0, compare=False)
     weights: str = field(default="", compare=False)
+    alphas: tuple[float | None, ...] = field(default=(), compare=False)
+    skipped: tuple[str, ...] = ()
+    copies: int = 1
+    even_rows: bool = field(default=False, compare=False)
+    one_name_each: bool = field(default=False, compare=False)
 
     @property
     def n_layers(self) -> int:
@@ -81,7 +90,11 @@ class Layout:
     @property
     def hash(self) -> str:
         structure = self.to_json()
-        del structure["worst_residual"], structure["weights"]
+        for name in ("worst_residual", "weights", "alphas", "even_rows", "one_name_each"):
+            del structure[name]
+        for name, usual in (("skipped", []), ("copies", 1)):  # most models have none, and keep the hash that they had without these words
+            if structure[name] == usual:
+                del structure[name]
         for writer in structure["writers"]:
             del writer["scale"]  # measured, so its last digits depend on the dtype
         return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()[:16]
@@ -89,9 +102,18 @@ class Layout:
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
-    def writer(self, layer: int, role: Role) -> Writer | None:
-        """The writer of that role in that layer, or None where the block has none."""
-        return next((w for w in self.writers if w.layer == layer and w.role == role), None)
+    def alpha(self, layer: int) -> float | None:
+        """What a block multiplies the stream with before it adds to it; None where its parts do not come in as a sum."""
+        return self.alphas[layer] if self.alphas else 1.0
+
+    def writers_of(self, layer: int, role: Role) -> tuple[Writer, ...]:
+        """The writers of that role in that layer; a part of a block may have several, and a block none."""
+        return tuple(writer for writer in self.writers if writer.layer == layer and writer.role == role)
+
+
+def contributions(writers: Iterable[Writer]) -> list[Writer]:
+    """One writer for every contribution to the stream: several that are summed before a norm make one."""
+    return list({writer.contribution: writer for writer in writers}.values())
 
 
 def same_weights(one: str, other: str) -> bool | None:

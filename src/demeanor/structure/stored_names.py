@@ -16,7 +16,7 @@ import torch
 
 from ..errors import ModelError
 from ..io.checkpoint import Checkpoint
-from .fetched import fetched
+from .fetched import auto_class, fetched
 from .layout import Weight
 
 if TYPE_CHECKING:
@@ -44,7 +44,12 @@ class StoredNames:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._origins = _origins(checkpoint)
+        model = _described(checkpoint)
+        self._origins = _origins(checkpoint, model)
+        self._names = tuple(model.state_dict())
+        self._groups = _shared(model)
+        converters = {id(origin.converter): origin.converter for origin in self._origins.values() if origin.converter is not None}
+        self._splits = [tuple(converter.target_patterns) for converter in converters.values()]
 
     def keys(self, name: str) -> list[str]:
         """Every file tensor behind a parameter; empty when the files hold none."""
@@ -55,6 +60,25 @@ class StoredNames:
         """The one file tensor that is this parameter, as it stands; None when there is none."""
         origin = self._origins.get(name)
         return self.keys(name)[0] if origin and origin.converter is None else None
+
+    def aliases(self, name: str) -> tuple[str, ...]:
+        """Every name of the parameter `name`, itself among them: a model that ties weights has one under several names."""
+        return self._groups.get(name, (name,))
+
+    def missing(self) -> list[str]:
+        """Parameters and saved buffers that the model would have and for which the files hold no tensor under any of their names."""
+        return [name for name in self._names if not any(alias in self._origins or self._is_split(alias) for alias in self.aliases(name))]
+
+    def _is_split(self, name: str) -> bool:
+        """Whether a parameter comes out of a file tensor that is split into several, of which the first names it."""
+        return any(
+            name.replace(other, first) in self._origins for first, *others in self._splits for other in others if other in name
+        )
+
+    def unused(self) -> list[str]:
+        """Tensors of the files that are no part of the model as it is loaded: heads for drafts or for several tokens at once, say."""
+        known = set(self._names)
+        return [key for name, origin in self._origins.items() if name not in known for keys in origin.keys.values() for key in keys]
 
     def pieces(self, weight: Weight) -> tuple[Piece, ...]:
         """The file tensors behind a weight, with their d_model axes; empty when the files hold none of that shape.
@@ -79,17 +103,30 @@ class StoredNames:
         return tuple(Piece(key, axis) for key in keys) if same_size and stored[0][axis] == weight.shape[weight.axis] else ()
 
 
-def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+def _described(checkpoint: Checkpoint) -> Any:
+    """The model that a checkpoint would load as, without its values."""
+    from transformers import AutoConfig
 
     def described() -> Any:
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return auto_class(config).from_config(config, trust_remote_code=False)
 
-    model = fetched(str(checkpoint.folder), described)
+    return fetched(str(checkpoint.folder), described)
+
+
+def _shared(model: Any) -> dict[str, tuple[str, ...]]:
+    """All names of the parameters that have several, by each of them."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
+
+
+def _origins(checkpoint: Checkpoint, model: Any) -> dict[str, _Origin]:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]

@@ -1,0 +1,1 @@
+"""Serving: one model for many callers, each under the controls that its request names."""

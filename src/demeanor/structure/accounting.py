@@ -1,0 +1,61 @@
+"""Sums: which values, each times a scalar, make up another one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .replay import Call
+
+RESIDUAL_TOLERANCE = 1e-5  # of the accounting, relative to what is added
+FEW = 14  # values of which four together are still tried
+LARGEST_SUM = 4
+
+
+class Sum(NamedTuple):
+    """target = alpha stream + sum scalar_i term_i, up to `residual` of what is added to the stream."""
+
+    terms: tuple[str, ...]
+    scalars: tuple[float, ...]
+    alpha: float
+    residual: float
+
+
+def fit(columns: list[Tensor], target: Tensor, relative_to: Tensor) -> tuple[list[float], float]:
+    """Least-squares scalars for target = sum scalar_i column_i, and the residual relative to a norm."""
+    matrix, target = torch.stack([c.detach().reshape(-1) for c in columns], 1), target.detach()
+    scalars = torch.linalg.lstsq(matrix, target.reshape(-1, 1)).solution
+    left = target.reshape(-1, 1) - matrix @ scalars
+    return scalars[:, 0].tolist(), float(left.norm() / relative_to.norm())
+
+
+def distinct_values(calls: Iterable[Call], besides: Tensor | None) -> dict[str, Tensor]:
+    """What modules returned, each value once: of those in finishing order the innermost module that made it comes first."""
+    distinct: dict[str, Tensor] = {}
+    for call in calls:
+        value = call.out.detach()
+        seen = itertools.chain(distinct.values(), () if besides is None else (besides,))
+        if not any(value.numel() == other.numel() and torch.equal(value.reshape(-1), other.reshape(-1)) for other in seen):
+            distinct[call.name] = value
+    return distinct
+
+
+def summed(target: Tensor, stream: Tensor | None, values: Mapping[str, Tensor], tolerance: float = RESIDUAL_TOLERANCE) -> tuple[Sum | None, float]:
+    """The fewest values that explain target - alpha stream (target alone without a stream), and the smallest residual that was seen."""
+    best, flat = 1.0, {name: value.reshape(-1) for name, value in values.items()}
+    whole, base = target.detach().reshape(-1), [] if stream is None else [stream.reshape(-1)]
+    for size in range(1, LARGEST_SUM + (len(flat) <= FEW)):
+        for names in itertools.combinations(flat, size):
+            scalars, _ = fit([*base, *(flat[name] for name in names)], whole, whole)
+            alpha = scalars[0] if base else 0.0
+            update = whole - alpha * base[0] if base else whole
+            explained = sum(scalar * flat[name] for scalar, name in zip(scalars[len(base) :], names))
+            residual = float((update - explained).norm() / update.norm())
+            if residual <= tolerance:
+                return Sum(names, tuple(scalars[len(base) :]), alpha, residual), residual
+            best = min(best, residual)
+    return None, best
