@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -19,12 +19,12 @@ import demeanor as dm
 from demeanor import cli, progress
 from demeanor.io.cache import CACHE
 from kept import kept, kept_root, loaded
+from outside import Ended
 
 if TYPE_CHECKING:
     from demeanor.job.result import Run
 
 T = TypeVar("T")
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ[CACHE] = str(kept_root() / "cache")  # of the tests alone; a proof is done once for the same sources
 BEST_LAYERS = {"over-refusal": 2, "refusal": 3}  # of the organism: where a search of all layers finds each
 
@@ -152,22 +152,6 @@ def _shown() -> Iterator[None]:
 def refusal_ablated(organism: dm.Session) -> dm.Control:
     """Refusal taken out of the organism, without a run: the best direction, ablated."""
     return kept("refusal-ablated", lambda _: dm.ablate(dm.find(organism, dm.behaviour("refusal"), layer=BEST_LAYERS["refusal"])))
-
-
-class Ended(NamedTuple):
-    """What a command left: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """The error message: the one line that a mistake ends in."""
-        lines = [line for line in self.err.splitlines() if line.startswith("demeanor: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        return lines[0]
 
 
 @pytest.fixture

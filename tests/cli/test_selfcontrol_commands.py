@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import demeanor as dm
-from conftest import DATA
+from outside import DATA
 
 pytestmark = pytest.mark.slow
 # No goal, as version 1 knows nothing of its own replies: any of them may be as wanted already.

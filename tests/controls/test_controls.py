@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import demeanor as dm
-from conftest import DATA
 from demeanor.algebra.schedule import triangular
 from demeanor.controls import Control, Part, check, convert, load_control, overlaps, read_layout, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError
@@ -22,6 +21,7 @@ from demeanor.io.tensors import FORMAT
 from demeanor.models import Layout
 from demeanor.runtime.steering import Steering
 from making import PROMPTS, a_direction, ablation, basis_of, gate_on_length
+from outside import DATA
 
 SITE = dm.Site(1)
 

@@ -6,10 +6,10 @@ import csv
 
 import pytest
 
-from conftest import DATA
 from demeanor.behaviours import Detect
 from demeanor.detect import make_detector, present
 from demeanor.errors import DataError
+from outside import DATA
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.", "I\u2019m sorry , but i can ' t help .", "i am unable to assist with this request .",

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import DATA
 from demeanor.behaviours import Detect, Prompt
 from demeanor.detect import make_detector, present
 from demeanor.detect.judge.evaluation import rare_precision
 from demeanor.detect.judge.fitting import Sparse, minimise
 from demeanor.detect.judge.judging import WEIGHTS, Judgement, Weights, judge
 from demeanor.detect.judge.train import handmade, held_out
+from outside import DATA
 
 XSTEST = DATA / "xstest"
 

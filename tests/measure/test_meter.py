@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import demeanor as dm
-from conftest import DATA
 from demeanor.errors import DataError
 from demeanor.measure.meter import aggregate, compare, flows, read_table
 from demeanor.measure.meter.aggregates import shifts
 from demeanor.measure.meter.transitions import sankey
+from outside import DATA
 
 TOXICITY = DATA / "toxicity"
 

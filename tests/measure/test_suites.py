@@ -18,7 +18,6 @@ from lm_eval.tasks import TaskManager
 from torch.nn.functional import log_softmax
 
 import demeanor as dm
-from conftest import Ended
 from demeanor.errors import DataError
 from demeanor.measure.condition import Condition
 from demeanor.measure.suites import NAMED, Change, TaskScore, compare_suites, headlines, load_suites, suite
@@ -29,6 +28,7 @@ from demeanor.models.loading import resolve
 from demeanor.runtime.intervene import Tokens
 from demeanor.stats import intervals
 from making import a_direction, ablation
+from outside import Ended
 
 pytestmark = pytest.mark.slow
 ANSWERED = 40  # questions of the tasks made here

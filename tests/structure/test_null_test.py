@@ -104,7 +104,7 @@ def test_copies_of_the_stream_have_a_mean_and_no_single_place(tmp_path: Path) ->
     with pytest.raises(ModelError, match="mixed token by token"):
         session.capture(PROMPTS, [dm.Site(1, "attn_out")])
     site = dm.Site(1)
-    with pytest.raises(ControlError, match="4 copies"), session.controlled(dm.add(a_direction(session, site))):
+    with pytest.raises(ControlError, match="4 copies"), session.controlled(dm.add(a_direction(session, site), dose=1)):
         pass
 
 

@@ -18,6 +18,9 @@ SPARE = 64  # columns that are made at a time
 class GrowingLayer(DynamicLayer):
     """Keys and values [row, head, column, dim] of one layer, in buffers with spare columns; `first` to `stop` are in use."""
 
+    dtype: torch.dtype
+    device: torch.device
+
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self.buffers: list[Tensor] = []

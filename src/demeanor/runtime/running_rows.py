@@ -17,6 +17,7 @@ from torch import Tensor
 from ..structure.layout import Layout
 from .acting import as_it_is
 from .batches import Batch, left_pad
+from .caches import keyword
 from .prompt_states import PromptStates
 from .shared_prefix import ROUNDINGS, TOLERANCE, UNABLE
 from .slots import Seen, Slot, Slots, decide
@@ -84,7 +85,7 @@ class RunningRows:
             self._mask[:, self._cache.stop : self._cache.stop + 1] = 1
             more = {"attention_mask": self._mask[:, self._cache.first : self._cache.stop + 1]}
         positions = self._lengths[:, None].to(device)
-        inputs = {"input_ids": ids, "position_ids": positions, "past_key_values": self._cache, "use_cache": True, **more}
+        inputs = {"input_ids": ids, "position_ids": positions, keyword(): self._cache, "use_cache": True, **more}
         logits: Tensor = self.model(**inputs).logits[:, -1].float()
         self._slots.count()
         self._lengths += 1
@@ -140,7 +141,7 @@ class RunningRows:
                 if len(rows) > 1:
                     raise RuntimeError("A row with states of single prompts is read alone.")
                 stack.enter_context(PromptStates(self.model, self.layout, states).attached())
-            inputs = {**batch.inputs(), "past_key_values": cache, "use_cache": True}
+            inputs = {**batch.inputs(), keyword(): cache, "use_cache": True}
             logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
         self._slots.count()
         return logits, cache

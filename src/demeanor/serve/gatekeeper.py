@@ -6,6 +6,7 @@ of this machine's names, and an origin, where one is sent, the server's own.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from .errors import ApiError
 OPEN = ("/health", "/ready", "/", "/page.js", "/page.css")  # told to anybody: they say nothing of controls or texts
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DEEPEST = 64  # levels of JSON
+UNREAD, UNREAD_SECONDS = 4, 5  # times what may be sent, and seconds, that a body too large is let pass before it is refused
 TOO_DEEP = "The body is nested too deeply."
 
 
@@ -106,6 +108,7 @@ class Gatekeeper:
         if not declared.isascii() or not declared.isdigit():
             raise ApiError(400, "The length of the body is no number.")
         if int(declared[:20]) > most:
+            await _let_pass(receive, UNREAD * most)
             raise _too_large(most)
         chunks, size = [], 0
         while True:
@@ -114,6 +117,8 @@ class Gatekeeper:
                 raise ApiError(400, "The body did not arrive.")
             size += len(message.get("body", b""))
             if size > most:
+                if message.get("more_body"):
+                    await _let_pass(receive, UNREAD * most)
                 raise _too_large(most)
             chunks.append(message.get("body", b""))
             if not message.get("more_body"):
@@ -127,6 +132,20 @@ class Gatekeeper:
 def _name(host: str) -> str:
     """A host without its port."""
     return (host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host).lower()
+
+
+async def _let_pass(receive: Any, most: int) -> None:
+    """Reads on for a while and keeps nothing: a client that sends all before it listens would see a broken connection and not the answer."""
+    passed = 0
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            while passed < most:
+                message = await receive()
+                passed += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+    except TimeoutError:
+        return
 
 
 def _too_large(most: int) -> ApiError:

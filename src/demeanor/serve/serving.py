@@ -15,6 +15,7 @@ from ..models import Session
 from ..progress import say
 from .plan import LOOPBACK, ServePlan
 
+WAITING = 2048  # connections that wait to be taken
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
@@ -87,6 +88,7 @@ def _listening(plan: ServePlan) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((plan.host, plan.port))
+        listening.listen(WAITING)  # from here on callers wait, and are not turned away
     except OSError as error:
         listening.close()
         raise DataError(f"The address {plan.host}:{plan.port} cannot be listened at: {error.strerror}; choose another --port.") from error

@@ -33,15 +33,24 @@ def fit(columns: list[Tensor], target: Tensor, relative_to: Tensor) -> tuple[lis
     return scalars[:, 0].tolist(), float(left.norm() / relative_to.norm())
 
 
-def distinct_values(calls: Iterable[Call], besides: Tensor | None) -> dict[str, Tensor]:
-    """What modules returned, each value once: of those in finishing order the innermost module that made it comes first."""
+def distinct_values(calls: Iterable[Call], stream: Tensor | None) -> dict[str, Tensor]:
+    """What modules returned besides the stream, each value once: of those in finishing order the innermost that made it, in the stream's shape if one is."""
     distinct: dict[str, Tensor] = {}
     for call in calls:
         value = call.out.detach()
-        seen = itertools.chain(distinct.values(), () if besides is None else (besides,))
-        if not any(value.numel() == other.numel() and torch.equal(value.reshape(-1), other.reshape(-1)) for other in seen):
-            distinct[call.name] = value
+        if stream is not None and _same(value, stream):
+            continue
+        known = next((name for name, other in distinct.items() if _same(value, other)), None)
+        if known is not None and (stream is None or distinct[known].shape == stream.shape or value.shape != stream.shape):
+            continue
+        if known is not None:  # experts return a flat list of tokens, and the module around them the stream's rows
+            del distinct[known]
+        distinct[call.name] = value
     return distinct
+
+
+def _same(value: Tensor, other: Tensor) -> bool:
+    return value.numel() == other.numel() and torch.equal(value.reshape(-1), other.reshape(-1))
 
 
 def summed(target: Tensor, stream: Tensor | None, values: Mapping[str, Tensor], tolerance: float = RESIDUAL_TOLERANCE) -> tuple[Sum | None, float]:
