@@ -91,7 +91,7 @@ OTHERS: dict[str, tuple[Call, str]] = {
     "add, a position from the start": (lambda s, d, c: dm.add(d, 1, "positions", [3]), "count from the end of the prompt"),
     "clamp, another class": (lambda s, d, c: dm.clamp(d, "lack"), "not at 'lack'"),
     "Scope, tokens first": (lambda s, d, c: dm.Scope(site="reply"), "A site is meant here, but str was given; tokens are named"),
-    "Scope, another role": (lambda s, d, c: dm.Scope(role="attention"), "'attention' is no role of a writer; use attn or mlp"),
+    "Scope, another role": (lambda s, d, c: dm.Scope(role="attention"), "'attention' is no role of a writer; use embed, attn or mlp"),
     "when, a behaviour's name": (lambda s, d, c: c.when("over-refusal"), "A gate is meant here, but str was given; make one with gate"),
     "when, a control": (lambda s, d, c: c.when(c), "A gate is meant here, but Control was given"),
     "controlled_rows, one control": (lambda s, d, c: s.controlled_rows(c).__enter__(), "A list of controls is meant here, but Control"),

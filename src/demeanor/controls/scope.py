@@ -23,20 +23,20 @@ class Scope:
     tokens: "all"; "prompt"; "reply"; "last_and_reply", the prompt's last and the reply; "positions", prompt tokens by their
     `positions` (-1 is the prompt's last); "read", the one in `positions`, where a direction was read: in the prompt, or from 0 in the reply.
     layers: a weight per layer that multiplies the dose at its writers (see `algebra.schedule.triangular`); the
-    embedding has that of the first. role: only the writers of attention, or of the MLPs.
+    embedding has that of the first. role: only the embedding, the writers of attention, or those of the MLPs.
     """
 
     site: Site | None = None
     tokens: Tokens = "all"
     positions: tuple[int, ...] = ()
     layers: tuple[float, ...] | None = None
-    role: Literal["attn", "mlp"] | None = None
+    role: Literal["embed", "attn", "mlp"] | None = None
 
     def __post_init__(self) -> None:
         if self.site is not None and not isinstance(self.site, Site):
             raise ControlError(mistaken("A site", self.site, 'tokens are named, as in Scope(tokens="reply")'))
-        if self.role not in (None, "attn", "mlp"):
-            raise ControlError(f"{self.role!r} is no role of a writer; use attn or mlp.")
+        if self.role not in (None, "embed", "attn", "mlp"):
+            raise ControlError(f"{self.role!r} is no role of a writer; use embed, attn or mlp.")
         if not all(isinstance(position, int) and abs(position) < FURTHEST for position in self.positions):
             raise ControlError(f"Positions are whole numbers of tokens, and {str(self.positions)[:60]} are not.")
         if self.tokens not in get_args(Tokens):
