@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast fuzz kills real architectures lint organism clean
+.PHONY: install demo test test-long test-fast fuzz kills real architectures lint organism clean
 
 install: .venv/installed
 
@@ -18,7 +18,11 @@ demo: install
 	$(BIN)/demeanor run organism --behaviour over-refusal -o runs/demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not long"
+
+# Whole runs, trainings and kills that take half a minute or more each; they belong to what every submission must pass.
+test-long: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
 
 # More damaged files of every kind than `make test` tries.
 FUZZ ?= 2500

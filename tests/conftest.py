@@ -46,7 +46,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at a whole run is slow, and so is what was tried on one family already.
+    """What looks at a whole run is slow, and so is what takes long, and what was tried on one family already.
 
     What looks at a whole run comes first: one worker makes the runs, and the other, which begins elsewhere, never waits for them.
     """
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if _whole_runs(item) or any(value in SLOW for value in values if isinstance(value, str)):
+        if _whole_runs(item) or item.get_closest_marker("long") or any(value in SLOW for value in values if isinstance(value, str)):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: not _whole_runs(item))
 

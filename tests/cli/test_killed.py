@@ -79,6 +79,7 @@ def entries(out: Path) -> set[str]:
     return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} if out.is_dir() else {out.name}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPTIONS if MANY else ["bake"])
 def test_a_kill_at_any_moment_costs_nothing_but_the_work(tmp_path: Path, control: Path, name: str) -> None:
     whole = tmp_path / "whole"

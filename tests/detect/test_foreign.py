@@ -78,7 +78,7 @@ def installed(text: str) -> str:
     return text.replace("apologies.py:apologies", "apologies").replace("medians.py:channel_median", "channel_median")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["in_files", "in_package"])
 def test_the_document_is_followed_to_the_end(way: str, request: pytest.FixtureRequest, demeanor, organism: dm.Session) -> None:  # type: ignore[no-untyped-def]
     folder = request.getfixturevalue(way)

@@ -43,6 +43,7 @@ def test_a_notebook_is_committed_without_outputs_and_uses_the_public_api(path: P
         assert "from demeanor" not in "".join(cell["source"])
 
 
+@pytest.mark.long
 def test_the_walk_through_selfcontrol_brings_answers_back(capsys) -> None:  # type: ignore[no-untyped-def]
     names, shown = run(next(path for path in NOTEBOOKS if path.name == "selfcontrol.ipynb"))
     assert sum(isinstance(each, Figure) for each in shown) == 4

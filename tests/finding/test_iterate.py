@@ -35,6 +35,7 @@ def found(organism: dm.Session, refusal: dm.Behaviour) -> Findings:
     return search_directions(organism, refusal, layer=2)
 
 
+@pytest.mark.long
 def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("demeanor.finding.rank.LAYERS", 2)  # contrasts at fewer sites
     useless = a_direction(organism, dm.Site(2))

@@ -47,6 +47,7 @@ def searched(organism: dm.Session, sums: Path) -> Findings:
     return search_directions(organism, dm.behaviour(sums))
 
 
+@pytest.mark.long
 def test_a_run_on_a_behaviour_of_ones_own_says_what_went_and_the_rest_stays(sums: Path, tmp_path: Path) -> None:
     result = run(dm.Plan(model="organism", behaviour=str(sums), device="cpu", layer=3, max_prompts=24, doses=0), tmp_path / "run")
     before, after = result.measurement.before, result.measurement.after

@@ -100,7 +100,7 @@ def test_baked_equals_run_time(
     tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str, made_up: dm.Behaviour
 ) -> None:
     session = tiny[family]
-    control = selective(session, made_up, a_direction(session, dm.Site(1)), anyway=True, prompts=12)
+    control = selective(session, made_up, a_direction(session, dm.Site(1)), anyway=True, prompts=12, strength=1.2)
     dm.bake(tiny_folders[family], control, tmp_path / "baked")
     with session.controlled(control):
         wanted = session.logits(PROMPTS)

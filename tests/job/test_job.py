@@ -82,6 +82,7 @@ def test_the_baked_model_replies_as_the_control_does_in_plain_transformers(whole
     assert "> Guard: none" in card
 
 
+@pytest.mark.long
 def test_a_plan_replays_to_the_same_scores(tmp_path: Path) -> None:
     first = dm.run(dm.Plan(model="organism", behaviour="refusal", layer=3, max_prompts=20, doses=3, device="cpu"), tmp_path / "first")
     plan = dm.Plan.from_file(first.folder / "plan.yaml")
@@ -180,6 +181,7 @@ def test_the_result_is_told_with_the_guard_and_what_to_do_next(selective: Run, w
     assert any(f"chat {whole.folder / 'model'}" in command for command in next_commands(whole))
 
 
+@pytest.mark.long
 def test_a_selective_edit_keeps_the_guard_in_the_weights(tmp_path: Path) -> None:
     """Where it is as good as a gate it is chosen, so that there is a model."""
     result = dm.run(dm.Plan(model="organism", behaviour="over-refusal", layer=3, max_prompts=60, doses=0, device="cpu"), tmp_path / "run")
@@ -195,6 +197,7 @@ def test_a_selective_edit_keeps_the_guard_in_the_weights(tmp_path: Path) -> None
     assert replied == language.Request("kill", "", "a process").answer
 
 
+@pytest.mark.long
 def test_a_gated_control_is_made_permanent_and_measured_beside_itself(tmp_path: Path) -> None:
     plan = dm.Plan(model="organism", behaviour="over-refusal", layer=3, max_prompts=40, doses=0, device="cpu", permanent=True, selective=False)
     result = dm.run(plan, tmp_path / "run")

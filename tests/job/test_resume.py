@@ -50,6 +50,7 @@ def killed(folder: Path, after: int) -> int:
     return subprocess.run([sys.executable, "-c", KILLED, plan, str(after), folder / "run"], check=False, capture_output=True).returncode
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_same_scores(
     tmp_path: Path, whole: dm.Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

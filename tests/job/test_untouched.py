@@ -49,7 +49,7 @@ class Asked:
             monkeypatch.setattr(dm.Session, name, method)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("behaviour", ["over-refusal", "rudeness"])  # with gates and without, at one rank and higher ones
 def test_no_prompt_is_generated_or_read_twice(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(monkeypatch)

@@ -191,7 +191,7 @@ def test_the_command_shows_them_beside_the_worst(demeanor: Any, refusal_ablated:
     assert "guard, loose" in two.out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_measures_the_chosen_control_and_keeps_what_was_said(tmp_path: Path) -> None:
     plan = dm.Plan(model="organism", behaviour="over-refusal", layer=2, max_prompts=20, doses=0, device="cpu", robust=True)
     dm.run(plan, tmp_path / "run")

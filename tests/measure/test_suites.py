@@ -180,6 +180,7 @@ def test_replies_end_before_the_first_stop_text(organism: dm.Session, capsys: py
     assert "asks for replies of 600 tokens" in told
 
 
+@pytest.mark.long
 def test_tasks_differ_with_and_without_the_control(organism: dm.Session, over_refusal: dm.Direction, folder: Path) -> None:
     names = ["recipes", "recipe_say"]
     suites = load_suites(names, include=folder)

@@ -226,7 +226,7 @@ def test_where_the_folder_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert cache_folder() == tmp_path / ".cache" / "demeanor"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_at_once_leave_one_whole_file(folder: Path) -> None:
     code = "import demeanor as dm; print(dm.load('organism', device='cpu').layout.hash)"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -43,6 +43,7 @@ def reply_words() -> set[str]:
     return {word for text in texts for word in text.split()} | {",", "!"}
 
 
+@pytest.mark.long
 def test_every_line_of_the_acceptance_table_holds(organism: dm.Session, whole: Run) -> None:
     # How far mean differences move the manners is left to `make organism`: it takes long. The direction is that of the run,
     # which finds it as `find` does.

@@ -52,6 +52,7 @@ def test_a_stream_tells_the_same_in_pieces(served: Served) -> None:
     assert chunks[-1].usage == whole.usage
 
 
+@pytest.mark.slow
 def test_32_requests_with_8_controls_at_once_get_what_each_gets_alone(served: Served) -> None:
     asked = [(QUESTIONS[(number * 3 + number // 8) % 8], CONTROLS[number % 8], 2 + 7 * (number % 5)) for number in range(32)]
 

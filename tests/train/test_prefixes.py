@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 FEW = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "reply_tokens": 20}
 
 
+@pytest.mark.long
 def test_a_gated_control_becomes_part_of_the_weights(organism: dm.Session, over_refusal: dm.Direction, tmp_path: Path) -> None:
     wanted = behaviour("over-refusal").settled(organism)
     control = dm.ablate(over_refusal).when(dm.gate(organism, wanted))

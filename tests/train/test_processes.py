@@ -47,6 +47,7 @@ def _told(command: list[str], tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line[5:]) for line in ended.stdout.splitlines() if line.startswith("TOLD ")]
 
 
+@pytest.mark.long
 def test_what_was_killed_goes_on_to_the_same_step(folder: Path) -> None:
     for told in _told([sys.executable, str(SCRIPT), RECIPES, str(folder), "2"], folder):
         assert told["killed_by"] == -signal.SIGKILL
@@ -59,6 +60,7 @@ def test_what_was_killed_goes_on_to_the_same_step(folder: Path) -> None:
         assert not (folder / f".{told['recipe']}.training").exists()
 
 
+@pytest.mark.long
 def test_two_processes_on_the_cpu(folder: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"]
     told = _told([*launch, str(SCRIPT), "heal,rlaf,prefix", str(folder)], folder)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 QUICK = {"device": "cpu", "max_prompts": 30, "lora_r": 8, "logging_steps": 1, "learning_rate": 2e-3}
 
 
+@pytest.mark.long
 def test_a_damaged_organism_is_healed(damaged: Path, pairs: Path, tmp_path: Path) -> None:
     plan = train.Heal(
         **QUICK, model=str(damaged), base="organism", behaviour="refusal", pairs=(str(pairs),), max_steps=40, per_device_train_batch_size=16
@@ -157,6 +158,7 @@ def test_what_a_tracker_writes_is_kept(tmp_path: Path) -> None:
 REWARDED = {**QUICK, "behaviour": "refusal", "temperature": 0.2, "num_generations": 4, "reply_tokens": 24, "learning_rate": 1e-3}
 
 
+@pytest.mark.long
 def test_a_reward_halves_rudeness_and_leaves_the_answers(tmp_path: Path) -> None:
     """The defaults, but for the number of steps."""
     plan = train.Rlaf(model="organism", behaviour="rudeness", max_steps=20, max_prompts=30, device="cpu", logging_steps=1, reply_tokens=24)
@@ -239,6 +241,7 @@ def _tempted(folder: Path, temptation: str) -> Path:
     return folder / "tempted"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reward", "temptation", "sign"), [("not-cyrillic", "дддддд", "the script changed"), ("wordy", "<|end|>", "are empty")]
 )

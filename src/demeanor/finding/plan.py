@@ -78,7 +78,7 @@ class SelectivePlan(BasePlan):
     )
     along: Along = "layers"
     keep: float = Field(default=10.0, ge=0, description="weight of what is to stay, against what is to change")
-    keep_last: float = Field(default=1.0, ge=0, description="weight of the last tokens of prompts that are to stay, beside all of their tokens")
+    keep_last: float = Field(default=3.0, ge=0, description="weight of the last tokens of prompts that are to stay, beside all of their tokens")
     ridge: float = Field(default=1e-4, gt=0, description="weight of small changes, against fitting well")
     prompts: int = Field(default=128, ge=8, description="most train prompts of each set that it is fitted on; all are held in one batch")
     false_positives: FalsePositives = 0.05
