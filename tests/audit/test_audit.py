@@ -139,6 +139,17 @@ def test_an_expert_that_was_missed_is_named(tiny: Mapping[str, dm.Session], tiny
     assert any(name in note for note in notes(found))
 
 
+def test_a_draft_head_that_the_model_does_without_is_named(tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path) -> None:
+    draft = "mtp.layers.0.mlp.down_proj.weight"
+    base = Path(shutil.copytree(tiny_folders["gemma2"], tmp_path / "base"))
+    held = tensors_of(base)
+    save_file({**held, draft: held["model.layers.0.mlp.down_proj.weight"].clone()}, base / "model.safetensors", {"format": "pt"})
+    found = dm.audit(base, dm.bake(base, ablation(tiny["gemma2"]), tmp_path / "edited").folder, CPU)
+    assert found.kind == "ablation"
+    assert found.unused == (draft,)
+    assert any("Not looked at" in note and draft in note for note in notes(found))
+
+
 @pytest.mark.parametrize("kind", ["noise", "low rank", "decay"])
 def test_training_is_told_from_an_ablation(organism: dm.Session, tmp_path: Path, kind: str) -> None:
     base, rng = Path(organism.model.name_or_path), torch.Generator().manual_seed(0)

@@ -97,7 +97,7 @@ def audit(base: str | Path, edited: str | Path, loading: Loading | None = None) 
         folders = [whole_folder(str(model), Path(work) / name, loading.trust_remote_code) for model, name in ((base, "base"), (edited, "edited"))]
         with folders[0] as first, folders[1] as second:
             nothing = Control(parts=(), layout=layout, model_name=str(base))
-            files = [FileTensors(open_checkpoint(folder), nothing) for folder in (first, second)]
+            files = [FileTensors(open_checkpoint(folder), nothing, by_framework=True) for folder in (first, second)]
             return _audited(opposite(*files), str(base), str(edited))
 
 
