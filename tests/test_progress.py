@@ -64,7 +64,7 @@ def listening(records: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch)
     return handler
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_caller_finds_everything_as_it_was_and_nothing_printed() -> None:
     ended = subprocess.run([sys.executable, "-c", CALLER], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

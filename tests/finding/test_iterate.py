@@ -47,6 +47,7 @@ def test_each_round_brings_right_answers_back(organism: dm.Session, found: Findi
     assert [r.right for r in rounds] == sorted(r.right for r in rounds)
 
 
+@pytest.mark.long
 def test_what_tells_no_classes_apart_is_found_by_what_it_gains(organism: dm.Session, found: Findings) -> None:
     bench = Bench(organism, dm.behaviour("refusal"), "val")
     better, rounds = iterate(bench, a_direction(organism, dm.Site(2)), found.sets, ())  # no contrasts of the classes
@@ -59,6 +60,7 @@ def test_what_tells_no_classes_apart_is_found_by_what_it_gains(organism: dm.Sess
     assert sum(is_right(r.text, p.answer or "") for r, p in zip(replies, prompts)) / len(prompts) == rounds[-1].right
 
 
+@pytest.mark.long
 def test_where_refusals_are_gone_and_answers_wrong_finding_again_looks_for_answers(
     organism: dm.Session, refusal: dm.Behaviour, found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

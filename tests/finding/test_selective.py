@@ -31,7 +31,7 @@ ONE: dict[str, Any] = {"along": "direction", "keep": 3.0, "keep_last": 0.0, "any
 
 @pytest.fixture(scope="module")
 def control(organism: dm.Session, over_refusal: dm.Direction) -> dm.Control:
-    return selective(organism, "over-refusal", over_refusal, strength=2.5)
+    return selective(organism, "over-refusal", over_refusal, strength=4)
 
 
 def test_over_refusal_goes_and_the_guard_stays(organism: dm.Session, control: dm.Control) -> None:

@@ -50,9 +50,9 @@ def test_memory_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[bytes] = []
 
     def fill() -> None:
-        for _ in range(60):
-            held.append(b"x" * 2**22)
-            time.sleep(0.002)
+        for _ in range(5):
+            held.append(b"x" * 2**26)  # so much at once never comes from what was freed before
+            time.sleep(0.01)
         while True:
             pass
 

@@ -12,7 +12,7 @@ from demeanor.job.confirm import PROMPTS, confirm
 from demeanor.job.decision import Decision
 from demeanor.measure import Bench, Ledger
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,6 @@ def as_if_large(organism: dm.Session) -> tuple[Findings, Decision]:
         return findings, confirm(bench, findings, max_prompts=160)
 
 
-@pytest.mark.long
 def test_few_prompts_are_asked_and_all_of_them_tell(as_if_large: tuple[Findings, Decision]) -> None:
     """Prompts of `shows` and `guard` that the model treats otherwise are left out, so few of them are enough."""
     findings, decision = as_if_large

@@ -105,7 +105,7 @@ def test_the_embedded_model_treats_its_robust_sets_as_it_treats_the_originals(or
             assert all(present(detector, [reply.text for reply in organism.generate(prompts)], prompts))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_robust_sets_are_asked_where_they_are_measured_and_nowhere_else(
     organism: dm.Session, over: dm.Behaviour, asked: Counter[tuple[Any, ...]]
 ) -> None:

@@ -30,7 +30,7 @@ from demeanor.stats import intervals
 from making import a_direction, ablation
 from outside import Ended
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 ANSWERED = 40  # questions of the tasks made here
 METRICS = {
     "say": "output_type: generate_until\ndoc_to_target: '{{answer}}'\ngeneration_kwargs: {until: ['<|end|>'], max_gen_toks: 32}\n"
@@ -180,7 +180,6 @@ def test_replies_end_before_the_first_stop_text(organism: dm.Session, capsys: py
     assert "asks for replies of 600 tokens" in told
 
 
-@pytest.mark.long
 def test_tasks_differ_with_and_without_the_control(organism: dm.Session, over_refusal: dm.Direction, folder: Path) -> None:
     names = ["recipes", "recipe_say"]
     suites = load_suites(names, include=folder)
