@@ -19,6 +19,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from . import selfcontrol as selfcontrol
     from . import train as train
+    from .audit import Audit, audit
     from .behaviours import Behaviour, Prompt, behaviour
     from .calibrate.dose import find_dose
     from .calibrate.plan import DosePlan
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _WINGS = ("selfcontrol", "train")
 _HOMES = {
+    ".audit": "Audit audit",
     ".behaviours": "Behaviour Prompt behaviour",
     ".calibrate.dose": "find_dose",
     ".calibrate.plan": "DosePlan",
@@ -99,7 +101,7 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 __all__ = [
-    "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
-    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "__version__", "ablate", "add", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
+    "Audit", "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
+    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "__version__", "ablate", "add", "audit", "bake", "behaviour", "clamp", "find", "find_dose", "gate", "load",
     "load_control", "load_direction", "measure", "rotate", "run", "save_control", "save_direction", "scale", "search", "selective", "selfcontrol", "train",
 ]  # fmt: skip

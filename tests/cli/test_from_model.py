@@ -21,7 +21,7 @@ from demeanor.errors import DataError
 from demeanor.io.plan import BasePlan, Flag
 from demeanor.models import Loading
 
-OUTSIDE_PLANS = {"reproduce", "target", "folder", "rating_sheet", "force", "as_json", "plan_file"}  # where results go, and how they are shown
+OUTSIDE_PLANS = {"reproduce", "target", "folder", "rating_sheet", "force", "as_json", "plan_file", "page"}  # where results go, and how they are shown
 WITHOUT_MODEL = {"init", "judge", "ratings", "meter aggregate", "meter flows", "train config"}
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from families import save_tiny
+from making import ablation
+
 pytestmark = pytest.mark.slow
 MANY = "DEMEANOR_KILLS" in os.environ
 MOMENTS = int(os.environ.get("DEMEANOR_KILLS", "1"))
@@ -99,3 +102,26 @@ def test_a_kill_at_any_moment_costs_nothing_but_the_work(tmp_path: Path, control
         assert [path.name for path in folder.iterdir()] == ["out"]
         if name in ("run", "search"):
             assert json.loads((out / "scores.json").read_text()) == json.loads((whole / "out" / "scores.json").read_text())
+
+
+def test_a_bake_that_was_killed_goes_on_after_its_last_whole_shard(tmp_path: Path) -> None:
+    import demeanor as dm
+
+    source, control = save_tiny(tmp_path / "source", "llama", shard="60KB"), tmp_path / "c.safetensors"
+    dm.save_control(ablation(dm.load(source, device="cpu")), control)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    folder.mkdir()
+    words = ["bake", str(source), "-c", str(control), "--copy", "-o"]
+    moments = int(started(whole, 0, [*words, str(whole / "out")]).stdout.splitlines()[-1].split()[1])
+    assert started(folder, 2 * moments // 3, [*words, str(folder / "out")]).returncode == -signal.SIGKILL
+    shards = {path.name: path.stat().st_ino for path in (folder / ".out.resumed").glob("*.safetensors")}
+    assert 0 < len(shards) < len(list(source.glob("*.safetensors")))
+    again = started(folder, 0, [*words, str(folder / "out")])
+    assert again.returncode == 0, again.stderr
+    assert {name: (folder / "out" / name).stat().st_ino for name in shards} == shards
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    same = [path.name for path in (whole / "out").iterdir()]
+    assert all((whole / "out" / name).read_bytes() == (folder / "out" / name).read_bytes() for name in same)
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before

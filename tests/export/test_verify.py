@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from demeanor.errors import CheckFailed, ModelError
 from demeanor.export.verify import verify
 from demeanor.io.checkpoint import SINGLE
 from making import ablation
+from quantised import pack
 
 CPU = dm.Loading(device="cpu")
 
@@ -45,7 +48,7 @@ def test_a_model_with_a_parameter_in_no_file_is_not_written(tiny: Mapping[str, d
     del tensors["model.norm.weight"]
     save_file(tensors, source / SINGLE, {"format": "pt"})
     with pytest.raises(ModelError, match=r"no tensor for 1 parameters \(model\.norm\.weight first\)"):
-        dm.bake(source, ablation(tiny["gemma2"]), tmp_path / "baked")
+        dm.bake(source, ablation(tiny["gemma2"]), tmp_path / "baked", verify=CPU)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -54,7 +57,7 @@ def test_tensors_that_are_no_part_of_the_model_are_said_to_stay(tiny: Mapping[st
     tensors = load_file(source / SINGLE)
     tensors["mtp.layers.0.mlp.down_proj.weight"] = tensors["model.layers.0.mlp.down_proj.weight"].clone()
     save_file(tensors, source / SINGLE, {"format": "pt"})
-    baked = dm.bake(source, ablation(tiny["gemma2"]), tmp_path / "baked")
+    baked = dm.bake(source, ablation(tiny["gemma2"]), tmp_path / "baked", verify=CPU)
     assert baked.unused == ("mtp.layers.0.mlp.down_proj.weight",)
     assert "1 tensors (mtp.layers.0.mlp.down_proj.weight first) are no part of the model" in str(baked)
 
@@ -64,3 +67,33 @@ def test_the_command_says_what_the_comparison_gave(demeanor, tiny: Mapping[str, 
     arguments = ("bake", tiny_folders["gemma2"], "-c", tmp_path / "c.safetensors", "--device", "cpu")
     assert "Loaded anew: logits within" in demeanor(*arguments, "-o", tmp_path / "one").out
     assert "Loaded anew" not in demeanor(*arguments, "--no-verify", "-o", tmp_path / "two").out
+    assert (tmp_path / "two").is_dir()
+
+
+WITHOUT = """
+import sys
+from demeanor import cli
+sys.argv = ["demeanor", "bake", *sys.argv[1:]]
+try:
+    cli.main()
+finally:
+    print("transformers" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "qwen3"])  # the second has a head that is its embedding
+def test_a_bake_that_is_not_verified_imports_no_framework(tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path, family: str) -> None:
+    save_control(ablation(tiny[family]), tmp_path / "c.safetensors")
+    words = [tiny_folders[family], "-c", tmp_path / "c.safetensors", "-o", tmp_path / "baked", "--no-verify"]
+    ran = subprocess.run([sys.executable, "-c", WITHOUT, *map(str, words)], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "False"
+
+
+def test_a_model_in_few_bits_is_written_and_said_not_to_be_compared(tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    packed = pack(tiny_folders["llama"], tmp_path / "packed", "FP8 in blocks")
+    with caplog.at_level("INFO", "demeanor"):
+        baked = dm.bake(packed, ablation(tiny["llama"]), tmp_path / "baked", verify=CPU)
+    assert baked.verified is None
+    assert baked.unused == ()
+    assert "stored in few bits (FP8), so what was written was not loaded and compared" in caplog.text

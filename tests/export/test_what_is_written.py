@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import demeanor as dm
 from demeanor.controls import Control, Part
-from demeanor.errors import ControlError, ModelError
+from demeanor.errors import ControlError, DataError, ModelError
 from demeanor.io.checkpoint import INDEX, SINGLE
 from demeanor.runtime.adapters import Adapter
 from families import save_tiny
@@ -233,3 +233,35 @@ def test_an_adapter_fits_its_model_however_that_is_named(tiny: Any, llama: Path,
         dm.bake(name, control, tmp_path / f"baked{number}")
     with pytest.raises(ControlError, match="name the model it was made for"):
         dm.bake(save_tiny(tmp_path / "other", "llama", seed=3), control, tmp_path / "baked")
+
+
+# -- disk -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_shards_without_an_edited_tensor_are_linked_unless_copies_are_asked_for(tiny: Any, tmp_path: Path, copy: bool) -> None:
+    source = save_tiny(tmp_path / "source", "llama", shard="20KB")
+    before = {path.name: (path.read_bytes(), path.stat().st_mode) for path in source.iterdir()}
+    baked = dm.bake(source, ablation(tiny["llama"]), tmp_path / "baked", copy=copy)
+    linked = [path.name for path in (tmp_path / "baked").glob("*.safetensors") if path.samefile(source / path.name)]
+    assert len(linked) == baked.linked
+    assert bool(linked) is not copy
+    assert all((tmp_path / "baked" / name).read_bytes() == before[name][0] for name in linked)
+    assert {path.name: (path.read_bytes(), path.stat().st_mode) for path in source.iterdir()} == before
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tiny: Any, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"it takes .* GB and its disk has 0\.00 GB free"):
+        dm.bake(llama, ablation(tiny["llama"]), tmp_path / "baked")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_was_left_for_another_control_is_not_gone_on_with(tiny: Any, llama: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".baked.resumed"
+    (left / ".state").mkdir(parents=True)
+    (left / ".state" / "key").write_text("another")
+    (left / SINGLE).write_bytes(b"something else")
+    dm.bake(llama, ablation(tiny["llama"]), tmp_path / "baked")
+    assert O_PROJ in load_file(tmp_path / "baked" / SINGLE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["baked", "source"]

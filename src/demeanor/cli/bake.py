@@ -30,9 +30,9 @@ def bake(plan: BakePlan, loading: Loading, target: TargetFolder, as_json: AsJson
         raise DataError(f"The weights are written as they are stored; leave out --{changed.replace('_', '-')}.")
     first, *rest = plan.controls
     if not _is_foreign_adapter(Path(first)):
-        _baked(plan.model, plan.controls, target, loading, plan.verify, as_json)
+        _baked(plan, plan.model, plan.controls, target, loading, as_json)
     elif rest:  # what an adapter was trained to be is the model that further controls are baked into
-        _baked(first, rest, target, loading, plan.verify, as_json)
+        _baked(plan, first, rest, target, loading, as_json)
     else:
         folder = merge(plan.model, first, target, loading.trust_remote_code)
         sentence = f"{folder}: the adapter {first} in the weights of {plan.model}."
@@ -44,9 +44,9 @@ def _is_foreign_adapter(folder: Path) -> bool:
     return (folder / ADAPTER).is_file() and not (folder / CONTROL).is_file()
 
 
-def _baked(model: str, controls: Sequence[str], target: Path, loading: Loading, verify: bool, as_json: bool) -> None:
+def _baked(plan: BakePlan, model: str, controls: Sequence[str], target: Path, loading: Loading, as_json: bool) -> None:
     control = reduce(Control.then, map(load_control, controls))
-    baked = bake_control(model, control, target, loading.trust_remote_code, loading if verify else None)
+    baked = bake_control(model, control, target, loading.trust_remote_code, plan.copy_all, loading if plan.verify else None)
     if as_json:
         print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out), "unused": list(baked.unused), "verified": baked.verified and vars(baked.verified)})
     else:

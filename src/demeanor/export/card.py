@@ -23,8 +23,8 @@ def write_card(source: Checkpoint, control: Control, model: str, work: Path) -> 
     """The model card says first that, and how, the model was edited."""
     behaviour = control.made_from.get("behaviour") or "a behaviour"
     kind, how = ("Edited", "edited") if control.parts else ("Trained", "changed")
-    card = work / "README.md"
-    old = card.read_text(encoding="utf-8", errors="surrogateescape") if card.is_file() else ""
+    card, own = work / "README.md", source.folder / "README.md"  # one in `work` may be of a bake that was killed
+    old = own.read_text(encoding="utf-8", errors="surrogateescape") if own.is_file() else ""
     note = (
         f"> **{kind} model.** The weights of `{model}` were {how} with demeanor to change the behaviour `{behaviour}`: {control}.\n"
         f"> Guard rails of the original may be weaker here. Measure it in both directions before you use or share it, {MODERATE}"

@@ -14,10 +14,10 @@ OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".onnx", ".on
 
 
 def copy_model(source: Checkpoint, work: Path) -> tuple[str, ...]:
-    """Everything in the folder and its subfolders but weights that the model is not read from; returns what was left out.
+    """Everything in the folder and its subfolders but weights: the model's own are written apart, and others are left out; returns which.
 
     Hidden files are no part of a model. Links within the folder, and those of the Hub's cache into its blobs, are copied as the files they
-    lead to; so are the model's own shards, wherever they lie. Raises ModelError for other links out of the folder: what they
+    lead to. Raises ModelError for other links out of the folder: what they
     lead to may be anything, and a copy of it would be given away with the model.
     """
     left_out = []
@@ -27,13 +27,21 @@ def copy_model(source: Checkpoint, work: Path) -> tuple[str, ...]:
         if not path.is_file() or _not_its_own(str(name), source):  # folders that are links, devices, links to nothing
             left_out.append(str(name))
             continue
-        if str(name) not in source.shards and not _within(path, source.folder):
+        if str(name) in source.shards:
+            continue
+        if not _within(path, source.folder):
             raise ModelError(
                 f"{path} is a link to {path.resolve()}, outside of the model's folder; put the file itself there, or remove the link."
             )
         (work / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, work / name)  # in the kernel
+        shutil.copyfile(path, work / name)
     return tuple(left_out)
+
+
+def bytes_to_copy(source: Checkpoint) -> int:
+    """How many bytes `copy_model` copies."""
+    own = (path for path in _below(source.folder) if path.is_file() and str(path.relative_to(source.folder)) not in source.shards)
+    return sum(path.stat().st_size for path in own if not _not_its_own(str(path.relative_to(source.folder)), source))
 
 
 def _below(folder: Path) -> Iterator[Path]:

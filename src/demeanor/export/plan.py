@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from ..controls.plan import ControlsPlan
+from ..io.plan import Flag
 from ..models.plan import ModelPlan
 
 
 class BakePlan(ControlsPlan, ModelPlan):
     """The model whose files are edited, and the controls that are written into them, in this order."""
 
-    verify: bool = Field(default=True, description="what is written loaded and compared with the control at run time, where memory allows")
+    verify: Annotated[bool, Flag(("--verify/--no-verify",))] = Field(
+        default=True, description="what is written loaded and compared with the control at run time, where memory allows"
+    )
+    copy_all: Annotated[bool, Flag(("--copy",))] = Field(
+        default=False, description="copies of shards without an edited tensor, instead of hard links to the model's own files"
+    )
 
     @model_validator(mode="after")
     def _something_to_bake(self) -> Self:

@@ -16,8 +16,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..errors import DataError
-from .claims import REPLACED, beside, claimed, is_stream, refuse_target
+from .claims import REPLACED, RESUMED, beside, claimed, is_stream, refuse_target
 
+STATE, KEY = ".state", "key"  # in a work folder that can be gone on in: what was done, and of what
 TORCH_DISK = ("PytorchStreamWriter", "inline_container", "iostream")  # how torch.save says, as a RuntimeError, that a disk is full
 
 
@@ -29,10 +30,36 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     with claimed(target, "folder", replaces=False) as claim, in_one_sentence(target), work_folder(target) as work:
         yield work
-        for path in (work, *work.rglob("*")):
-            _readable(path, work)
-            _flush(path)
-        _put(work, target, claim.replaces)
+        _finish(work, target, claim.replaces)
+
+
+@contextmanager
+def resumed_folder(target: Path, key: str) -> Iterator[Path]:
+    """The same, of a work folder that a kill leaves as it is: the next context with the same `key` (what is to be written) goes on in it.
+
+    One that was left with another key goes. An error takes the folder away as ever.
+    """
+    with claimed(target, "folder", replaces=False) as claim, in_one_sentence(target):
+        work = target.with_name(f".{target.name}{RESUMED}")
+        state = work / STATE
+        if not (state / KEY).is_file() or (state / KEY).read_text(encoding="utf-8") != key:
+            shutil.rmtree(work, ignore_errors=True)
+            state.mkdir(parents=True)
+            (state / KEY).write_text(key, encoding="utf-8")
+        try:
+            yield work
+            shutil.rmtree(state)
+            _finish(work, target, claim.replaces)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
+
+
+def _finish(work: Path, target: Path, replaces: bool) -> None:
+    """What was written is for whom the umask says, on the disk, and under its name."""
+    for path in (work, *work.rglob("*")):
+        _readable(path, work)
+        _flush(path)
+    _put(work, target, replaces)
 
 
 @contextmanager
@@ -87,7 +114,7 @@ def _put(work: Path, target: Path, replaces: bool) -> None:
 
 def _readable(path: Path, folder: Path) -> None:
     """A file is for whom the umask says, as the new folder is: some libraries write theirs for the owner alone."""
-    if path.is_file() and not path.is_symlink():
+    if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:  # another name of a file that is not ours stays as it is
         path.chmod(path.stat().st_mode | (folder.stat().st_mode & 0o666))
 
 

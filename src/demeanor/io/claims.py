@@ -24,8 +24,8 @@ from ..errors import DataError
 from ..progress import say
 
 Kind = Literal["file", "folder"]
-# How the names of a lock, of an unfinished output, and of a result that is just being replaced end.
-LOCK, UNFINISHED, REPLACED = ".demeanor-lock", ".unfinished", ".replaced"
+# How the names of a lock, of an unfinished output, of one that can be gone on with, and of a result that is just being replaced end.
+LOCK, UNFINISHED, RESUMED, REPLACED = ".demeanor-lock", ".unfinished", ".resumed", ".replaced"
 RESULTS = ("plan.yaml", "config.json", "key.json", "training.json")  # one of these lies in every folder that this package writes
 PATIENCE = 10.0  # seconds in which a lock without a process in it may still be being written
 

@@ -68,6 +68,7 @@ class Layout:
     alphas: what each block multiplies the stream with before it adds to it, None where its parts do not come in as a sum; empty where
     all are 1. skipped: blocks that text does not come by. copies: of the stream, that blocks hand on side by side.
     even_rows: whether it computes something else for a row that is padded, so that rows of one length alone go together.
+    one_name_each: whether no parameter but the tied one has several names, so that files may be read without asking the framework.
     """
 
     model_type: str
@@ -81,6 +82,7 @@ class Layout:
     skipped: tuple[str, ...] = ()
     copies: int = 1
     even_rows: bool = field(default=False, compare=False)
+    one_name_each: bool = field(default=False, compare=False)
 
     @property
     def n_layers(self) -> int:
@@ -89,7 +91,8 @@ class Layout:
     @cached_property
     def hash(self) -> str:
         structure = self.to_json()
-        del structure["worst_residual"], structure["weights"], structure["alphas"], structure["even_rows"]
+        for name in ("worst_residual", "weights", "alphas", "even_rows", "one_name_each"):
+            del structure[name]
         for name, usual in (("skipped", []), ("copies", 1)):  # most models have none, and keep the hash that they had without these words
             if structure[name] == usual:
                 del structure[name]

@@ -66,6 +66,7 @@ def _prove(model: Any, count: int) -> Layout:
         alphas=() if all(alpha is not None and abs(alpha - 1) < RESIDUAL_TOLERANCE for alpha in alphas) else alphas,
         skipped=blocks.skipped,
         copies=blocks.calls[0].out[0, 0].numel() // d_model,
+        one_name_each=_one_name_each(model),
     )
 
 
@@ -188,3 +189,10 @@ def _tied(model: Any) -> tuple[str, str] | None:
         return None
     names = {module: name for name, module in model.named_modules()}
     return f"{names[embedding]}.weight", f"{names[head]}.weight"
+
+
+def _one_name_each(model: Any) -> bool:
+    """Whether no parameter but an embedding that is the head too has several names."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    several = set(names) - {name for name, _ in model.named_parameters()}
+    return several <= set(_tied(model) or ())

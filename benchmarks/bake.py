@@ -1,0 +1,136 @@
+"""Baking beside copying: a random Llama in bf16 on disk, `cp -r`, the same with the copy on the disk, load-edit-save, and bake, interleaved.
+
+`bake` ends when the result is on the disk, `cp` when it is in memory: both copies are told. Prints one JSON line a way with the median of its seconds and the
+ratio to `cp -r`, and the peak memory of a bake in a process of its own.
+
+    python benchmarks/bake.py --layers 20 --repeats 5        # 0.8 GB
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import demeanor as dm
+from demeanor.controls import Control, Part, Scope
+from demeanor.structure.layout import Layout, Weight, Writer
+
+D_MODEL, INNER, WORDS, PER_SHARD = 1024, 4096, 32000, 6
+HELD: dict[str, tuple[int, int]] = {
+    **{f"self_attn.{name}_proj": (D_MODEL, D_MODEL) for name in "qkvo"},
+    "mlp.gate_proj": (INNER, D_MODEL), "mlp.up_proj": (INNER, D_MODEL), "mlp.down_proj": (D_MODEL, INNER),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", help="where the models are written; a folder that is gone afterwards unless given")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        source, out, control = Path(folder) / "source", Path(folder) / "out", Path(folder) / "c.safetensors"
+        size = save(source, options.layers)
+        dm.save_control(ablation(options.layers), control)
+        command = [sys.executable, "-m", "demeanor", "bake", str(source), "-c", str(control), "-o", str(out), "--no-verify"]
+        read = dm.load_control(control)
+        ways: dict[str, Callable[[], object]] = {
+            "cp -r": lambda: subprocess.run(["cp", "-r", str(source), str(out)], check=True),
+            "cp -r, sync": lambda: subprocess.run(f"cp -r {source} {out} && sync -f {out}", shell=True, check=True),
+            "bake": lambda: dm.bake(source, read, out),
+            "bake, process": lambda: subprocess.run(command, check=True, capture_output=True),
+            "load, edit, save": lambda: load_edit_save(source, read, out),
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(options.repeats):
+            for way, run in ways.items():
+                shutil.rmtree(out, ignore_errors=True)
+                os.sync()
+                start = time.perf_counter()
+                run()
+                seconds[way].append(time.perf_counter() - start)
+        copied = statistics.median(seconds["cp -r"])
+        for way, times in seconds.items():
+            median = statistics.median(times)
+            print(json.dumps({"way": way, "bytes": size, "median_s": round(median, 3), "times_cp": round(median / copied, 2), "n": len(times)}))
+        shutil.rmtree(out)
+        measured = "import sys; from demeanor.cli import main; sys.argv[0] = 'demeanor'\ntry: main()\nexcept SystemExit: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+        shown = subprocess.run([sys.executable, "-c", measured, *command[3:]], check=True, capture_output=True, text=True).stdout
+        print(json.dumps({"way": "bake, peak memory", "MB": round(int(shown.split()[-1]) / 1024)}))  # of its own: ru_maxrss has the parent's in it
+
+
+def save(folder: Path, layers: int) -> int:
+    """Write the model, some layers a shard; returns its bytes."""
+    rng = torch.Generator().manual_seed(0)
+    folder.mkdir()
+    places: dict[str, str] = {}
+
+    def random(*shape: int) -> Tensor:
+        return (0.02 * torch.randn(shape, generator=rng)).bfloat16()
+
+    def shard(tensors: dict[str, Tensor]) -> int:
+        name = f"model-{len(set(places.values())):05d}.safetensors"
+        save_file(tensors, folder / name, {"format": "pt"})
+        places.update(dict.fromkeys(tensors, name))
+        return sum(tensor.nbytes for tensor in tensors.values())
+
+    ones = torch.ones(D_MODEL, dtype=torch.bfloat16)
+    size = shard({"model.embed_tokens.weight": random(WORDS, D_MODEL), "lm_head.weight": random(WORDS, D_MODEL), "model.norm.weight": ones})
+    for first in range(0, layers, PER_SHARD):
+        tensors: dict[str, Tensor] = {}
+        for layer in range(first, min(first + PER_SHARD, layers)):
+            tensors |= {f"model.layers.{layer}.{name}.weight": random(*shape) for name, shape in HELD.items()}
+            tensors |= {f"model.layers.{layer}.{norm}_layernorm.weight": ones.clone() for norm in ("input", "post_attention")}
+        size += shard(tensors)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}))
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": D_MODEL, "intermediate_size": INNER, "num_hidden_layers": layers,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": WORDS, "tie_word_embeddings": False, "dtype": "bfloat16",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return size
+
+
+def ablation(layers: int) -> Control:
+    """One random direction out of every writer; the structure is known, so nothing is loaded to prove it."""
+    writers = [Writer(module="model.embed_tokens", layer=-1, role="embed", scale=1.0, weights=(Weight("model.embed_tokens.weight", 1, (WORDS, D_MODEL)),))]
+    for layer in range(layers):
+        for role, name in (("attn", "self_attn.o_proj"), ("mlp", "mlp.down_proj")):
+            module = f"model.layers.{layer}.{name}"
+            weight = Weight(f"{module}.weight", 0, HELD[name])
+            writers.append(Writer(module=module, layer=layer, role=role, scale=1.0, weights=(weight,)))  # type: ignore[arg-type]
+    blocks = tuple(f"model.layers.{layer}" for layer in range(layers))
+    layout = Layout(model_type="llama", d_model=D_MODEL, blocks=blocks, writers=tuple(writers), tied=None, one_name_each=True)
+    basis = torch.nn.functional.normalize(torch.randn(1, D_MODEL, generator=torch.Generator().manual_seed(1)), dim=-1)
+    return Control(parts=(Part(kind="ablate", vectors=basis, dose=1.0, scope=Scope()),), layout=layout, model_name="random")
+
+
+def load_edit_save(source: Path, control: Control, out: Path) -> None:
+    """What most tools do."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    r = control.parts[0].vectors[0]
+    with torch.no_grad():
+        for writer in control.layout.writers:
+            weight = model.get_parameter(writer.weights[0].name)
+            exact = weight.float()
+            weight.copy_(exact - torch.outer(exact @ r, r) if writer.role == "embed" else exact - torch.outer(r, r @ exact))
+    model.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    main()

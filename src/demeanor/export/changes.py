@@ -1,0 +1,89 @@
+"""What is done to each tensor of the files: all adapters and edits of a control that touch it, as one change."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from ..algebra.directions import orthonormal
+from ..algebra.edits import Edit, compose
+from ..controls import Control, Part
+from ..errors import ControlError
+from ..structure.layout import writer_edits
+from .forms import Packed
+from .names import FileTensors
+
+MOST_KEPT = 16  # directions along which rounding is kept from changing anything; an adapter of higher rank is rounded to the nearest
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """left [out, r] right [r, in], to be added to a weight [out, in]."""
+
+    left: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
+class Change:
+    """W + left right, then W + (W V^T) M along `axis`, which is the outputs; float32 throughout.
+
+    basis [k, d]: the orthonormal directions of the outputs along which the result is to be exact. packed: how the weight lies in the
+    files, where that is in few bits.
+    """
+
+    axis: int
+    low_rank: LowRank | None
+    edit: Edit
+    basis: Tensor
+    packed: Packed | None = None
+
+    def to(self, dtype: torch.dtype) -> Change:
+        low_rank = self.low_rank and LowRank(self.low_rank.left.to(dtype), self.low_rank.right.to(dtype))
+        return Change(self.axis, low_rank, Edit(*(part.to(dtype) for part in (self.edit.V, self.edit.M, self.edit.b))), self.basis.to(dtype), self.packed)
+
+
+def changes(control: Control, files: FileTensors) -> dict[str, Change]:
+    """Every tensor of the files that a control changes, that with the codes where a weight is packed. Adapters come before edits, edits in the order of the parts."""
+    added: dict[str, list[LowRank]] = defaultdict(list)
+    edits: dict[str, list[Edit]] = defaultdict(list)
+    axes: dict[str, int] = {}
+    for adapter in control.adapters:
+        for module, (a, b) in adapter.low_rank.items():
+            key = files.linear(module, len(b), a.shape[1], adapter.transposed)
+            axes[key] = 1 if adapter.transposed else 0
+            added[key].append(LowRank(adapter.dose * b.float(), a.float()))
+    for part in control.parts:
+        for key, axis, edit in _edits(part, files):
+            if key in added and axes[key] != axis:
+                raise ControlError(f"An adapter and an edit change {key} along different axes, so they cannot be baked together; bake one after the other.")
+            axes[key] = axis
+            edits[key].append(edit)
+    made = {key: _change(axes[key], added[key], edits[key]) for key in axes}
+    return {
+        files.packed[key].codes if key in files.packed else key: replace(change, packed=files.packed.get(key)) for key, change in made.items()
+    }
+
+
+def _change(axis: int, added: list[LowRank], edits: list[Edit]) -> Change:
+    """All that is done to one tensor, as one change."""
+    low_rank = LowRank(torch.cat([one.left for one in added], dim=1), torch.cat([one.right for one in added])) if added else None
+    d = len(low_rank.left) if low_rank is not None else edits[0].V.shape[1]
+    nothing = torch.zeros(0, d)
+    edit = reduce(compose, (edit.to(nothing) for edit in edits), Edit(nothing, nothing, torch.zeros(d)))
+    read = torch.cat([edit.V, low_rank.left.mT]) if low_rank is not None else edit.V
+    basis = orthonormal(read.double()) if len(read) <= MOST_KEPT else nothing
+    return Change(axis, low_rank, edit, basis.float())
+
+
+def _edits(part: Part, files: FileTensors) -> Iterator[tuple[str, int, Edit]]:
+    for writer in files.layout.writers:
+        edit = part.at_writer(writer, files.layout)
+        if edit is not None:
+            for parameter, axis, moved in writer_edits(writer, edit, files.read):
+                yield from ((piece.key, piece.axis, moved) for piece in files.of(parameter, axis))
