@@ -12,7 +12,7 @@ import demeanor
 
 PACKAGES = ["demeanor", *(found.name for found in pkgutil.walk_packages(demeanor.__path__, "demeanor.") if found.ispkg)]
 # The verb is the word that the wing is named for, and what a user writes: dm.measure(session, behaviour).
-VERB_OF_A_WING = {("demeanor", "audit"), ("demeanor", "measure")}
+VERB_OF_A_WING = {("demeanor", "audit"), ("demeanor", "measure"), ("demeanor", "search")}
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def uploads(organism: dm.Session, folder: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("archive/data.pkl", b"\0" * 10_000_000)
     other = dm.Control(
-        parts=ablation(organism).parts, layout=type(organism.layout)(**{**vars(organism.layout), "model_type": "gpt2"}), model_name="x"
+        parts=ablation(organism).parts, layout=replace(organism.layout, model_type="gpt2"), model_name="x"
     )
     save_control(other, folder / "other.safetensors")
     save_control(ablation(organism), folder / "good.safetensors")
