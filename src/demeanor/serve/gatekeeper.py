@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from ..errors import DataError
 from .errors import ApiError
+from .plan import LOOPBACK
 
 OPEN = ("/health", "/ready", "/", "/page.js", "/page.css")  # told to anybody: they say nothing of controls or texts
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DEEPEST = 64  # levels of JSON
 UNREAD, UNREAD_SECONDS = 4, 5  # times what may be sent, and seconds, that a body too large is let pass before it is refused
 TOO_DEEP = "The body is nested too deeply."

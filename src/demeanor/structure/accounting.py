@@ -38,9 +38,9 @@ def distinct_values(calls: Iterable[Call], stream: Tensor | None) -> dict[str, T
     distinct: dict[str, Tensor] = {}
     for call in calls:
         value = call.out.detach()
-        if stream is not None and _same(value, stream):
+        if stream is not None and same_values(value, stream):
             continue
-        known = next((name for name, other in distinct.items() if _same(value, other)), None)
+        known = next((name for name, other in distinct.items() if same_values(value, other)), None)
         if known is not None and (stream is None or distinct[known].shape == stream.shape or value.shape != stream.shape):
             continue
         if known is not None:  # experts return a flat list of tokens, and the module around them the stream's rows
@@ -49,7 +49,8 @@ def distinct_values(calls: Iterable[Call], stream: Tensor | None) -> dict[str, T
     return distinct
 
 
-def _same(value: Tensor, other: Tensor) -> bool:
+def same_values(value: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers in the same order, whatever their shapes."""
     return value.numel() == other.numel() and torch.equal(value.reshape(-1), other.reshape(-1))
 
 

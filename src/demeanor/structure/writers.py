@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..algebra.directions import unit
 from ..algebra.norms import measured_gain, through_post_norm
 from ..errors import AccountingError
-from .accounting import distinct_values, summed
+from .accounting import distinct_values, same_values, summed
 from .calls import returned
 from .layout import PostNorm, Weight
 from .null_test import found_by_null_test
@@ -44,7 +44,7 @@ def _summed_before(replay: Replay, calls: Mapping[str, Call], term: str, gain: T
     given, before = calls[term].args[0], [calls[name] for name in list(calls)[: list(calls).index(term)]]
     if torch.equal(given, replay.stream):
         return ()
-    same = next((call.name for call in before if call.out.numel() == given.numel() and torch.equal(call.out.reshape(-1), given.reshape(-1))), None)
+    same = next((call.name for call in before if same_values(call.out, given)), None)
     if same is not None:
         return (same,)
     found, _ = summed(given, None, distinct_values(before, replay.stream))
