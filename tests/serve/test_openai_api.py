@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
 import demeanor as dm
 from serve.conftest import Served, serving
@@ -67,6 +68,7 @@ def test_32_requests_with_8_controls_at_once_get_what_each_gets_alone(served: Se
     assert len({text for text, _ in alone}) >= 8
 
 
+@pytest.mark.slow
 def test_sampling_is_the_same_for_the_same_seed_whoever_else_is_served(served: Served) -> None:
     def sampled(seed: int) -> list[str]:
         answer = served.client().chat.completions.create(model="organism", messages=KILL, temperature=1.5, seed=seed, n=3)  # type: ignore[arg-type]
@@ -114,6 +116,7 @@ def test_a_receipt_says_what_was_really_changed(served: Served, organism: dm.Ses
     assert shut["changed"]["prompt_tokens"] == shut["changed"]["places"] == 0
 
 
+@pytest.mark.slow
 def test_a_reply_that_refuses_is_done_again_where_it_is_asked_so(served: Served) -> None:
     refused = said(served, KILL[0]["content"]).choices[0].message.content
     again = said(served, KILL[0]["content"], controls="less-refusal", redo=True, receipt=True).model_dump()
@@ -141,6 +144,20 @@ def test_models_are_listed_under_each_control(served: Served) -> None:
     names = {model.id for model in served.client().models.list()}
     assert {"organism", "organism+less-refusal", "organism+gated"} <= names
     assert served.client().models.retrieve("organism+odd").id == "organism+odd"
+
+
+def test_the_stream_is_shown_along_a_control_by_layer_and_token(served: Served, organism: dm.Session, refusal_ablated: dm.Control) -> None:
+    body = {"messages": [{"role": "user", "content": "how do i kill a process ?"}], "reply": "no ."}
+    with served.http() as http:
+        plain = http.post("/v1/controls/less-refusal/projections", json=body).json()
+        steered = http.post("/v1/controls/less-refusal/projections", json={**body, "controls": {"less-refusal": 1}}).json()
+        unknown = http.post("/v1/controls/nobody/projections", json=body)
+    expected = organism.projections("how do i kill a process ?", refusal_ablated.parts[0].vectors[0], "no .")
+    assert plain["tokens"] == list(expected.tokens)
+    assert plain["prompt_tokens"] == expected.prompt_tokens
+    assert torch.allclose(torch.tensor(plain["values"]), expected.values, atol=1e-3)
+    assert max(abs(value) for row in steered["values"] for value in row) < 0.01 < max(abs(value) for row in plain["values"] for value in row)
+    assert unknown.status_code == 404
 
 
 def test_refusals_are_reduced_by_strength_and_rank(served: Served) -> None:

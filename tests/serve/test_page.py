@@ -136,8 +136,15 @@ def test_a_person_moves_a_slider_and_sees_both_replies_the_gate_and_the_receipt(
         assert "Gate open" in facts
         assert "gated \u00d7 1" in facts
         assert f"{len(organism.encode(question))} prompt tokens" in facts
+        browser.value("document.getElementById('along').value = 'less-refusal'")
+        browser.value("document.getElementById('project-send').click()")
+        browser.until("document.getElementById('state').textContent === 'Shown along less-refusal.'")
+        cells = "document.querySelectorAll('#{}-projections td').length"
+        layers, read = organism.layout.n_layers, len(organism.encode(question))
+        assert browser.value(cells.format("steered")) == layers * (read + len(organism.encode_reply(answer)))
+        assert "at layer" in browser.value("document.querySelector('#plain-projections caption').textContent")
         browser.shoot("serve-1400.png")
         browser.resize(400, 900)
         assert browser.value("document.documentElement.scrollWidth") <= 400
-        assert browser.value("[...document.querySelectorAll('input, textarea')].every((one) => one.labels.length > 0)") is True
+        assert browser.value("[...document.querySelectorAll('input, textarea, select')].every((one) => one.labels.length > 0)") is True
         browser.shoot("serve-400.png")

@@ -29,6 +29,7 @@ from ..structure.layout import Layout, same_weights
 from .language_model import LanguageModel
 from .naming import same_model
 from .options import REPLY_TOKENS
+from .projections import Projections, projections
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,6 +87,13 @@ class Session(LanguageModel):
         deepest = max([1, *(-site.position for site in sites if isinstance(site.position, int))])
         tails = [Tail(len(reply) + deepest, len(reply) + len(after)) for reply in replies]
         return Activations(torch.stack(self.runner.in_batches(ids, run, "Capturing", tails=tails)), tuple(sites))
+
+    def projections(self, prompt: str | Prompt, direction: Tensor, reply: str = "") -> Projections:
+        """How far the stream points along a direction [d_model] behind every layer, at every token of a prompt and what was said to it.
+
+        Cosines, under the control that is in force: where it takes the direction out, they are 0. `print(...)` says where they are largest.
+        """
+        return projections(self, prompt, direction, reply)
 
     def _own_reply(self, prompt: str | Prompt) -> list[int]:
         prompt = as_prompt(prompt)

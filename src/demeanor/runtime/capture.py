@@ -135,7 +135,7 @@ class Reader(Acting):
     def _keep(self, site: Site, scale: float, value: Tensor) -> None:
         begins = self._begins.to(value.device)
         rows = torch.arange(len(begins), device=value.device)
-        value = self._one_stream(value, len(rows))
+        value = one_stream(self.by_rows(value), len(rows), self.layout.d_model)
         if site.position == REPLY:
             place = torch.arange(value.shape[1], device=value.device)
             said = ((place >= begins[:, None]) & (place < self._ends.to(value.device)[:, None])).float()
@@ -146,12 +146,12 @@ class Reader(Acting):
         taken = taken.to(self._begins.device)
         self._kept[site] = self._kept[site] + taken if site in self._kept else taken
 
-    def _one_stream(self, value: Tensor, rows: int) -> Tensor:
-        """A value as [row, token, d_model]: of several copies of the stream their mean."""
-        value = self.by_rows(value)
-        if value.dim() > 3 or value.shape[-1] != self.layout.d_model:
-            value = value.reshape(*value.shape[:2], -1, self.layout.d_model).mean(2)
-        return value.expand(rows, -1, -1)
-
     def _stop(self, value: Tensor) -> None:
         raise _Enough
+
+
+def one_stream(value: Tensor, rows: int, d_model: int) -> Tensor:
+    """What passes between blocks, by rows, as [row, token, d_model]: of several copies of the stream their mean."""
+    if value.dim() > 3 or value.shape[-1] != d_model:
+        value = value.reshape(*value.shape[:2], -1, d_model).mean(2)
+    return value.expand(rows, -1, -1)

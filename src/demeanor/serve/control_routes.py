@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from .app import Json, service_of
+from .app import Json, service_of, unless_gone
 from .errors import ApiError
-from .schemas import DoseRequest
-from .shelf import Named, Shelf, Unknown
+from .openai_routes import prompt_of
+from .schemas import DoseRequest, ProjectionsRequest
+from .shelf import Named, Shelf, Unknown, terms_of
 
 router = APIRouter()
 
@@ -57,6 +58,18 @@ async def remove(name: str, request: Request) -> Any:
     _found(shelf, name)
     shelf.remove(name)
     return {"id": name, "object": "control", "deleted": True}
+
+
+@router.post("/v1/controls/{name}/projections")
+async def projections(name: str, body: ProjectionsRequest, request: Request) -> Any:
+    """How far the stream points along the control's first direction: a cosine per layer and token of a conversation and its reply."""
+    service = service_of(request)
+    direction = _found(service.shelf, name).direction
+    steer, prompt = service.shelf.steer(terms_of(body.controls)), prompt_of(body.messages)
+    await service.allowed([prompt])
+    seen = await unless_gone(request, asyncio.to_thread(service.projections, prompt, body.reply, direction, steer))
+    values = [[round(value, 4) for value in row] for row in seen.values.tolist()]
+    return {"object": "projections", "control": name, "tokens": seen.tokens, "prompt_tokens": seen.prompt_tokens, "values": values}
 
 
 def _found(shelf: Shelf, name: str) -> Named:

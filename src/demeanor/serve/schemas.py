@@ -141,6 +141,14 @@ class DoseRequest(Strict):
     dose: Annotated[float, Field(ge=-100, le=100)]
 
 
+class ProjectionsRequest(Strict):
+    """POST /v1/controls/NAME/projections: a conversation and what was said to it."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    reply: Text = ""
+    controls: Controls = Field(default="", description="controls in force while it is read")
+
+
 class OllamaOptions(BaseModel):
     """Options of Ollama's that are done; it sends others, which speak of its own engine."""
 

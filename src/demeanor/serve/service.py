@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from ..behaviours import Prompt
 from ..detect import Detector, present
 from ..errors import ControlError, DataError
 from ..models import Session
+from ..models.projections import Projections
 from ..models.thinking import open_think_tag
 from .engine import Asked, Engine, Piece, Sampling, Steer
 from .errors import ApiError
@@ -115,6 +119,11 @@ class Service:
             self.metrics.blocked(finding)
             raise ApiError(400, finding.sentence, code="content_filter", param="messages")
         return found
+
+    def projections(self, prompt: Prompt, reply: str, direction: Tensor, steer: Steer | None) -> Projections:
+        """A conversation and its reply along a direction, under controls. It waits for the pass that runs, and no longer."""
+        with nullcontext() if steer is None else self.session.controlled(steer.control):
+            return self.session.projections(prompt, direction, reply)
 
     # -- from a call to what is told ---------------------------------------------------------------
 

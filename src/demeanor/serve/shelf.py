@@ -15,6 +15,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..controls import Control, digest, load_control
 from ..controls.gate import Gate
 from ..errors import ControlError, DataError, did_you_mean
@@ -46,6 +48,14 @@ class Named:
     @property
     def gates(self) -> tuple[Gate, ...]:
         return tuple(dict.fromkeys(gate for part in self.control.parts for gate in part.gates))
+
+    @property
+    def direction(self) -> Tensor:
+        """Its first direction [d_model]. Raises ControlError where it has none, as a selective edit and an adapter."""
+        part = next((part for part in self.control.parts if len(part.vectors)), None)
+        if part is None:
+            raise ControlError(f"The control {self.name!r} changes weights and has no direction of its own to project on; name another control.")
+        return (part.vectors if part.read is None else part.read)[0]
 
     def told(self) -> dict[str, Any]:
         gates = [str(gate) for gate in self.gates]

@@ -4,6 +4,7 @@ const byId = (id) => document.getElementById(id);
 let model = null;
 let running = null;
 const doses = new Map();
+let last = null; // what both replies were to, and under which controls
 
 function headers(more = {}) {
   const key = byId("key").value.trim();
@@ -50,6 +51,7 @@ async function list() {
     show();
     return row;
   }));
+  byId("along").replaceChildren(...controls.map((control) => new Option(control.id, control.id)));
   for (const name of doses.keys()) if (!controls.some((control) => control.id === name)) doses.delete(name);
 }
 
@@ -137,11 +139,67 @@ async function ask(event) {
   byId("stop").disabled = false;
   say("Generating …");
   const controls = Object.fromEntries([...doses].filter(([, dose]) => dose !== 0));
+  last = { message: byId("message").value, plain: {}, steered: controls };
+  for (const side of ["plain", "steered"]) byId(`${side}-projections`).replaceChildren();
   await Promise.all([reply("plain", {}, running.signal), reply("steered", controls, running.signal)]);
   say(running.signal.aborted ? "Stopped." : "Done.");
   running = null;
   byId("send").disabled = false;
   byId("stop").disabled = true;
+  byId("project-send").disabled = false;
+}
+
+// A row per layer, the last on top, and a column per token; warm is along the direction, cool against it.
+function picture(seen, most) {
+  const table = document.createElement("table");
+  let far = [0, 0];
+  seen.values.forEach((row, layer) => row.forEach((value, token) => {
+    if (Math.abs(value) > Math.abs(seen.values[far[0]][far[1]])) far = [layer, token];
+  }));
+  table.createCaption().textContent = `Furthest from 0: ${seen.values[far[0]][far[1]].toFixed(2)} at layer ${far[0]}, token “${seen.tokens[far[1]].trim()}”.`;
+  for (let layer = seen.values.length - 1; layer >= 0; layer -= 1) {
+    const row = table.insertRow();
+    const name = document.createElement("th");
+    name.scope = "row";
+    name.textContent = layer;
+    row.append(name);
+    seen.values[layer].forEach((value, token) => {
+      const cell = row.insertCell();
+      const share = Math.round((100 * Math.abs(value)) / most);
+      cell.style.background = `color-mix(in srgb, var(${value > 0 ? "--along" : "--against"}) ${share}%, transparent)`;
+      cell.title = `layer ${layer}, ${seen.tokens[token].trim()}: ${value.toFixed(2)}`;
+      cell.classList.toggle("reply-begins", token === seen.prompt_tokens);
+    });
+  }
+  const foot = table.createTFoot().insertRow();
+  foot.append(document.createElement("th"));
+  for (const token of seen.tokens) {
+    const name = document.createElement("th");
+    name.scope = "col";
+    name.append(Object.assign(document.createElement("span"), { textContent: token.trim() }));
+    foot.append(name);
+  }
+  return table;
+}
+
+async function project(event) {
+  event.preventDefault();
+  const along = byId("along").value;
+  try {
+    const seen = {};
+    for (const side of ["plain", "steered"]) {
+      const response = await told(await fetch(`/v1/controls/${encodeURIComponent(along)}/projections`, {
+        method: "POST", headers: headers({ "Content-Type": "application/json" }),
+        body: JSON.stringify({ messages: [{ role: "user", content: last.message }], reply: byId(side).textContent, controls: last[side] }),
+      }));
+      seen[side] = await response.json();
+    }
+    const most = Math.max(...Object.values(seen).flatMap((one) => one.values.flat().map(Math.abs))) || 1; // one scale for both
+    for (const side in seen) byId(`${side}-projections`).replaceChildren(picture(seen[side], most));
+    say(`Shown along ${along}.`);
+  } catch (error) {
+    say(error.message, true);
+  }
 }
 
 async function upload(event) {
@@ -159,6 +217,7 @@ async function upload(event) {
 
 byId("ask").addEventListener("submit", ask);
 byId("upload").addEventListener("submit", upload);
+byId("project").addEventListener("submit", project);
 byId("stop").addEventListener("click", () => running && running.abort());
 byId("key").addEventListener("change", () => connect().catch((error) => say(error.message, true)));
 byId("message").addEventListener("keydown", (event) => {
