@@ -46,7 +46,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at a whole run is slow, and so is what takes long, and what was tried on one family already.
+    """What looks at a whole run or at what a search tries is slow, and so is what takes long, and what was tried on one family already.
+
+    What looks at the run on over-refusal is long: the one on refusal is made for `make test` too.
 
     What looks at a whole run comes first: one worker makes the runs, and the other, which begins elsewhere, never waits for them.
     """
@@ -54,13 +56,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if _whole_runs(item) or item.get_closest_marker("long") or any(value in SLOW for value in values if isinstance(value, str)):
+        if "selective" in _fixtures(item):
+            item.add_marker(pytest.mark.long)
+        needs_much = bool({"selective", "whole", "trying"} & _fixtures(item))
+        if needs_much or item.get_closest_marker("long") or any(value in SLOW for value in values if isinstance(value, str)):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: not _whole_runs(item))
 
 
 def _whole_runs(item: pytest.Item) -> bool:
-    return bool({"selective", "whole"} & set(getattr(item, "fixturenames", ())))
+    return bool({"selective", "whole"} & _fixtures(item))
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

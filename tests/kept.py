@@ -83,8 +83,8 @@ def kept_root() -> Path:
 
 
 def fingerprint(package: Path) -> str:
-    """Of every file of the package, and of the libraries and the machine that it runs on."""
-    digest = hashlib.sha256(repr([platform.python_version(), platform.machine(), *map(version, LIBRARIES)]).encode())
+    """Of every file of the package and where it lies, which results name, and of the libraries and the machine that it runs on."""
+    digest = hashlib.sha256(repr([str(package), platform.python_version(), platform.machine(), *map(version, LIBRARIES)]).encode())
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(f"{path.relative_to(package)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -124,6 +124,7 @@ def exact_p(train: Tensor, is_shows: Tensor, held_out: Tensor, held_is_shows: Te
     return sum(value >= observed - 1e-9 * abs(observed) for value in found) / len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "gap", "sizes"), [(0, 0.0, (3, 3)), (1, 0.7, (3, 3)), (2, 1.5, (2, 4)), (3, 0.0, (4, 2)), (4, -0.8, (3, 3))]
 )
@@ -138,6 +139,7 @@ def test_permutation_p_is_the_share_of_all_relabellings(seed: int, gap: float, s
     assert found == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 2000) + 2 / 225)
 
 
+@pytest.mark.slow
 def test_permutation_p_counts_relabellings_that_tie() -> None:
     """With two rows a class 2 of 36 relabellings are the true one: however clear the classes, p is at least about 1/18."""
     labels = torch.tensor([True, True, False, False])

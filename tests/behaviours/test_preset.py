@@ -100,6 +100,7 @@ def test_all_presets_are_listed() -> None:
     assert presets() == sorted({*PUBLIC, *ORGANISM})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_public_presets_read_completely(public: dict[str, dm.Behaviour], name: str) -> None:
     b = public[name]

@@ -151,6 +151,7 @@ def commands() -> list[list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_every_command_has_help_with_an_example(demeanor, command: list[str]) -> None:  # type: ignore[no-untyped-def]
     ended = demeanor(*command, "--help")

@@ -104,6 +104,7 @@ def test_a_kill_at_any_moment_costs_nothing_but_the_work(tmp_path: Path, control
             assert json.loads((out / "scores.json").read_text()) == json.loads((whole / "out" / "scores.json").read_text())
 
 
+@pytest.mark.long
 def test_a_bake_that_was_killed_goes_on_after_its_last_whole_shard(tmp_path: Path) -> None:
     import demeanor as dm
 

@@ -120,6 +120,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("bert"), BERT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [BERT, DISTIL, FNET, LLAMA, LLAMA_NO_PAD], ids=["bert", "distilbert", "fnet", "llama", "llama without padding"]
 )

@@ -118,6 +118,7 @@ def test_half_precision_stays_and_keeps_the_edit(tmp_path: Path, dtype: torch.dt
     assert f"Left of r after rounding: {baked.left:.4%}" in str(baked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [1 << 9, 1 << 21])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_blocks_of_rows_give_what_one_product_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, blocks: int) -> None:

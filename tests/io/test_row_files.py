@@ -73,6 +73,7 @@ def test_the_same_rows_whatever_the_file(tmp_path: Path, form: str, packed: str)
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.fixed_dictionaries({"prompt": cells.filter(bool), "a": cells}), min_size=2, max_size=4), st.sampled_from(sorted(FORMS)))
 def test_any_cells_come_back(tmp_path_factory: pytest.TempPathFactory, rows: Rows, form: str) -> None:

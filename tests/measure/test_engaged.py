@@ -38,6 +38,7 @@ def breaking(session: dm.Session) -> Control:
     return Control(parts=(), layout=session.layout, model_name=session.name, made_from={"behaviour": "a test"}, adapters=(Adapter(low_rank=noise),))
 
 
+@pytest.mark.slow
 def test_a_control_that_breaks_the_model_removes_everything_and_gains_nothing(organism: dm.Session, bench: Bench) -> None:
     broken = bench.try_(breaking(organism))
     assert broken.rate("shows_rate") == 0

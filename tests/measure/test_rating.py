@@ -111,6 +111,7 @@ def test_swapping_base_and_controlled_swaps_replies_and_nothing_else(tmp_path: P
     assert [pair["base"][-2:] for pair in left] == [pair["base"][-2:] for pair in right]
 
 
+@pytest.mark.slow
 def test_neither_place_nor_name_tells_the_class(tmp_path: Path) -> None:
     first_is_controlled, earlier, places = 0, 0, 0.0
     sheets = 80

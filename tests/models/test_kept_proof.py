@@ -24,6 +24,8 @@ from demeanor.models import kept_proof, proven
 from demeanor.models.loading import resolve
 from families import save_tiny, tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

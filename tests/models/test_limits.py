@@ -21,6 +21,8 @@ from demeanor.models.texts import pad_of
 from demeanor.selfcontrol.branches import branched
 from making import PROMPTS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def llama(tiny_folders: Mapping[str, Path], tmp_path: Path) -> Path:

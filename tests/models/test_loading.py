@@ -160,6 +160,7 @@ def test_a_loaded_model_without_what_it_takes_is_told_in_one_sentence(organism: 
         dm.load(model, tokenizer=tokenizer, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", ["{0}/", "./{1}", "link", "copy", "sharded", "{0}"])
 def test_the_same_weights_under_another_name_are_the_same(
     tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spelling: str
@@ -198,6 +199,7 @@ def test_of_weights_in_memory_and_in_files_it_is_said_that_they_cannot_be_compar
     assert "whether the weights are the same cannot be told" in caplog.text
 
 
+@pytest.mark.slow
 def test_every_reader_of_transformers_is_told_whether_to_run_foreign_code() -> None:
     package = Path(dm.__file__).parent
     asked = []

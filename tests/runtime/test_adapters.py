@@ -57,6 +57,7 @@ def near(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() < 2e-5 * other.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "make"), [*((name, lora) for name in FEW), *((name, prompted) for name in PROMPTED)])
 def test_what_is_in_force_is_what_peft_computes(
     tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str, make: Callable[[Path, Path], Any]

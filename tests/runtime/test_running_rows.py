@@ -67,6 +67,7 @@ def asked_of(session: dm.Session, count: int, seed: int) -> list[tuple[str, Cont
     return [(rng.choice(MORE), controls[number % len(controls)], rng.choice((1, 3, 9, 24))) for number in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "falcon"])
 def test_rows_that_come_and_go_get_what_each_gets_alone(tiny: Mapping[str, dm.Session], family: str) -> None:
     asked = asked_of(tiny[family], 24, seed=1)
@@ -74,6 +75,7 @@ def test_rows_that_come_and_go_get_what_each_gets_alone(tiny: Mapping[str, dm.Se
         assert said == alone(tiny[family], *(asked[number][1], asked[number][0], asked[number][2])), number
 
 
+@pytest.mark.slow
 def test_rows_of_the_organism_get_what_each_gets_alone(organism: dm.Session) -> None:
     assert organism.running_rows().mixes
     asked = asked_of(organism, 24, seed=3)
@@ -82,6 +84,7 @@ def test_rows_of_the_organism_get_what_each_gets_alone(organism: dm.Session) -> 
         assert said == alone(organism, control, prompt, tokens), number
 
 
+@pytest.mark.slow
 def test_more_controls_than_slots_are_kept_act_all_the_same(organism: dm.Session) -> None:
     asked: list[tuple[str, Control | None, int]] = [(MORE[n % len(MORE)], ablation(organism, seed=n), 6) for n in range(KEPT + 9)]
     for number, (_, said) in enumerate(together(organism, asked, seed=5)):

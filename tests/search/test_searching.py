@@ -20,7 +20,7 @@ def searched() -> Searched:
     return kept("searched", lambda folder: dm.search(dm.SearchPlan(**OPTIONS), folder / "search"), sorted(OPTIONS.items()))
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_the_picked_point_removes_the_behaviour_and_keeps_the_guard(searched: Searched) -> None:

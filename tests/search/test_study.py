@@ -39,6 +39,7 @@ def told(recorded: list[Recorded]) -> list[tuple[object, ...]]:
     return [(sorted(trial.params.items()), trial.seed, trial.quick.costs) for trial in recorded]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_that_is_killed_at_any_trial_ends_as_one_that_was_not(trying: Trying, url: str) -> None:
     whole = opened(url.replace("study.db", "whole.db"))
