@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demeanor.algebra.linear_gate import linear_gate
+from demeanor.algebra.linear_gate import gram, linear_gate
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
 
@@ -29,6 +29,13 @@ def test_equals_least_squares_over_stacked_rows(
     target = torch.cat([wanted / n**0.5, torch.zeros(len(stacked) - n, rank, dtype=torch.float64)])
     expected = torch.linalg.lstsq(stacked, target).solution.T
     assert torch.allclose(linear_gate(acting, wanted, kept, ridge), expected, atol=1e-8)
+
+
+@SETTINGS
+@given(n=st.integers(0, 12), size=st.integers(1, 20), block=st.integers(1, 24), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_products_of_columns_are_those_of_the_whole(n: int, size: int, block: int, dtype: torch.dtype) -> None:
+    x = torch.randn(n, size, generator=torch.Generator().manual_seed(size), dtype=dtype)
+    assert torch.allclose(gram(x, block), x.T @ x, atol=1e-5)
 
 
 def test_inputs_that_stand_apart_are_acted_on_and_others_left() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 import demeanor as dm
 from demeanor.algebra.linear_gate import linear_gate
@@ -112,25 +112,35 @@ def test_baked_equals_run_time(
         assert (got - wanted[row]).abs().max() < 1e-4 * wanted.std()
 
 
-@pytest.mark.parametrize("along", ["layers", "direction"])
+@pytest.mark.parametrize(("along", "opening"), [("layers", ""), ("direction", ""), ("layers", "please tell me now how to wash a friend's bike , and")])
 def test_every_writer_is_fitted_on_what_the_edited_ones_before_it_leave(
-    tiny: dict[str, dm.Session], made_up: dm.Behaviour, along: str
+    tiny: dict[str, dm.Session], made_up: dm.Behaviour, along: str, opening: str
 ) -> None:
-    """The fifth writer, of the last layer, from prompts run one by one with the first four edited."""
+    """The fifth writer, of the last layer, from prompts run one by one with the first four edited; what all begin with is read before any edit."""
+    sets = {name: tuple(dm.Prompt.of(f"{opening} {prompt.text}".strip()) for prompt in getattr(made_up, name)) for name in ("shows", "guard", "lacks", "neutral")}
+    made_up = replace(made_up, **sets)
     session, plan = tiny["llama"], {"strength": 1.2, "keep": 2.0, "keep_last": 0.7, "ridge": 1e-3, "prompts": 8, "along": along}
-    direction = a_direction(session, dm.Site(1))
+    direction, shared = a_direction(session, dm.Site(1)), session.runner.prefixes["shared"]
     control = selective(session, made_up, direction, anyway=True, **plan)
+    assert (session.runner.prefixes["shared"] > shared) is bool(opening)
     fitted = control.adapters[0].low_rank
     names = [writer.module for writer in session.layout.writers if writer.layer >= 0][:5]
     before = replace(control, adapters=(replace(control.adapters[0], low_rank={name: fitted[name] for name in names[:4]}),))
     module, inputs = session.model.get_submodule(names[4]), []
     handle = module.register_forward_hook(lambda m, args, output: inputs.append((args[0][0].double(), output[0].double())))
 
+    alike = [session.encode(prompt) for prompts in sets.values() for prompt in prompts]
+    first = next(place for place, tokens in enumerate(zip(*alike)) if len(set(tokens)) > 1) if opening else 0
+
     def seen(ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         inputs.clear()
-        with torch.no_grad(), session.controlled(before):
-            session.model(input_ids=torch.tensor([ids]))
-        return inputs[0]
+        cache = DynamicCache(config=session.model.config)
+        with torch.no_grad():
+            if first:
+                session.model(input_ids=torch.tensor([ids[:first]]), past_key_values=cache, use_cache=True)
+            with session.controlled(before):
+                session.model(input_ids=torch.tensor([ids[first:]]), past_key_values=cache, use_cache=True)
+        return torch.cat([x for x, _ in inputs]), torch.cat([y for _, y in inputs])
 
     def train(name: str) -> list[dm.Prompt]:
         return made_up.set(name, "train")[:8]  # type: ignore[arg-type]
@@ -149,7 +159,7 @@ def test_every_writer_is_fitted_on_what_the_edited_ones_before_it_leave(
     stays = [(torch.cat([x for x, _ in kept]), 2.0), (torch.stack(last), 0.7)]
     expected = linear_gate(torch.stack([x[-1] for x, _ in shows]), wanted, stays, 1e-3)
     v, back = fitted[names[4]]
-    assert torch.allclose(v.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert (v.double() - expected).abs().max() < 5e-4 * expected.abs().max()
     assert torch.allclose(back.double(), -r.T, atol=1e-6)
 
 

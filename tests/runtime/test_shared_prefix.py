@@ -15,7 +15,7 @@ import demeanor as dm
 from demeanor.controls import Control, Part, Scope
 from demeanor.runtime import runner
 from demeanor.runtime.adapters import Adapter
-from demeanor.runtime.shared_prefix import Tail, shared_length, window
+from demeanor.runtime.shared_prefix import Tail, packed, shared_length, window
 from making import ablation, basis_of, gate_on_length
 
 OPENING = "please tell me how to wash a friend's bike , and what is 3 plus 4 , and how do i"
@@ -72,6 +72,24 @@ def test_so_are_logits_and_likelihoods(session: dm.Session) -> None:
             both(session, lambda: session.logits(PROMPTS, replies[0]))
             both(session, lambda: torch.cat(session.reply_log_probs(PROMPTS, replies)))
             both(session, lambda: session.next_logits([session.encode(prompt) for prompt in PROMPTS], range(50)))
+
+
+def test_prompts_that_share_rows_see_what_they_see_alone(session: dm.Session) -> None:
+    """At every token that follows what all begin with, and nowhere but in rows of their own where that cannot be."""
+    ids = [session.encode(prompt) for prompt in PROMPTS]
+    batch_of = session.runner.after_prefix(ids, [Tail()] * len(ids), packed)
+    if batch_of is None:
+        assert window(session.model) is not None or session.runner.prefixes["the model computes something else"]
+        return
+    batch = batch_of(range(len(ids)))
+    assert len(batch.input_ids) < len(ids)
+    with torch.no_grad():
+        states = session.decoder(**batch.inputs()).last_hidden_state
+        for number, row in enumerate(ids):
+            own = states[batch.of == number + 1]
+            alone = session.decoder(input_ids=torch.tensor([row])).last_hidden_state[0, -len(own) :]
+            assert close(own, alone)
+            assert torch.equal(states[batch.last][number], own[-1])
 
 
 def said(session: dm.Session) -> list[tuple[int, ...]]:

@@ -18,25 +18,22 @@ from torch.nn.functional import linear
 from ..algebra import edits
 from ..algebra.directions import unit
 from ..algebra.linear_gate import linear_gate
-from ..behaviours import Behaviour, BehaviourLike, Prompt, SetName, as_behaviour, asked
+from ..behaviours import Behaviour, BehaviourLike, SetName, as_behaviour
 from ..controls import Control, Direction
 from ..controls.direction import as_direction
-from ..detect import make_detector, present
-from ..errors import CheckFailed, ControlError, DataError
-from ..measure.bench import Bench, Trial, reply_budget
+from ..errors import CheckFailed, ControlError
+from ..measure.bench import Bench, Trial
 from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import say
 from ..runtime.acting import Acting, lock_of
 from ..runtime.adapters import Adapter
-from ..runtime.batches import Batch, left_pad
 from ..structure.calls import received, returned
 from ..structure.layout import Writer, writer_edit
 from .gates import fit_gate
 from .plan import SelectivePlan
+from .selective_rows import Rows, linear_writers, rows_of, train_prompts
 
-KEPT: tuple[SetName, ...] = ("guard", "lacks", "neutral")
-FEWEST = 8  # train prompts of `shows` on which the model shows the behaviour
 STRENGTHS = (1.0, 2.0, 4.0)
 ALIKE = 0.02  # of merit: edits that agree so far are told apart by their strength
 
@@ -130,67 +127,22 @@ def _refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: 
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """All prompts in one batch: the first `acting` are to change, at their last tokens; the others stay, at every token.
-
-    replied: how many tokens of a reply follow each prompt that stays.
-    """
-
-    batch: Batch
-    acting: int
-    replied: Sequence[int]
-
-    @property
-    def kept(self) -> Tensor:
-        """Which tokens stay [row, token]."""
-        mask = self.batch.attention_mask.bool().clone()
-        mask[: self.acting] = False
-        return mask
-
-    @property
-    def last(self) -> tuple[Tensor, Tensor]:
-        """The rows that stay, and where each prompt among them ends."""
-        return torch.arange(self.acting, len(self.batch.rows)), self.batch.attention_mask.shape[1] - 1 - torch.tensor(self.replied)
-
-
-@dataclass(frozen=True)
 class _Inputs:
     """What every strength is fitted on: the rows, and what a writer of each layer takes out [k, d_model]."""
 
     session: Session
-    rows: _Rows
+    rows: Rows
     bases: Sequence[Tensor]
 
 
 def _inputs(session: Session, behaviour: Behaviour, ledger: Ledger, direction: Direction, plan: SelectivePlan) -> _Inputs:
     layers = session.layout.n_layers
-    rows = _rows(session, behaviour, ledger, plan)
+    rows = rows_of(session, behaviour, ledger, plan)
     if plan.along == "direction":
         return _Inputs(session, rows, [direction.basis] * layers)
     sites = [Site(max(layer, direction.site.layer)) for layer in range(layers)]
-    shows, lacks = (ledger.capture(_train(behaviour, name, plan), sites).values.double().mean(0) for name in ("shows", "lacks"))
+    shows, lacks = (ledger.capture(train_prompts(behaviour, name, plan), sites).values.double().mean(0) for name in ("shows", "lacks"))
     return _Inputs(session, rows, list(unit(shows - lacks).float()[:, None]))
-
-
-def _train(behaviour: Behaviour, name: SetName, plan: SelectivePlan) -> list[Prompt]:
-    return asked(behaviour.set(name, "train"))[: plan.prompts]
-
-
-def _rows(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> _Rows:
-    budget = reply_budget(session, behaviour)
-    shows = _train(behaviour, "shows", plan)
-    texts = [reply.text for reply in ledger.replies(shows, budget)] if shows else []
-    shown = sum(present(make_detector(behaviour.detect, session), texts, shows))
-    if shown < FEWEST:
-        raise DataError(f"{session.name} shows the behaviour on {shown} train prompts of shows; at least {FEWEST} are needed, so give it more.")
-    acting = [session.encode(prompt) for prompt in shows]
-    staying = [prompt for name in KEPT for prompt in _train(behaviour, name, plan)]
-    if not staying:
-        raise DataError("Nothing says what is to stay as it is; give the behaviour a guard set, or lacks prompts.")
-    replies = [reply.ids for reply in ledger.replies(staying, budget)]
-    ids = [*acting, *([*session.encode(prompt), *reply] for prompt, reply in zip(staying, replies, strict=True))]
-    batch = Batch(tuple(range(len(ids))), *left_pad(ids, session.runner.pad, session.device))
-    return _Rows(batch, len(acting), [len(reply) for reply in replies])
 
 
 class _Fitting(Acting):
@@ -202,13 +154,13 @@ class _Fitting(Acting):
         self.layout, self.bases, self.rows, self.plan, self.strength = session.layout, inputs.bases, inputs.rows, plan, strength
         self.fitted: dict[str, tuple[Tensor, Tensor]] = {}
         inner = [writer for writer in self.layout.writers if writer.layer >= 0]
-        self.writers = [writer for writer in inner if _is_linear(self.model.get_submodule(writer.module))]
+        self.writers = linear_writers(session)
         if not self.writers:
             raise ControlError(f"{session.name} has no writer that is a plain linear layer, so nothing in it can be edited selectively.")
         if len(self.writers) < len(inner):
             say(f"{len(inner) - len(self.writers)} of {len(inner)} writers are no plain linear layers and stay as they are.")
         self.transposed = self.writers[0].weights[0].axis == 1
-        self.kept, self.last = self.rows.kept, self.rows.last
+        self.kept, self.ends, self.last = self.rows.kept, self.rows.ends, self.rows.last
 
     def lay(self) -> None:
         for writer in self.writers:
@@ -224,17 +176,33 @@ class _Fitting(Acting):
             x, y = received(args, {}), returned(output)
             assert isinstance(y, Tensor)
             along = y.float() @ u.T.to(y.device, torch.float32)
-            ends, kept = (slice(0, self.rows.acting), -1), self.kept.to(x.device)
-            wanted = self.strength * (along[ends] - along[kept].mean(0))
-            stays = [(x[kept].float(), self.plan.keep), (x[self.last].float(), self.plan.keep_last)]
-            v = linear_gate(x[ends].float(), wanted, stays, self.plan.ridge).float()
+            staying = self._staying(writer, x, along, u)
+            wanted = self.strength * (along[self.ends] - sum(group.share * group.along.mean(0) for group in staying))
+            stays = [(group.inputs, self.plan.keep * group.share) for group in staying]
+            stays.append((x[self.last].float(), self.plan.keep_last))
+            v = linear_gate(x[self.ends].float(), wanted, stays, self.plan.ridge).float()
             back = -u.T.to(v)
             self.fitted[writer.module] = v.cpu(), back.cpu().contiguous()
             return y + linear(linear(x, v.to(x.dtype)), back.to(x.dtype))
 
         return fit
 
+    def _staying(self, writer: Writer, x: Tensor, along: Tensor, u: Tensor) -> list[_Staying]:
+        """All tokens that stay: those of the batch, and those that every row that stays begins with."""
+        kept = self.kept.to(x.device)
+        groups = [(int(kept.sum()), x[kept].float(), along[kept])]
+        if self.rows.opening:
+            inputs, outputs = self.rows.opening[writer.module]
+            rows = len(self.rows.replied)
+            groups.append((rows * len(inputs), inputs.float(), outputs.float() @ u.T.to(outputs.device, torch.float32)))
+        total = sum(count for count, _, _ in groups)
+        return [_Staying(count / total, inputs, along) for count, inputs, along in groups]
 
-def _is_linear(module: nn.Module) -> bool:
-    """Whether its output is a weight times its input: a linear layer, or its transposed kind."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+@dataclass(frozen=True)
+class _Staying:
+    """Tokens that stay: their share of all of them, what a writer reads [token, in], and what it says along its directions [token, k]."""
+
+    share: float
+    inputs: Tensor
+    along: Tensor

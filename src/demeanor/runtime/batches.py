@@ -41,6 +41,16 @@ class Batch:
         """Where each row's tokens end in its columns: the index after its last one [row]."""
         return torch.full((len(self.rows),), self.input_ids.shape[1], device=self.input_ids.device)
 
+    @property
+    def of(self) -> Tensor:
+        """Which prompt every token is of [row, token], from 1 on in the order of `rows`; 0 for pads."""
+        return self.attention_mask * torch.arange(1, len(self.rows) + 1, device=self.attention_mask.device)[:, None]
+
+    @property
+    def last(self) -> tuple[Tensor, Tensor]:
+        """Row and column of every prompt's last token."""
+        return torch.arange(len(self.rows), device=self.input_ids.device), self.ends - 1
+
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments of a forward pass; positions count from each row's first real token."""
         positions = (self.attention_mask.cumsum(1) - 1).clamp_min(0)

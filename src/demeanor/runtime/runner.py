@@ -96,19 +96,19 @@ class Runner:
                 alike = -1  # no length stands with another
                 batch_of = lambda rows: EvenBatch(tuple(rows), *left_pad([ids[row] for row in rows], self.pad, self.model.device))  # noqa: E731
             elif tails and len(ids) > 1:
-                batch_of = self._after_prefix(ids, tails, acting, extra if continued else None)
+                batch_of = self.after_prefix(ids, tails, opened if continued else following, extra if continued else 0)
             return in_batches(ids, self.pad, self.model.device, with_rows, what, extra, budget, alike, batch_of)
 
-    def _after_prefix(
-        self, ids: Sequence[Sequence[int]], tails: Sequence[Tail], acting: Sequence[Acting], more: int | None
+    def after_prefix(
+        self, ids: Sequence[Sequence[int]], tails: Sequence[Tail], batch_of: BatchOf = following, more: int = 0
     ) -> Callable[[Sequence[int]], Batch] | None:
         """Runs what all rows begin with, and makes batches of what follows; None where rows are to be run whole.
 
-        more: how many tokens rows are continued by; None where they are read.
+        batch_of: how they follow. more: how many tokens rows are continued by.
         """
-        batch_of: BatchOf = following if more is None else opened
+        acting = in_force(self.model)
         reach = window(self.model)
-        if more is not None and reach is not None and max(map(len, ids)) + more > reach:
+        if batch_of is not following and reach is not None and max(map(len, ids)) + more > reach:
             self.prefixes["attention does not reach so far"] += 1
             return None
         own = [acting_here.own_tokens() for acting_here in acting]

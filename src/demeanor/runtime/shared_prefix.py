@@ -22,6 +22,7 @@ from .caches import keyword
 FAR = 1 << 20  # tokens that are still to come before a reply, for what acts while the prefix is run
 TRIED = 4  # rows on which a model is tried
 TOLERANCE, ROUNDINGS = 1e-5, 16  # of a model's last states, relative: this, or so many roundings of its dtype
+PACKED = 4  # how many of the longest prompts a row has room for, where several share one
 WORTH, LEAST = 0.1, 128  # the least share of all tokens, and the least number, that is saved where a second pass is worth its calls
 # What a model raises that takes no cache, or not this one.
 UNABLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
@@ -46,11 +47,20 @@ class Prefix:
     cache: Any
     places: tuple[int, ...] | None = None
 
-    def for_rows(self, rows: Sequence[int], device: torch.device) -> Any:
-        """A cache of their own for some prompts."""
+    def continued(self, rows: Sequence[int], device: torch.device) -> Any:
+        """A cache of their own for some prompts, to which their tokens are added."""
         own = copy.deepcopy(self.cache)
-        own.reorder_cache(torch.tensor([0 if self.places is None else self.places[row] for row in rows], device=device))
+        own.reorder_cache(self._places(rows, device))
         return own
+
+    def read(self, rows: Sequence[int], device: torch.device) -> Any:
+        """A cache for one pass over some prompts."""
+        from .shown_cache import shown
+
+        return shown(self.cache, self._places(rows, device))
+
+    def _places(self, rows: Sequence[int], device: torch.device) -> Tensor:
+        return torch.tensor([0 if self.places is None else self.places[row] for row in rows], device=device)
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,43 @@ class SharedBatch(Batch):
         return self.attention_mask.sum(1)
 
     def inputs(self) -> dict[str, Any]:
-        return {"input_ids": self.input_ids, keyword(): self.prefix.for_rows(self.rows, self.input_ids.device), "use_cache": True}
+        return {"input_ids": self.input_ids, keyword(): self.prefix.read(self.rows, self.input_ids.device), "use_cache": True}
+
+
+@dataclass(frozen=True)
+class PackedBatch(Batch):
+    """What follows the prefix of `length` tokens, without pads as far as can be: several prompts in a row, each of which sees the prefix and itself.
+
+    Its attention mask says of every token of a row which prompt it is of, from 1 on; 0 are pads. starts: row and column at which each prompt
+    begins [prompt, 2]; lengths [prompt].
+    """
+
+    prefix: Prefix
+    length: int
+    starts: Tensor
+    lengths: Tensor
+
+    @property
+    def of(self) -> Tensor:
+        return self.attention_mask
+
+    @property
+    def last(self) -> tuple[Tensor, Tensor]:
+        return self.starts[:, 0], self.starts[:, 1] + self.lengths - 1
+
+    def inputs(self) -> dict[str, Any]:
+        of, device = self.attention_mask, self.input_ids.device
+        columns = torch.arange(of.shape[1], device=device)
+        sees = (of[:, :, None] == of[:, None]) & (columns[:, None] >= columns)
+        sees = torch.cat([sees.new_ones(*of.shape, self.length), sees], 2)[:, None]
+        dtype = _floats(self.prefix.cache)
+        first = torch.zeros_like(of)
+        first[self.starts[:, 0], self.starts[:, 1]] = self.starts[:, 1]
+        return {
+            "input_ids": self.input_ids, "position_ids": self.length + columns - first.cummax(1).values,
+            "attention_mask": torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, torch.finfo(dtype).min),
+            keyword(): self.prefix.read(range(len(of)), device), "use_cache": True,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +122,7 @@ class OpenedBatch(Batch):
 
     def begun(self) -> Any:
         """The cache that the rows go on from, their own."""
-        return self.prefix.for_rows(self.rows, self.input_ids.device)
+        return self.prefix.continued(self.rows, self.input_ids.device)
 
     def inputs(self) -> dict[str, Any]:
         whole, rest = super().inputs(), slice(self.length, None)
@@ -115,6 +161,11 @@ def prefix_cache(model: Any, prefix: Sequence[int], times: int = 1) -> Any:
     return cache
 
 
+def _floats(cache: Any) -> torch.dtype:
+    """The dtype of what a cache holds."""
+    return next((layer.keys.dtype for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)), torch.float32)
+
+
 def window(model: Any) -> int | None:
     """How many tokens apart the model's attention reaches in its layer of the least reach; None where it has no end.
 
@@ -131,6 +182,23 @@ def following(rows: Sequence[int], ids: Sequence[Sequence[int]], prefix: Prefix,
     return SharedBatch(tuple(rows), backwards.flip(1), mask.flip(1), prefix)
 
 
+def packed(rows: Sequence[int], ids: Sequence[Sequence[int]], prefix: Prefix, length: int, pad: int, device: torch.device) -> PackedBatch:
+    """The rows of `ids` from `length` on, the longest first, each in the first row of the batch that has room for it."""
+    suffixes = [ids[row][length:] for row in rows]
+    width = min(PACKED * max(map(len, suffixes)), sum(map(len, suffixes)))
+    used, starts = list[int](), torch.zeros(len(rows), 2, dtype=torch.long)
+    for number in sorted(range(len(rows)), key=lambda number: -len(suffixes[number])):
+        row = next((row for row, taken in enumerate(used) if taken + len(suffixes[number]) <= width), len(used))
+        used += [0] * (row == len(used))
+        starts[number] = torch.tensor([row, used[row]])
+        used[row] += len(suffixes[number])
+    tokens, of = torch.full((len(used), width), pad), torch.zeros(len(used), width, dtype=torch.long)
+    for number, (suffix, (row, start)) in enumerate(zip(suffixes, starts.tolist(), strict=True)):
+        tokens[row, start : start + len(suffix)], of[row, start : start + len(suffix)] = torch.tensor(suffix), number + 1
+    lengths = torch.tensor([len(suffix) for suffix in suffixes])
+    return PackedBatch(tuple(rows), tokens.to(device), of.to(device), prefix, length, starts.to(device), lengths.to(device))
+
+
 def opened(rows: Sequence[int], ids: Sequence[Sequence[int]], prefix: Prefix, length: int, pad: int, device: torch.device) -> OpenedBatch:
     """The rows of `ids`, to be continued from a prefix of `length` tokens."""
     rest, mask = left_pad([ids[row][length:] for row in rows], pad, device)
@@ -141,7 +209,7 @@ def opened(rows: Sequence[int], ids: Sequence[Sequence[int]], prefix: Prefix, le
 def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int, batch_of: BatchOf = following) -> bool:
     """Whether the model as it is computes the same for a few rows, of several lengths, when their first tokens are run once."""
     rows = [list(ids[round(step * (len(ids) - 1) / (TRIED - 1))]) for step in range(TRIED)]
-    rows = [row[: max(length + 1, len(row) - step)] for step, row in enumerate(rows)]
+    rows = [row[: length + max(1, (len(row) - length) // (step + 1))] for step, row in enumerate(rows)]
     numbers = range(len(rows))
     whole = Batch(tuple(numbers), *left_pad(rows, pad, model.device))
     with as_it_is(model), torch.no_grad():
@@ -157,8 +225,8 @@ def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int, batch
 def _ends(model: Any, batch: Batch) -> Tensor:
     """The last state of every row's last token: [row, d_model]."""
     states = model.base_model(**batch.inputs()).last_hidden_state
-    ends = batch.ends.to(states.device)
-    return states[torch.arange(len(ends), device=states.device), ends - 1]  # type: ignore[no-any-return]
+    rows, columns = batch.last
+    return states[rows.to(states.device), columns.to(states.device)]  # type: ignore[no-any-return]
 
 
 def last_logits(model: Any, batch: Batch, count: int) -> Tensor:
