@@ -30,6 +30,22 @@ def test_what_is_written_is_what_the_control_does(tiny: Mapping[str, dm.Session]
     assert baked.verified.left < 1e-5
 
 
+def test_with_lengths_kept_what_is_ablated_is_gone_and_the_difference_is_said(
+    tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path
+) -> None:
+    control = ablation(tiny["gemma2"], rank=2)
+    baked = dm.bake(tiny_folders["gemma2"], control, tmp_path / "baked", verify=CPU, keep_norms=True)
+    assert baked.verified is not None
+    assert baked.verified.left is not None
+    assert baked.verified.left < 1e-5
+    assert baked.verified.parity > 1e-4
+    assert "with lengths kept" in str(baked)
+    told = dm.audit(tiny_folders["gemma2"], tmp_path / "baked")
+    assert told.kept == "columns"
+    with pytest.raises(CheckFailed, match="not what the control does"):  # what is left is looked at all the same
+        verify(str(tiny_folders["gemma2"]), ablation(tiny["gemma2"], seed=2), tmp_path / "baked", CPU, kept_norms=True)
+
+
 def test_what_another_control_wrote_is_found_out(tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path) -> None:
     dm.bake(tiny_folders["gemma2"], ablation(tiny["gemma2"], seed=1), tmp_path / "baked")
     with pytest.raises(CheckFailed, match="not what the control does"):

@@ -60,6 +60,30 @@ def test_baked_equals_run_time(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("rank", "strength"), [(1, 1.0), (2, 0.4)])
+def test_columns_keep_their_length_where_that_is_asked_for(
+    tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str, rank: int, strength: float
+) -> None:
+    """Every column is that of a plain bake, scaled to the length that it had; of what is ablated wholly nothing is in the stream."""
+    control = ablation(tiny[family], rank, strength)
+    for folder, keep_norms in (("plain", False), ("kept", True)):
+        dm.bake(tiny_folders[family], control, tmp_path / folder, keep_norms=keep_norms)
+    was, plain, kept = all_tensors(tiny_folders[family]), all_tensors(tmp_path / "plain"), all_tensors(tmp_path / "kept")
+    edited = [name for name in was if not torch.equal(was[name], plain[name])]
+    assert edited
+    for name in edited:
+        if was[name].dim() == 1 or name.endswith("_proj_bias"):
+            continue  # a bias says the same to every input
+        lengths = [(tensors[name].norm(dim=axis, keepdim=True)) for axis in (-2, -1) for tensors in (was, plain)]
+        wanted = [plain[name] * before / after for before, after in (lengths[:2], lengths[2:])]
+        assert any(torch.allclose(kept[name], one, rtol=1e-4, atol=1e-6) for one in wanted), name
+    if strength == 1.0:
+        again = dm.load(tmp_path / "kept", device="cpu")
+        values = again.capture(PROMPTS, [dm.Site(0, "embed"), *(dm.Site(layer) for layer in range(3))]).values
+        assert ((values @ control.parts[0].vectors.T).abs().amax(-1) / values.norm(dim=-1)).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_only_writers_change_and_the_source_does_not(
     tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path, family: str
 ) -> None:

@@ -46,7 +46,7 @@ def _is_foreign_adapter(folder: Path) -> bool:
 
 def _baked(plan: BakePlan, model: str, controls: Sequence[str], target: Path, loading: Loading, as_json: bool) -> None:
     control = reduce(Control.then, map(load_control, controls))
-    baked = bake_control(model, control, target, loading.trust_remote_code, plan.copy_all, loading if plan.verify else None)
+    baked = bake_control(model, control, target, loading.trust_remote_code, plan.copy_all, loading if plan.verify else None, plan.keep_norms)
     if as_json:
         print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out), "unused": list(baked.unused), "verified": baked.verified and vars(baked.verified)})
     else:

@@ -34,7 +34,7 @@ class Change:
     """W + left right, then W + (W V^T) M along `axis`, which is the outputs; float32 throughout.
 
     basis [k, d]: the orthonormal directions of the outputs along which the result is to be exact. packed: how the weight lies in the
-    files, where that is in few bits.
+    files, where that is in few bits. keep_norms: whether what one input says is scaled back to the length that it had.
     """
 
     axis: int
@@ -42,13 +42,15 @@ class Change:
     edit: Edit
     basis: Tensor
     packed: Packed | None = None
+    keep_norms: bool = False
 
     def to(self, dtype: torch.dtype) -> Change:
         low_rank = self.low_rank and LowRank(self.low_rank.left.to(dtype), self.low_rank.right.to(dtype))
-        return Change(self.axis, low_rank, Edit(*(part.to(dtype) for part in (self.edit.V, self.edit.M, self.edit.b))), self.basis.to(dtype), self.packed)
+        edit = Edit(*(part.to(dtype) for part in (self.edit.V, self.edit.M, self.edit.b)))
+        return replace(self, low_rank=low_rank, edit=edit, basis=self.basis.to(dtype))
 
 
-def changes(control: Control, files: FileTensors) -> dict[str, Change]:
+def changes(control: Control, files: FileTensors, keep_norms: bool = False) -> dict[str, Change]:
     """Every tensor of the files that a control changes, that with the codes where a weight is packed. Adapters come before edits, edits in the order of the parts."""
     added: dict[str, list[LowRank]] = defaultdict(list)
     edits: dict[str, list[Edit]] = defaultdict(list)
@@ -64,7 +66,7 @@ def changes(control: Control, files: FileTensors) -> dict[str, Change]:
                 raise ControlError(f"An adapter and an edit change {key} along different axes, so they cannot be baked together; bake one after the other.")
             axes[key] = axis
             edits[key].append(edit)
-    made = {key: _change(axes[key], added[key], edits[key]) for key in axes}
+    made = {key: replace(_change(axes[key], added[key], edits[key]), keep_norms=keep_norms) for key in axes}
     return {
         files.packed[key].codes if key in files.packed else key: replace(change, packed=files.packed.get(key)) for key, change in made.items()
     }

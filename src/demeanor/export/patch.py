@@ -18,6 +18,7 @@ from ..io.kernel_copy import read_at, write_at
 from .changes import Change
 
 BLOCK_BYTES = 2 << 20  # of a tensor held as float32 at a time: what stays in a processor's cache
+NOTHING = 1e-6  # of the square of a length: what is left there is rounding, and is not scaled up
 EXACT = (torch.float32, torch.float64)  # rounding to these puts back nothing to speak of
 
 
@@ -130,9 +131,12 @@ def _by_rows(span: Span, start: int, end: int, change: Change) -> PutBack:
     for first, last, exact in span.blocks(start, end):
         before = exact @ basis.mT  # [rows, k]
         _finite(before if len(basis) else exact, in_source=True)
+        was = exact.double().square().sum(1) if change.keep_norms and end > 1 else None  # a bias is one row, and has no inputs
         if left is not None:  # a weight [in, out]
             exact.addmm_(left.right.mT[first:last], left.left.mT)
         exact.addmm_(exact @ edit.V.mT, edit.M)
+        if was is not None:
+            exact.mul_(_back_to(was, exact.double().square().sum(1)).to(exact)[:, None])
         if by is None:
             _finite(span.write(first, exact), in_source=False)
             continue
@@ -150,21 +154,30 @@ def _by_columns(span: Span, rows: int, change: Change) -> PutBack:
     """A whole matrix whose rows are the outputs."""
     edit, basis, low_rank = change.edit, change.basis, change.low_rank
     read = basis if len(basis) else edit.V  # the basis spans V
+    left = edit.M.mT if low_rank is None else torch.cat([low_rank.left, edit.M.mT], dim=1)
     before = read.new_zeros(len(read), span.columns)
+    was, cross = torch.zeros(span.columns, dtype=torch.float64), left.new_zeros(left.shape[1], span.columns)
     for first, last, block in span.blocks(0, rows):
         before.addmm_(read[:, first:last], block)
+        if change.keep_norms:
+            was += block.double().square().sum(0)
+            cross.addmm_(left[first:last].mT, block)
     _finite(before, in_source=True)
-    along = (edit.V @ basis.mT) @ before if len(basis) else before
-    left, right = edit.M.mT, along
+    right = (edit.V @ basis.mT) @ before if len(basis) else before
     if low_rank is not None:
-        along = torch.addmm(along, edit.V @ low_rank.left, low_rank.right)
-        left, right = torch.cat([low_rank.left, left], dim=1), torch.cat([low_rank.right, along])
+        right = torch.cat([low_rank.right, torch.addmm(right, edit.V @ low_rank.left, low_rank.right)])
+    scale = None
+    if change.keep_norms:
+        now = was + (2 * cross.double() * right.double()).sum(0) + ((left.mT @ left).double() @ right.double() * right.double()).sum(0)
+        scale = _back_to(was, now).to(left)
     by = _carriers(span.dtype, basis)
-    moved = (basis @ left) @ right
-    error = -(before + moved) if by is not None else before[:0]
+    after = before + (basis @ left) @ right if len(basis) else before[:0]
+    after = after if scale is None else after * scale
+    error = -after if by is not None else before[:0]
     kept = basis.new_empty(0 if by is None else len(by.rows), span.columns)
     for first, last, exact in span.blocks(0, rows):
-        stored = span.write(first, exact.addmm_(left[first:last], right))
+        exact.addmm_(left[first:last], right)
+        stored = span.write(first, exact if scale is None else exact.mul_(scale))
         if by is None:
             _finite(stored, in_source=False)
             continue
@@ -177,7 +190,12 @@ def _by_columns(span: Span, rows: int, change: Change) -> PutBack:
     _finite(error, in_source=False)
     for row, stored in zip(by.rows.tolist(), values):
         span.write(row, stored[None])
-    return PutBack(float(error.square().sum()), float(moved.square().sum()))
+    return PutBack(float(error.square().sum()), float((after - before).square().sum()))
+
+
+def _back_to(was: Tensor, now: Tensor) -> Tensor:
+    """What columns are scaled by to have the length that they had, from squares of lengths; 1 where next to nothing is left."""
+    return torch.where(now > NOTHING * was, (was / now).sqrt(), 1.0)
 
 
 def _carriers(dtype: torch.dtype, basis: Tensor) -> Carriers | None:

@@ -21,6 +21,11 @@ class BakePlan(ControlsPlan, ModelPlan):
         default=False, description="copies of shards without an edited tensor, instead of hard links to the model's own files"
     )
 
+    keep_norms: bool = Field(
+        default=False,
+        description="edited weights with the length that each of their columns (an input, or a token) had; what is taken out is out, and the rest is more than the control leaves at run time",
+    )
+
     @model_validator(mode="after")
     def _something_to_bake(self) -> Self:
         if not self.controls:

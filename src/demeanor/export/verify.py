@@ -22,13 +22,17 @@ EXACT, ROUNDED = 1e-4, 16  # parity and what is left: this in float32, so many r
 @dataclass(frozen=True)
 class Verified:
     """parity: how far the logits of the written model are from those of the control at run time, in their standard deviations. left: the
-    largest share of a direction that the last part ablates wholly in its stream; None where that part ablates none at every writer."""
+    largest share of a direction that the last part ablates wholly in its stream; None where that part ablates none at every writer.
+    kept_norms: whether the lengths of columns were kept, so that logits are others than the control's."""
 
     parity: float
     left: float | None
+    kept_norms: bool = False
 
     def __str__(self) -> str:
         left = "" if self.left is None else f", {self.left:.1e} of what is ablated left in the stream"
+        if self.kept_norms:
+            return f"Loaded anew: with lengths kept, logits are {self.parity:.1e} of their standard deviation from those of the control at run time{left}."
         return f"Loaded anew: logits within {self.parity:.1e} of their standard deviation of the control at run time{left}."
 
 
@@ -44,8 +48,8 @@ def has_room(source: Checkpoint) -> bool:
     return True
 
 
-def verify(model: str, control: Control, written: Path, loading: Loading) -> Verified:
-    """Compare a written model with the control at run time. CheckFailed where it is another."""
+def verify(model: str, control: Control, written: Path, loading: Loading, kept_norms: bool = False) -> Verified:
+    """Compare a written model with the control at run time. CheckFailed where it is another, or still has what was to go."""
     with torch.no_grad():
         session = load(model, loading=loading)
         with session.controlled(control):
@@ -58,8 +62,8 @@ def verify(model: str, control: Control, written: Path, loading: Loading) -> Ver
             sites = [Site(0, "embed"), *(Site(layer) for layer in range(again.layout.n_layers))]
             values = again.capture(PROMPTS, sites).values
             left = float(((values @ last.vectors.T.to(values)).abs().amax(-1) / values.norm(dim=-1)).max())
-    verified = Verified(float((got - wanted).abs().max() / wanted.std()), left)
+    verified = Verified(float((got - wanted).abs().max() / wanted.std()), left, kept_norms)
     bound = max(EXACT, ROUNDED * torch.finfo(session.model.dtype).eps)
-    if not verified.parity < bound or not (left or 0.0) < bound:
+    if not (kept_norms or verified.parity < bound) or not (left or 0.0) < bound:
         raise CheckFailed(f"What was written is not what the control does ({verified} At most {bound:.0e} is rounding), so it was taken back; use the control at run time.")
     return verified

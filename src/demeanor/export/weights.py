@@ -86,7 +86,8 @@ class Baked:
 
 
 def bake(
-    model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False, copy: bool = False, verify: Loading | None = None
+    model: str | Path, control: Control, out: str | Path, trust_remote_code: bool = False, copy: bool = False, verify: Loading | None = None,
+    keep_norms: bool = False,
 ) -> Baked:
     """Write `model` with `control` in its weights to the new folder `out`.
 
@@ -95,6 +96,8 @@ def bake(
     verify: how what is written is loaded, to be compared with the control at run time where memory allows (CheckFailed where it is
     another). The names of all parameters are then compared with those of the files too. None: the framework is not asked for anything
     that the files and the control tell by themselves, so that it need not be imported.
+    keep_norms: every column of an edited weight is scaled back to the length it had, so what an ablation takes out is out and the rest is
+    more than the control leaves at run time. Biases are as without it.
     Raises ControlError when weights cannot do exactly what the control does, or when the control was made
     for another structure; ModelError for damaged files; DataError where the disk is too small. Nothing is left behind on failure.
     A bake that was killed goes on after the last shard that was complete.
@@ -109,9 +112,11 @@ def bake(
     with claimed(out, "folder", replaces=False), in_one_sentence(out), whole_folder(str(model), out, trust_remote_code) as folder:
         source = open_checkpoint(folder)
         files = FileTensors(source, control, by_framework=verify is not None)  # refuses what does not fit before anything is copied
-        edits = changes(control, files)
+        if keep_norms and files.packed:
+            raise ControlError(f"{model} is stored in few bits, whose scales stay as they are, so lengths cannot be kept; leave --keep-norms out.")
+        edits = changes(control, files, keep_norms)
         untied = unties(source, files, edits)
-        with resumed_folder(out, _key(source, control, copy)) as work:
+        with resumed_folder(out, _key(source, control, copy, keep_norms)) as work:
             twice = bytes_apart(source, [files.key(control.layout.tied[0])] if untied and control.layout.tied else [])
             refuse_full(work, bytes_to_write(source, edits, work, copy) + twice + bytes_to_copy(source), out)
             left_out = copy_model(source, work)
@@ -121,7 +126,7 @@ def bake(
             written = _written(source, edits, work, names, copy, str(model))
             more = edit_apart(files, edits, apart, work)
             write_card(source, control, str(model), work)
-            verified = _verified(str(model), control, work, files, verify)
+            verified = _verified(str(model), control, work, files, verify, keep_norms)
     return Baked(
         folder=out, edited=len(edits) + more, tensors=len(source.tensors) + len(apart), untied=untied, left_out=left_out,
         linked=written.links, verified=verified, unused=files.unused(), **_left(written),
@@ -141,7 +146,9 @@ def _refuse_incomplete(files: FileTensors, apart: Mapping[str, str], work: Path,
         )
 
 
-def _verified(model: str, control: Control, work: Path, files: FileTensors, loading: Loading | None) -> Verified | None:
+def _verified(
+    model: str, control: Control, work: Path, files: FileTensors, loading: Loading | None, keep_norms: bool
+) -> Verified | None:
     """What came of loading what was written; None where that was not asked for or cannot be, which is said."""
     if loading is None or not has_room(files.source):
         return None
@@ -149,13 +156,13 @@ def _verified(model: str, control: Control, work: Path, files: FileTensors, load
         form = next(iter(files.packed.values())).form
         say(f"{model} is stored in few bits ({form}), so what was written was not loaded and compared; what is left of r was read from what is stored.")
         return None
-    return compared(model, control, work, loading)
+    return compared(model, control, work, loading, keep_norms)
 
 
-def _key(source: Checkpoint, control: Control, copy: bool) -> str:
+def _key(source: Checkpoint, control: Control, *how: bool) -> str:
     """What a bake writes: from which files, by which control, how."""
     shards = [(shard, stat.st_size, stat.st_mtime_ns) for shard in source.shards for stat in [(source.folder / shard).stat()]]
-    told = [__version__, str(source.folder.resolve()), shards, source.fingerprint, digest(control), copy]
+    told = [__version__, str(source.folder.resolve()), shards, source.fingerprint, digest(control), how]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
