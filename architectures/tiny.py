@@ -23,7 +23,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
     ("image_token_(id|index)", 7), ("video_token_(id|index)", 8), ("audio_token_(id|index)", 9),
     ("(boi|eoi|boa|eoa|vision_start|vision_end|image_start|image_end)_token_(id|index)", 10),
     ("hidden_size|n_embd|d_model|emb_dim|embedding_dim|embedding_size|word_embed_proj_dim|input_embedding_size|output_embedding_size"
-     "|lru_width|backbone_hidden_size|text_hidden_size|qformer_hidden_size|encoder_hidden_size", D_MODEL),
+     "|lru_width|backbone_hidden_size|text_hidden_size|adapter_in_dim|adapter_out_dim|adapter_input_size|qformer_hidden_size|encoder_hidden_size", D_MODEL),
     ("intermediate_size|n_inner|ffn_dim|(en|de)coder_ffn_dim|dim_ff|dff|d_inner|feed_forward_size|ffn_hidden_size|dense_intermediate_size"
      "|intermediate_size_mlp|shared_intermediate_size|mlp_dim|d_ff", 96),
     ("moe_intermediate_size|expert_ffn_hidden_size|(moe_)?shared_experts?_intermediate_size|shared_expert_intermediate_size|vision_intermediate_size", 32),
@@ -148,7 +148,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
-    **{name: {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}} for name in ("glm46v", "glm4v")},
+    **{name: {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}} for name in ("glm46v", "glm4v", "qwen2_5_vl", "qwen2_vl")},
     "glm4v_moe": {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "hunyuan_v1_dense": {"head_dim": 16},

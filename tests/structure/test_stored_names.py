@@ -51,14 +51,22 @@ def test_axes_are_followed_through_a_transposition_even_of_square_experts(axis: 
     weight = Weight("mlp.experts.down_proj", axis, (4, 48, 48))
     plain = WeightConverter("experts.*.w", "experts.down_proj", [MergeModulelist(dim=0)])
     turned = WeightConverter("experts.*.w", "experts.down_proj", [MergeModulelist(dim=0), Transpose(1, 2)])
-    assert _axis_in_file(plain, weight, 4, 2) == axis - 1
-    assert _axis_in_file(turned, weight, 4, 2) == 2 - axis
+    assert _axis_in_file(plain, weight, 4, (48, 48)) == axis - 1
+    assert _axis_in_file(turned, weight, 4, (48, 48)) == 2 - axis
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_axes_that_are_turned_where_sizes_differ_are_those_of_the_file(axis: int) -> None:
+    weight, turned = Weight("mlp.experts.down_proj", axis, (4, 48, 80)), WeightConverter("mlp.experts.down_proj", "mlp.experts.down_proj", [Transpose(1, 2, check_dims=True)])
+    assert _axis_in_file(turned, weight, 1, (4, 48, 80)) == axis
+    assert _axis_in_file(turned, weight, 1, (4, 80, 48)) == (0, 2, 1)[axis]
+    assert _axis_in_file(turned, weight, 2, (4, 80, 48)) is None
 
 
 def test_a_joint_along_d_model_is_no_axis() -> None:
     joined = WeightConverter("experts.*.w", "experts.down_proj", [Concatenate(dim=0)])
-    assert _axis_in_file(joined, Weight("w", 0, (8, 5)), 4, 2) is None
-    assert _axis_in_file(joined, Weight("w", 1, (8, 5)), 4, 2) == 1
+    assert _axis_in_file(joined, Weight("w", 0, (8, 5)), 4, (2, 5)) is None
+    assert _axis_in_file(joined, Weight("w", 1, (8, 5)), 4, (2, 5)) == 1
 
 
 def test_files_without_the_prefix_of_the_loaded_model_are_baked_alike(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +15,30 @@ from ..algebra.directions import orthonormal
 from ..algebra.edits import Edit, compose
 from ..controls import Control, Part
 from ..errors import ControlError
-from ..structure.layout import writer_edits
+from ..structure.layout import Layout, writer_edits
+from ..structure.stored_names import Piece
 from .forms import Packed
-from .names import FileTensors
 
 MOST_KEPT = 16  # directions along which rounding is kept from changing anything; an adapter of higher rank is rounded to the nearest
+
+
+class Tensors(Protocol):
+    """The tensors of a model: those of its files, or of the model as it is loaded."""
+
+    layout: Layout
+
+    @property
+    def packed(self) -> Mapping[str, Packed]:
+        """Weights in few bits, by name."""
+
+    def read(self, name: str) -> Tensor:
+        """A whole (small) tensor, float32."""
+
+    def of(self, name: str, axis: int) -> tuple[Piece, ...]:
+        """Those that hold a parameter of the layout, and where its outputs are."""
+
+    def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
+        """The one that is a linear layer's weight."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +70,7 @@ class Change:
         return replace(self, low_rank=low_rank, edit=edit, basis=self.basis.to(dtype))
 
 
-def changes(control: Control, files: FileTensors, keep_norms: bool = False) -> dict[str, Change]:
+def changes(control: Control, files: Tensors, keep_norms: bool = False) -> dict[str, Change]:
     """Every tensor of the files that a control changes, that with the codes where a weight is packed. Adapters come before edits, edits in the order of the parts."""
     added: dict[str, list[LowRank]] = defaultdict(list)
     edits: dict[str, list[Edit]] = defaultdict(list)
@@ -83,7 +103,7 @@ def _change(axis: int, added: list[LowRank], edits: list[Edit]) -> Change:
     return Change(axis, low_rank, edit, basis.float())
 
 
-def _edits(part: Part, files: FileTensors) -> Iterator[tuple[str, int, Edit]]:
+def _edits(part: Part, files: Tensors) -> Iterator[tuple[str, int, Edit]]:
     for writer in files.layout.writers:
         edit = part.at_writer(writer, files.layout)
         if edit is not None:

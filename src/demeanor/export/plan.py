@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ..controls.plan import ControlsPlan
 from ..io.plan import Flag
 from ..models.plan import ModelPlan
+
+
+class ExportPlan(ControlsPlan, ModelPlan):
+    """The model that the controls are for, and the form in which they are written, in this order."""
+
+    form: Annotated[Literal["lora"], Flag(("--as",))] = Field(default="lora", description="form: lora, a folder of PEFT's")
+
+    @model_validator(mode="after")
+    def _something_to_export(self) -> Self:
+        if not self.controls:
+            raise ValueError("there is nothing to export; name a control's file with `controls`")
+        return self
 
 
 class BakePlan(ControlsPlan, ModelPlan):

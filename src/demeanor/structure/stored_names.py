@@ -96,7 +96,7 @@ class StoredNames:
             raise ModelError(
                 f"{self.checkpoint.folder} holds {weight.name} as {len(keys)} different tensors ({keys[0]} first); this form cannot be edited yet."
             )
-        axis = _axis_in_file(origin.converter, weight, len(keys), len(stored[0]))
+        axis = _axis_in_file(origin.converter, weight, len(keys), stored[0])
         if axis is None:
             raise ModelError(f"{self.checkpoint.folder} holds {weight.name} in a form that cannot be edited in place yet ({keys[0]}).")
         same_size = sum(torch.Size(shape).numel() for shape in stored) == torch.Size(weight.shape).numel()
@@ -141,10 +141,11 @@ def _origins(checkpoint: Checkpoint, model: Any) -> dict[str, _Origin]:
     return {name: _Origin(dict(keys), by_pattern[next(iter(keys))] if "" not in keys else None) for name, keys in origins.items()}
 
 
-def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, rank: int) -> int | None:
-    """The axis of each of `count` file tensors that becomes the weight's d_model axis; None when no single one does."""
+def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, stored: tuple[int, ...]) -> int | None:
+    """The axis of each of `count` file tensors [stored] that becomes the weight's d_model axis; None when no single one does."""
     if any(getattr(operation, "check_dims", False) for operation in converter.operations):
-        return None  # what such a step does depends on the real sizes
+        return _axis_if_turned(converter, weight, count, stored)
+    rank = len(stored)
     sizes = tuple(range(2, 2 + rank))  # all different, so that no two axes can be mistaken for each other
     each = torch.Size(sizes).numel()
     numbered = [torch.arange(each).reshape(sizes) + number * each for number in range(count)]
@@ -160,3 +161,14 @@ def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, rank: 
     strides = [each // torch.Size(sizes[: axis + 1]).numel() for axis in range(rank)]
     steps = converted.diff(dim=weight.axis).unique().tolist()
     return next((axis for axis in range(rank) if steps == [strides[axis]] and converted.shape[weight.axis] == sizes[axis]), None)
+
+
+def _axis_if_turned(converter: WeightConverter, weight: Weight, count: int, stored: tuple[int, ...]) -> int | None:
+    """The same where two axes change places unless the sizes are those of the parameter already."""
+    if count != 1 or len(converter.operations) != 1:
+        return None
+    if tuple(stored) == tuple(weight.shape):
+        return weight.axis
+    turn: Any = converter.operations[0]
+    axes: dict[int, int] = {turn.dim0: turn.dim1, turn.dim1: turn.dim0}
+    return axes.get(weight.axis, weight.axis)

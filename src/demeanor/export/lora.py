@@ -1,0 +1,195 @@
+"""A control as a LoRA adapter in a folder of PEFT's: what its bake would add to the weights, beside them. algorithms.md, section 5.
+
+An edit of rank k is a map of rank k at every weight that it changes: W' = W + M^T V W has the halves M^T and V W. So the adapter does what
+the bake does, in float32 to rounding, and whatever loads PEFT's folders can mix it with others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..controls import Control
+from ..errors import ControlError
+from ..io.atomic import in_one_sentence, new_folder
+from ..models import Session
+from ..runtime.rows import as_control
+from ..structure.layout import Layout
+from ..structure.stored_names import Piece
+from .card import note
+from .changes import Change, changes
+
+NAME = "default"  # PEFT's own for the only adapter of a model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written: the folder, the weights and biases that the adapter changes, and its largest rank. tied: whether the output head is the
+    embedding, which attached the adapter leaves alone and merged it does not."""
+
+    folder: Path
+    weights: int
+    biases: int
+    rank: int
+    tied: bool
+
+    def __str__(self) -> str:
+        biases = f" and {self.biases} biases" if self.biases else ""
+        lines = [f"{self.folder}: a LoRA adapter (rank {self.rank}) on {self.weights} weights{biases}, in PEFT's form."]
+        if self.tied:
+            lines.append("The output head is the embedding: the adapter attached leaves the head alone, merged by PEFT it would change it; bake instead of merging.")
+        return "\n".join(lines)
+
+
+class ModelTensors:
+    """A loaded model's parameters, by the names that its layout has for them."""
+
+    packed: Mapping[str, Any] = {}
+
+    def __init__(self, session: Session) -> None:
+        self.layout: Layout = session.layout
+        self._model = session.model
+
+    def read(self, name: str) -> Tensor:
+        parameter: Tensor = self._model.get_parameter(name)
+        return parameter.detach().float().cpu()
+
+    def of(self, name: str, axis: int) -> tuple[Piece, ...]:
+        return (Piece(name, axis),)
+
+    def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
+        return f"{module}.weight"
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """a [expert, rank, in] and b [expert, out, rank]: what a weight gains is b a. One expert where there are none.
+
+    outputs_first: whether the weight is stored as [out, in].
+    """
+
+    a: Tensor
+    b: Tensor
+    outputs_first: bool
+
+
+def export_lora(session: Session, control: Control, out: str | Path) -> Exported:
+    """Write a control as a LoRA adapter to the new folder `out`.
+
+    Embeddings are among what it changes, biases are written whole (`bias="lora_only"`), experts by PEFT's `target_parameters`. Raises
+    ControlError where weights cannot do what the control does, and where PEFT has no adapter for a weight behind a writer; nothing is
+    written then.
+    """
+    if find_spec("peft") is None:
+        raise ControlError("Adapters in PEFT's form are written by peft, which the extra `train` brings: pip install 'demeanor[train]'.")
+    reason = as_control(control).bakeable()
+    if reason:
+        raise ControlError(f"This control cannot become an adapter: {reason}.")
+    session.interventions(control)  # refuses another structure
+    tensors = ModelTensors(session)
+    halves, biases = _halves(session, changes(control, tensors), tensors)
+    with in_one_sentence(Path(out)), new_folder(Path(out)) as work:
+        _write(session, halves, biases, work)
+        (work / "README.md").write_text(_card(session, control), encoding="utf-8")
+    rank = max(pair.a.shape[1] for pair in halves.values())
+    return Exported(folder=Path(out), weights=len(halves), biases=len(biases), rank=rank, tied=session.layout.tied is not None)
+
+
+def _halves(session: Session, changed: Mapping[str, Change], tensors: ModelTensors) -> tuple[dict[str, _Halves], dict[str, Tensor]]:
+    """The low-rank map of every weight that is changed, and every bias as it becomes, by parameter name."""
+    halves: dict[str, _Halves] = {}
+    biases: dict[str, Tensor] = {}
+    for name, change in changed.items():
+        owner, value = _owner(session, name), tensors.read(name)
+        if value.dim() > 1:
+            halves[name] = _of(value, change)
+        elif _is_layer(owner) and name.endswith(".bias"):
+            biases[name] = value + (value @ change.edit.V.mT) @ change.edit.M
+        else:
+            raise ControlError(f"PEFT has no adapter for {name} of this model ({type(owner).__name__}), which the control changes; bake the control instead.")
+    return halves, biases
+
+
+def _owner(session: Session, name: str) -> nn.Module:
+    module: nn.Module = session.model.get_submodule(name.rpartition(".")[0])
+    return module
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether PEFT adapts it as a layer; parameters of other modules are adapted by their names."""
+    return isinstance(module, (nn.Linear, nn.Embedding)) or type(module).__name__ == "Conv1D"
+
+
+def _of(weight: Tensor, change: Change) -> _Halves:
+    """Halves of what a weight gains, its outputs along the change's axis."""
+    stack = weight if weight.dim() == 3 else weight[None]
+    outputs_first = (change.axis + stack.dim() - weight.dim()) % 3 == 1
+    w = stack if outputs_first else stack.mT  # [expert, out, in]
+    v, m = change.edit.V, change.edit.M
+    if change.low_rank is None:
+        return _Halves(v @ w, m.mT.expand(len(w), -1, -1), outputs_first)
+    left, right = change.low_rank.left, change.low_rank.right
+    return _Halves(torch.cat([right[None], v @ w + (v @ left) @ right], 1), torch.cat([left, m.mT], 1)[None], outputs_first)
+
+
+def _write(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str, Tensor], work: Path) -> None:
+    from peft import get_peft_model
+
+    with torch.device("meta"):
+        model = type(session.model)(session.model.config)
+    config = _config(session, halves, biases)
+    peft = get_peft_model(model, config, low_cpu_mem_usage=True)
+    filled = {name for name, module in peft.base_model.model.named_modules() if hasattr(module, "lora_A") and _fill(name, module, halves)}
+    for name, value in biases.items():
+        module = peft.base_model.model.get_submodule(name.rpartition(".")[0])
+        module.base_layer.bias = nn.Parameter(value, requires_grad=False)
+    if len(filled) != len(halves):
+        raise ControlError(f"PEFT took {len(filled)} of {len(halves)} weights that the control changes; bake the control instead.")
+    peft.save_pretrained(work, save_embedding_layers=False)
+
+
+def _config(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str, Tensor]) -> Any:
+    from peft import LoraConfig
+
+    ranks = {name: pair.a.shape[1] for name, pair in halves.items()}
+    usual = max(ranks.values())
+    layers = [name for name in halves if _is_layer(_owner(session, name))]
+    others = {name.removesuffix(".weight"): rank for name, rank in ranks.items() if rank != usual}
+    return LoraConfig(
+        task_type="CAUSAL_LM", base_model_name_or_path=session.name, r=usual, lora_alpha=usual, rank_pattern=others, alpha_pattern=others,
+        target_modules=[name.removesuffix(".weight") for name in layers], target_parameters=[name for name in halves if name not in layers] or None,
+        bias="lora_only" if biases else "none", inference_mode=True,
+        fan_in_fan_out=any(type(_owner(session, name)).__name__ == "Conv1D" for name in layers),
+    )  # fmt: skip
+
+
+def _fill(name: str, module: Any, halves: Mapping[str, _Halves]) -> bool:
+    """Put the halves of its weight into an adapted module of PEFT's; whether there are any."""
+    parameter = getattr(module, "parameter_name", None)
+    of = f"{name.replace('.base_layer', '')}.{parameter or 'weight'}"
+    pair = halves.get(of)
+    if pair is None:
+        return False
+    experts, rank, _ = pair.a.shape
+    if NAME in module.lora_embedding_A:
+        module.lora_embedding_A[NAME] = nn.Parameter(pair.a[0].contiguous(), requires_grad=False)
+        module.lora_embedding_B[NAME] = nn.Parameter(pair.b[0].contiguous(), requires_grad=False)
+        return True
+    a, b = pair.a, pair.b
+    if parameter is not None:  # which of its axes are the outputs PEFT does not ask
+        rows_are_outputs = module._did_swap_in_out_features if experts > 1 else True
+        a, b = (a, b) if rows_are_outputs == pair.outputs_first else (b.mT, a.mT)
+    a, b = a.reshape(experts * rank, -1), b.permute(1, 2, 0).reshape(-1, rank * experts)
+    module.lora_A[NAME].weight = nn.Parameter(a.contiguous(), requires_grad=False)
+    module.lora_B[NAME].weight = nn.Parameter(b.contiguous(), requires_grad=False)
+    return True
+
+
+def _card(session: Session, control: Control) -> str:
+    return f"---\nlibrary_name: peft\nbase_model: {session.name}\n---\n\n{note(control, session.name, 'adapter')}"
