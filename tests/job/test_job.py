@@ -221,7 +221,7 @@ def test_an_existing_folder_is_kept(selective: Run) -> None:
 def test_a_bake_that_differs_from_the_control_fails_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = importlib.import_module("demeanor.export.weights")
     exact = weights.changes
-    monkeypatch.setattr(weights, "changes", lambda control, files: exact(control.scaled(0.9), files))
+    monkeypatch.setattr(weights, "changes", lambda control, *rest: exact(control.scaled(0.9), *rest))
     with pytest.raises(CheckFailed, match="differs from the run-time control"):
         dm.run(dm.Plan(model="organism", behaviour="refusal", layer=3, max_prompts=20, doses=0, device="cpu"), tmp_path / "run")
     assert (tmp_path / "run" / "scores.json").is_file()  # no work is lost

@@ -162,7 +162,7 @@ def _config(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str
     layers = [name for name in halves if _is_layer(_owner(session, name))]
     others = {name.removesuffix(".weight"): rank for name, rank in ranks.items() if rank != usual}
     return LoraConfig(
-        task_type="CAUSAL_LM", base_model_name_or_path=session.name, r=usual, lora_alpha=usual, rank_pattern=others, alpha_pattern=others,
+        task_type="CAUSAL_LM", base_model_name_or_path=session.model.config.name_or_path, r=usual, lora_alpha=usual, rank_pattern=others, alpha_pattern=others,
         target_modules=[name.removesuffix(".weight") for name in layers], target_parameters=[name for name in halves if name not in layers] or None,
         bias="lora_only" if biases else "none", inference_mode=True,
         fan_in_fan_out=any(type(_owner(session, name)).__name__ == "Conv1D" for name in layers),
