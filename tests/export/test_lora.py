@@ -57,6 +57,29 @@ def test_an_adapter_and_an_edit_become_one(tiny: dict[str, dm.Session], tiny_fol
     close(session, both, attached(tiny_folders[family], tmp_path / "lora"))
 
 
+def test_biases_that_the_control_leaves_alone_stay(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    """PEFT saves the biases of every layer that is adapted."""
+    session, rng = tiny["gpt2"], torch.Generator().manual_seed(0)
+    low_rank = {"transformer.h.1.attn.c_attn": (torch.randn(2, 48, generator=rng), 0.1 * torch.randn(144, 2, generator=rng))}
+    both = replace(ablation(session, 1), adapters=(Adapter(low_rank=low_rank, transposed=True),))
+    export_lora(session, both, tmp_path / "lora")
+    close(session, both, attached(tiny_folders["gpt2"], tmp_path / "lora"))
+
+
+def test_a_control_that_changes_no_weight_is_told(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+    control = ablation(tiny["llama"])
+    nowhere = replace(control, parts=(replace(control.parts[0], scope=dm.Scope(layers=(0.0, 0.0, 0.0))),))
+    with pytest.raises(ControlError, match="changes no weight"):
+        export_lora(tiny["llama"], nowhere, tmp_path / "lora")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_of_other_modules_is_refused(tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+    adapter = Adapter(low_rank={"model.layers.7.mlp.up_proj": (torch.ones(1, 48), torch.ones(80, 1))})
+    with pytest.raises(ControlError, match=r"layers\.7"):
+        export_lora(tiny["llama"], replace(ablation(tiny["llama"]), adapters=(adapter,)), tmp_path / "lora")
+
+
 def test_merged_by_peft_it_is_the_bake(tiny: dict[str, dm.Session], tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     control = ablation(tiny["llama"], 2)
     export_lora(tiny["llama"], control, tmp_path / "lora")
@@ -74,6 +97,9 @@ def test_the_card_says_that_it_edits(tiny: dict[str, dm.Session], tmp_path: Path
     assert "Guard rails of the original may be weaker here" in (tmp_path / "lora" / "README.md").read_text()
     assert written.tied
     assert "bake instead of merging" in str(written)
+    adapter = Adapter(low_rank={"model.layers.1.mlp.up_proj": (torch.ones(1, 48), torch.ones(80, 1))})
+    inside = Control(parts=(), layout=tiny["gemma2"].layout, model_name=tiny["gemma2"].name, made_from={}, adapters=(adapter,))
+    assert not export_lora(tiny["gemma2"], inside, tmp_path / "inside").tied  # the embedding stays as it is
 
 
 def test_the_command_says_what_was_written(demeanor, refusal_ablated: dm.Control, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

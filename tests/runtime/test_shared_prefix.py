@@ -83,6 +83,7 @@ def test_prompts_that_share_rows_see_what_they_see_alone(session: dm.Session) ->
         return
     batch = batch_of(range(len(ids)))
     assert len(batch.input_ids) < len(ids)
+    assert batch.inputs()["position_ids"].max() < max(map(len, ids))  # pads stand nowhere
     with torch.no_grad():
         states = session.decoder(**batch.inputs()).last_hidden_state
         for number, row in enumerate(ids):

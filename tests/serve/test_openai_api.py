@@ -158,6 +158,10 @@ def test_the_stream_is_shown_along_a_control_by_layer_and_token(served: Served, 
     assert torch.allclose(torch.tensor(plain["values"]), expected.values, atol=1e-3)
     assert max(abs(value) for row in steered["values"] for value in row) < 0.01 < max(abs(value) for row in plain["values"] for value in row)
     assert unknown.status_code == 404
+    with served.http() as http:
+        long = http.post("/v1/controls/less-refusal/projections", json={**body, "reply": "no . " * 3000})
+    assert long.status_code == 400
+    assert "at most here" in long.json()["error"]["message"]
 
 
 def test_refusals_are_reduced_by_strength_and_rank(served: Served) -> None:

@@ -34,6 +34,8 @@ def bake(plan: BakePlan, loading: Loading, target: TargetFolder, as_json: AsJson
     elif rest:  # what an adapter was trained to be is the model that further controls are baked into
         _baked(plan, first, rest, target, loading, as_json)
     else:
+        if plan.keep_norms:
+            raise DataError(f"{first} is an adapter of another tool, which is merged as it is; leave --keep-norms out.")
         folder = merge(plan.model, first, target, loading.trust_remote_code)
         sentence = f"{folder}: the adapter {first} in the weights of {plan.model}."
         print_json({"folder": str(folder), "adapter": first}) if as_json else say_result(sentence)

@@ -6,6 +6,7 @@ the bake does, in float32 to rounding, and whatever loads PEFT's folders can mix
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 
 from ..controls import Control
 from ..errors import ControlError
-from ..io.atomic import in_one_sentence, new_folder
+from ..io.atomic import new_folder
 from ..models import Session
+from ..runtime.adapters import ADAPTER, Adapted
 from ..runtime.rows import as_control
-from ..structure.layout import Layout
+from ..structure.layout import Layout, same_weights
 from ..structure.stored_names import Piece
 from .card import note
 from .changes import Change, changes
+from .weights import refuse_other
 
 NAME = "default"  # PEFT's own for the only adapter of a model
 
@@ -86,19 +89,39 @@ def export_lora(session: Session, control: Control, out: str | Path) -> Exported
     ControlError where weights cannot do what the control does, and where PEFT has no adapter for a weight behind a writer; nothing is
     written then.
     """
+    refuse_unexportable(control)
+    _refuse_model(session, control)
+    tensors = ModelTensors(session)
+    halves, biases = _halves(session, changes(control, tensors), tensors)
+    if not halves:
+        raise ControlError("This control changes no weight of the model, so there is nothing to write; use a larger dose, or a wider kernel.")
+    with new_folder(Path(out)) as work:
+        _write(session, halves, biases, work)
+        (work / "README.md").write_text(_card(session, control), encoding="utf-8")
+    rank = max(pair.a.shape[1] for pair in halves.values())
+    return Exported(folder=Path(out), weights=len(halves), biases=len(biases), rank=rank, tied=bool({*(session.layout.tied or ())} & halves.keys()))
+
+
+def refuse_unexportable(control: Control) -> None:
+    """ControlError where peft is not installed, or weights cannot do what a control does: what can be told without the model."""
     if find_spec("peft") is None:
         raise ControlError("Adapters in PEFT's form are written by peft, which the extra `train` brings: pip install 'demeanor[train]'.")
     reason = as_control(control).bakeable()
     if reason:
         raise ControlError(f"This control cannot become an adapter: {reason}.")
-    session.interventions(control)  # refuses another structure
-    tensors = ModelTensors(session)
-    halves, biases = _halves(session, changes(control, tensors), tensors)
-    with in_one_sentence(Path(out)), new_folder(Path(out)) as work:
-        _write(session, halves, biases, work)
-        (work / "README.md").write_text(_card(session, control), encoding="utf-8")
-    rank = max(pair.a.shape[1] for pair in halves.values())
-    return Exported(folder=Path(out), weights=len(halves), biases=len(biases), rank=rank, tied=session.layout.tied is not None)
+
+
+def _refuse_model(session: Session, control: Control) -> None:
+    """ControlError for a model of another structure, and for one whose weights an adapter cannot be made of."""
+    session.interventions(control)
+    if control.adapters:
+        refuse_other(session.name, control.model_name, "The adapter", same_weights(control.weights, session.layout.weights))
+    for adapter in control.adapters:
+        Adapted(session.model, adapter)  # has every module that the adapter changes
+    if getattr(session.model, "hf_quantizer", None) is not None:
+        raise ControlError(f"{session.name} is loaded in few bits, and an adapter is made of its weights; load an unquantised copy.")
+    if (Path(session.name) / ADAPTER).is_file():
+        raise ControlError(f"{session.name} is an adapter itself, and another one beside it would be for other weights; bake it first, and name the folder.")
 
 
 def _halves(session: Session, changed: Mapping[str, Change], tensors: ModelTensors) -> tuple[dict[str, _Halves], dict[str, Tensor]]:
@@ -144,11 +167,16 @@ def _write(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str,
     with torch.device("meta"):
         model = type(session.model)(session.model.config)
     config = _config(session, halves, biases)
-    peft = get_peft_model(model, config, low_cpu_mem_usage=True)
+    try:
+        peft = get_peft_model(model, config, low_cpu_mem_usage=True)
+    except ValueError as error:  # a layer that it has no adapter for
+        raise ControlError(f"PEFT refuses this model's layers ({' '.join(str(error).split())[:120]}); bake the control instead.") from error
     filled = {name for name, module in peft.base_model.model.named_modules() if hasattr(module, "lora_A") and _fill(name, module, halves)}
-    for name, value in biases.items():
-        module = peft.base_model.model.get_submodule(name.rpartition(".")[0])
-        module.base_layer.bias = nn.Parameter(value, requires_grad=False)
+    for name, module in peft.base_model.model.named_modules() if biases else ():  # the biases of all that is adapted are saved then
+        if hasattr(module, "lora_A") and getattr(module.base_layer, "bias", None) is not None:
+            bias = f"{name}.bias"
+            value = biases.get(bias, session.model.get_parameter(bias).detach().float().cpu())
+            module.base_layer.bias = nn.Parameter(value, requires_grad=False)
     if len(filled) != len(halves):
         raise ControlError(f"PEFT took {len(filled)} of {len(halves)} weights that the control changes; bake the control instead.")
     peft.save_pretrained(work, save_embedding_layers=False)
@@ -160,7 +188,7 @@ def _config(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str
     ranks = {name: pair.a.shape[1] for name, pair in halves.items()}
     usual = max(ranks.values())
     layers = [name for name in halves if _is_layer(_owner(session, name))]
-    others = {name.removesuffix(".weight"): rank for name, rank in ranks.items() if rank != usual}
+    others = {name.removesuffix(".weight") if name in layers else name: rank for name, rank in ranks.items() if rank != usual}
     return LoraConfig(
         task_type="CAUSAL_LM", base_model_name_or_path=session.model.config.name_or_path, r=usual, lora_alpha=usual, rank_pattern=others, alpha_pattern=others,
         target_modules=[name.removesuffix(".weight") for name in layers], target_parameters=[name for name in halves if name not in layers] or None,
@@ -192,4 +220,4 @@ def _fill(name: str, module: Any, halves: Mapping[str, _Halves]) -> bool:
 
 
 def _card(session: Session, control: Control) -> str:
-    return f"---\nlibrary_name: peft\nbase_model: {session.name}\n---\n\n{note(control, session.name, 'adapter')}"
+    return f"---\nlibrary_name: peft\nbase_model: {json.dumps(session.name)}\n---\n\n{note(control, session.name, 'adapter')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,6 @@ def verify(model: str, control: Control, written: Path, loading: Loading, kept_n
             left = float(((values @ last.vectors.T.to(values)).abs().amax(-1) / values.norm(dim=-1)).max())
     verified = Verified(float((got - wanted).abs().max() / wanted.std()), left, kept_norms)
     bound = max(EXACT, ROUNDED * torch.finfo(session.model.dtype).eps)
-    if not (kept_norms or verified.parity < bound) or not (left or 0.0) < bound:
+    if not (math.isfinite(verified.parity) if kept_norms else verified.parity < bound) or not (left or 0.0) < bound:
         raise CheckFailed(f"What was written is not what the control does ({verified} At most {bound:.0e} is rounding), so it was taken back; use the control at run time.")
     return verified

@@ -108,7 +108,7 @@ def bake(
     out = Path(out)
     if control.adapters:
         same = same_weights(control.weights, weights_of(str(model)))
-        _refuse_other(str(model), control.model_name, "The adapter", same)
+        refuse_other(str(model), control.model_name, "The adapter", same)
     with claimed(out, "folder", replaces=False), in_one_sentence(out), whole_folder(str(model), out, trust_remote_code) as folder:
         source = open_checkpoint(folder)
         files = FileTensors(source, control, by_framework=verify is not None)  # refuses what does not fit before anything is copied
@@ -125,7 +125,7 @@ def bake(
             names = {shard: shard for shard in source.shards} | write_apart(source, apart, work)
             written = _written(source, edits, work, names, copy, str(model))
             more = edit_apart(files, edits, apart, work)
-            write_card(source, control, str(model), work)
+            write_card(source, control, str(model), work, keep_norms)
             verified = _verified(str(model), control, work, files, verify, keep_norms)
     return Baked(
         folder=out, edited=len(edits) + more, tensors=len(source.tensors) + len(apart), untied=untied, left_out=left_out,
@@ -191,7 +191,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_
     Raises ControlError when it was made for another model, ModelError when it cannot be merged.
     """
     base, out = base_of(Path(adapter)), Path(out)
-    _refuse_other(str(model), base, f"The adapter {adapter}", same=None)
+    refuse_other(str(model), base, f"The adapter {adapter}", same=None)
     with new_folder(out) as work:
         save_whole(str(adapter), work, trust_remote_code)
         card = Path(adapter) / "README.md"
@@ -200,7 +200,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_
     return out
 
 
-def _refuse_other(model: str, base: str, what: str, same: bool | None) -> None:
+def refuse_other(model: str, base: str, what: str, same: bool | None) -> None:
     """Raises ControlError where an adapter would be added to other weights than those it was trained beside; `same` says whether they
     are those, None where that is told by the names of both alone."""
     if not (same_model(model, base) if same is None else same):

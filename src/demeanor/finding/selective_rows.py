@@ -50,13 +50,13 @@ class Rows:
     def ends(self) -> tuple[Tensor, Tensor]:
         """Row and column at which each prompt ends that is to change."""
         rows, columns = self.batch.last
-        return rows[: self.acting], columns[: self.acting]
+        return rows[: self.acting].cpu(), columns[: self.acting].cpu()  # which index tensors on any device
 
     @property
     def last(self) -> tuple[Tensor, Tensor]:
         """Row and column at which each prompt ends that stays."""
         rows, columns = self.batch.last
-        return rows[self.acting :], columns[self.acting :] - torch.tensor(self.replied, device=columns.device)
+        return rows[self.acting :].cpu(), columns[self.acting :].cpu() - torch.tensor(self.replied)
 
 
 def train_prompts(behaviour: Behaviour, name: SetName, plan: SelectivePlan) -> list[Prompt]:

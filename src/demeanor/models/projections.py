@@ -35,14 +35,15 @@ class Projections:
         )
 
 
-def projections(session: Session, prompt: str | Prompt, direction: Tensor, reply: str = "") -> Projections:
+def projections(session: Session, prompt: str | Prompt, direction: Tensor, reply: str | None = None) -> Projections:
     """The stream behind every layer, along a direction [d_model], under whatever is in force.
 
-    `reply` is what was said to the prompt, read as if the model said it now. Raises DataError for a direction of another size.
+    `reply` is what was said to the prompt (its own unless given), read as if the model said it now. Raises DataError for a direction of another size.
     """
     if direction.shape != (session.layout.d_model,):
         raise DataError(f"The direction has the shape {list(direction.shape)}; the model's stream has {session.layout.d_model} channels.")
     prompt = as_prompt(prompt)
+    reply = prompt.reply if reply is None else reply
     said = session.encode_reply(reply) if reply else []
     start = session.encode(prompt)
     ids = [*start, *said]

@@ -88,7 +88,7 @@ class Session(LanguageModel):
         tails = [Tail(len(reply) + deepest, len(reply) + len(after)) for reply in replies]
         return Activations(torch.stack(self.runner.in_batches(ids, run, "Capturing", tails=tails)), tuple(sites))
 
-    def projections(self, prompt: str | Prompt, direction: Tensor, reply: str = "") -> Projections:
+    def projections(self, prompt: str | Prompt, direction: Tensor, reply: str | None = None) -> Projections:
         """How far the stream points along a direction [d_model] behind every layer, at every token of a prompt and what was said to it.
 
         Cosines, under the control that is in force: where it takes the direction out, they are 0. `print(...)` says where they are largest.

@@ -25,6 +25,7 @@ from .shared_prefix import (
     holds,
     is_worth_it,
     opened,
+    packed,
     prefix_cache,
     shared_length,
     window,
@@ -117,6 +118,9 @@ class Runner:
             return None
         places, first = _kinds(acting, len(ids))
         length = shared_length(ids, tails, max([1, *(tokens for tokens in own if tokens is not None)]))
+        if batch_of is packed and len(first) > 1:
+            self.prefixes["prompts of several kinds share no row"] += 1
+            return None
         if not is_worth_it(ids, length, len(first)):
             self.prefixes["too little is shared"] += 1
             return None

@@ -1,6 +1,7 @@
-"""The tokens that all prompts of a call begin with, run once: their cache is expanded to every batch of what follows them.
+"""The tokens that all prompts of a call begin with, run once: their cache is shown to every batch of what follows them.
 
 What follows and is read is padded on the right, so it needs no mask: a pad comes after every token that is read (algorithms.md, section 2).
+Or several prompts share a row, which is for passes that look at every token: a mask shows each the prefix and itself.
 Prompts that are continued end in one column, so their pads stand between the prefix and what follows it, and are masked.
 Whether a model computes the same this way is tried on a few rows, and where it does not, prompts are run whole.
 """
@@ -95,6 +96,10 @@ class PackedBatch(Batch):
         return self.attention_mask
 
     @property
+    def ends(self) -> Tensor:
+        raise NotImplementedError("Prompts that share rows end anywhere in them; ask for `last`.")
+
+    @property
     def last(self) -> tuple[Tensor, Tensor]:
         return self.starts[:, 0], self.starts[:, 1] + self.lengths - 1
 
@@ -107,7 +112,7 @@ class PackedBatch(Batch):
         first = torch.zeros_like(of)
         first[self.starts[:, 0], self.starts[:, 1]] = self.starts[:, 1]
         return {
-            "input_ids": self.input_ids, "position_ids": self.length + columns - first.cummax(1).values,
+            "input_ids": self.input_ids, "position_ids": (self.length + columns - first.cummax(1).values).masked_fill(of == 0, 0),
             "attention_mask": torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, torch.finfo(dtype).min),
             keyword(): self.prefix.read(range(len(of)), device), "use_cache": True,
         }  # fmt: skip
@@ -210,6 +215,7 @@ def holds(model: Any, ids: Sequence[Sequence[int]], length: int, pad: int, batch
     """Whether the model as it is computes the same for a few rows, of several lengths, when their first tokens are run once."""
     rows = [list(ids[round(step * (len(ids) - 1) / (TRIED - 1))]) for step in range(TRIED)]
     rows = [row[: length + max(1, (len(row) - length) // (step + 1))] for step, row in enumerate(rows)]
+    rows = rows * 2 if batch_of is packed else rows  # more than one row has room for, so that there are pads
     numbers = range(len(rows))
     whole = Batch(tuple(numbers), *left_pad(rows, pad, model.device))
     with as_it_is(model), torch.no_grad():

@@ -6,6 +6,7 @@ Everything that is told has passed the moderator.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +19,9 @@ from ..errors import ControlError, DataError
 from ..models import Session
 from ..models.projections import Projections
 from ..models.thinking import open_think_tag
-from .engine import Asked, Engine, Piece, Sampling, Steer
+from ..progress import warn
+from ..runtime.shared_prefix import UNABLE
+from .engine import Asked, Busy, Engine, Piece, Sampling, Steer
 from .errors import ApiError
 from .metrics import Metrics
 from .moderation import Finding, Moderator, blocked
@@ -56,6 +59,7 @@ class Service:
         self.session, self.engine, self.shelf, self.moderator, self.name = session, engine, shelf, moderator, name
         self.limits, self.redo, self.reducer = limits or Limits(), redo, reducer
         self.metrics = Metrics(engine.status)
+        self._projecting = threading.Semaphore()
 
     # -- from a request to a call ------------------------------------------------------------------
 
@@ -121,9 +125,26 @@ class Service:
         return found
 
     def projections(self, prompt: Prompt, reply: str, direction: Tensor, steer: Steer | None) -> Projections:
-        """A conversation and its reply along a direction, under controls. It waits for the pass that runs, and no longer."""
-        with nullcontext() if steer is None else self.session.controlled(steer.control):
-            return self.session.projections(prompt, direction, reply)
+        """A conversation and its reply along a direction, under controls. One at a time, in a pass of its own between those of the engine.
+
+        Raises Busy where another is read, ApiError for what is too long, or cannot be computed.
+        """
+        said = len(self.session.encode_reply(reply))
+        if said > self.limits.max_tokens:
+            raise ApiError(400, f"A reply has {self.limits.max_tokens} tokens at most here, not {said}; send a shorter one.", param="reply")
+        if not self._projecting.acquire(blocking=False):
+            raise Busy("Other projections are being read; try again in a moment.", 1)
+        try:
+            with nullcontext() if steer is None else self.session.controlled(steer.control):
+                seen = self.session.projections(prompt, direction, reply)
+        except UNABLE as error:
+            warn(f"Projections failed in a pass: {' '.join(str(error).split())[:200]}")
+            raise ApiError(500, "The model could not be run on this request.", "server_error") from error
+        finally:
+            self._projecting.release()
+        if not bool(seen.values.isfinite().all()):
+            raise ApiError(400, "The control makes the model compute what is no number; lower its dose.", param="controls")
+        return seen
 
     # -- from a call to what is told ---------------------------------------------------------------
 

@@ -52,9 +52,9 @@ class Named:
     @property
     def direction(self) -> Tensor:
         """Its first direction [d_model]. Raises ControlError where it has none, as a selective edit and an adapter."""
-        part = next((part for part in self.control.parts if len(part.vectors)), None)
+        part = next(iter(self.control.parts), None)
         if part is None:
-            raise ControlError(f"The control {self.name!r} changes weights and has no direction of its own to project on; name another control.")
+            raise ControlError(f"The control {self.name!r} is an adapter or holds states, and has no direction to project on; name another control.")
         return (part.vectors if part.read is None else part.read)[0]
 
     def told(self) -> dict[str, Any]:

@@ -120,6 +120,7 @@ async function reply(side, controls, signal) {
         box.textContent += choice.delta.content || "";
       }
     }
+    if (!box.classList.contains("blocked")) last[side] = { reply: box.textContent, controls: receipt && receipt.redone === false ? {} : controls };
     if (receipt) facts(list, receipt, pieces, (performance.now() - begun) / 1000);
   } catch (error) {
     if (error.name !== "AbortError") {
@@ -139,14 +140,15 @@ async function ask(event) {
   byId("stop").disabled = false;
   say("Generating …");
   const controls = Object.fromEntries([...doses].filter(([, dose]) => dose !== 0));
-  last = { message: byId("message").value, plain: {}, steered: controls };
+  last = { message: byId("message").value };
+  byId("project-send").disabled = true;
   for (const side of ["plain", "steered"]) byId(`${side}-projections`).replaceChildren();
   await Promise.all([reply("plain", {}, running.signal), reply("steered", controls, running.signal)]);
   say(running.signal.aborted ? "Stopped." : "Done.");
   running = null;
   byId("send").disabled = false;
   byId("stop").disabled = true;
-  byId("project-send").disabled = false;
+  byId("project-send").disabled = !(last.plain || last.steered);
 }
 
 // A row per layer, the last on top, and a column per token; warm is along the direction, cool against it.
@@ -187,15 +189,16 @@ async function project(event) {
   const along = byId("along").value;
   try {
     const seen = {};
-    for (const side of ["plain", "steered"]) {
+    for (const side of ["plain", "steered"].filter((one) => last[one])) {
       const response = await told(await fetch(`/v1/controls/${encodeURIComponent(along)}/projections`, {
         method: "POST", headers: headers({ "Content-Type": "application/json" }),
-        body: JSON.stringify({ messages: [{ role: "user", content: last.message }], reply: byId(side).textContent, controls: last[side] }),
+        body: JSON.stringify({ messages: [{ role: "user", content: last.message }], ...last[side] }),
       }));
       seen[side] = await response.json();
     }
-    const most = Math.max(...Object.values(seen).flatMap((one) => one.values.flat().map(Math.abs))) || 1; // one scale for both
-    for (const side in seen) byId(`${side}-projections`).replaceChildren(picture(seen[side], most));
+    let most = 0; // one scale for both
+    for (const one of Object.values(seen)) for (const row of one.values) for (const value of row) most = Math.max(most, Math.abs(value));
+    for (const side in seen) byId(`${side}-projections`).replaceChildren(picture(seen[side], most || 1));
     say(`Shown along ${along}.`);
   } catch (error) {
     say(error.message, true);
