@@ -210,3 +210,23 @@ def test_a_policy_is_read_from_a_file_and_its_mistakes_are_named(tmp_path: Path)
     file.write_text("rules:\n  - {name: colours, detect: refusal, action: shout, reason: x}\n")
     with pytest.raises(DataError, match=r"is no policy .*action"):
         Policy.named(str(file))
+
+
+def test_a_run_s_own_control_is_shown_with_its_guard(organism: dm.Session, refusal_ablated: dm.Control, tmp_path: Path) -> None:
+    dm.save_control(refusal_ablated, tmp_path / "control.safetensors")
+    dm.save_control(refusal_ablated, tmp_path / "other.safetensors")
+    rates = [{"shows_rate": {"value": shows, "n": 90}, "guard_rate": {"value": guard, "n": 79}} for shows, guard in ((1.0, 1.0), (0.0, 0.987))]
+    scores = {"behaviour": "over-refusal", "before": rates[0], "after": rates[1]}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    shelf = Shelf(organism)
+    said = ["over-refusal: 100.0 % before, 0.0 % after (n 90, test)", "guard: 100.0 % before, 98.7 % after (n 79, test)"]
+    assert shelf.add_file("one", tmp_path / "control.safetensors").told()["measured"] == said
+    assert shelf.turn("one", 0.5).told()["measured"] == said
+    assert shelf.add_file("folder", tmp_path).told()["measured"] == said
+    assert shelf.add_file("half", f"{tmp_path / 'control.safetensors'}:0.5").told()["measured"] == []
+    assert shelf.add_file("other", tmp_path / "other.safetensors").told()["measured"] == []
+    rates[1]["guard_rate"] = {"value": None, "n": 0}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    assert shelf.add_file("bare", tmp_path).told()["measured"][1] == "guard: none, so nothing says what else was lost"
+    (tmp_path / "scores.json").write_text("{}")
+    assert shelf.add_file("damaged", tmp_path).told()["measured"] == []

@@ -23,6 +23,7 @@ from ..errors import ControlError, DataError, did_you_mean
 from ..io.tensors import read_tensors
 from ..models import Session
 from .engine import Steer
+from .measured import measured
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WORDS = re.compile(
@@ -44,6 +45,7 @@ class Named:
     control: Control
     dose: float
     digest: str
+    measured: tuple[str, ...] = ()  # sentences of the run that made it
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -59,7 +61,7 @@ class Named:
 
     def told(self) -> dict[str, Any]:
         gates = [str(gate) for gate in self.gates]
-        return {"id": self.name, "object": "control", "dose": self.dose, "hash": self.digest, "does": str(self.control), "gates": gates}
+        return {"id": self.name, "object": "control", "dose": self.dose, "hash": self.digest, "does": str(self.control), "gates": gates, "measured": list(self.measured)}
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,13 @@ class Shelf:
         with self._lock:
             return iter(list(self._named.values()))
 
-    def put(self, name: str, control: Control, dose: float = 1.0) -> Named:
+    def put(self, name: str, control: Control, dose: float = 1.0, measured: tuple[str, ...] = ()) -> Named:
         """Another control under a name. Raises ControlError where it is for another structure or cannot be served."""
         if NAME.fullmatch(name) is None:
             raise DataError(f"{name[:80]!r} is no name of a control; use letters, digits, dots, dashes and underscores, 64 at most.")
         control.scaled(dose)
         self.session.slot(control)
-        named = Named(name, control, dose, digest(control))
+        named = Named(name, control, dose, digest(control), measured)
         with self._lock:
             if name not in self._named and len(self._named) >= MOST_CONTROLS:
                 raise DataError(f"There are {MOST_CONTROLS} controls already; remove one first.")
@@ -99,7 +101,7 @@ class Shelf:
 
     def add_file(self, name: str, path: str | Path) -> Named:
         """From a control file, FILE or FILE:DOSE; the dose becomes what the control has unless a request says another."""
-        return self.put(name, load_control(path))
+        return self.put(name, load_control(path), measured=measured(path))
 
     def add_upload(self, name: str, path: Path, dose: float = 1.0) -> Named:
         """From a file that somebody sent: a control file of this project's format, and nothing else."""
@@ -118,7 +120,7 @@ class Shelf:
     def turn(self, name: str, dose: float) -> Named:
         """Another dose where requests say none."""
         named = self.get(name)
-        return self.put(name, named.control, dose)
+        return self.put(name, named.control, dose, named.measured)
 
     def remove(self, name: str) -> None:
         """Requests that run keep it to their end."""

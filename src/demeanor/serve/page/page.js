@@ -41,7 +41,7 @@ async function list() {
     label.htmlFor = range.id;
     label.textContent = control.id;
     range.value = doses.get(control.id);
-    about.textContent = control.does;
+    about.textContent = [control.does, ...control.measured].join(". ");
     const show = () => {
       doses.set(control.id, Number(range.value));
       output.textContent = Number(range.value).toFixed(2);
