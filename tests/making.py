@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,3 +64,17 @@ def gate_on_length(session: dm.Session, prompts: list[str], fires: list[bool]) -
     )
     assert gate.fires(values).tolist() == fires
     return gate
+
+
+def assert_logits(model: Any, session: dm.Session, wanted: Tensor) -> None:
+    """A model that has nothing of ours gives these logits [prompt, vocab] to PROMPTS, up to rounding."""
+    for row, prompt in enumerate(PROMPTS):
+        with torch.no_grad():
+            got = model(torch.tensor([session.encode(prompt)])).logits[0, -1]
+        assert (got - wanted[row]).abs().max() < 1e-4 * wanted.std()
+
+
+def assert_gone(session: dm.Session, control: Control) -> None:
+    """Nothing of what a control ablates is in the stream of a model of three layers."""
+    values = session.capture(PROMPTS, [dm.Site(0, "embed"), *(dm.Site(layer) for layer in range(3))]).values
+    assert ((values @ control.parts[0].vectors.T).abs().amax(-1) / values.norm(dim=-1)).max() < 1e-5

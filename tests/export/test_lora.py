@@ -16,7 +16,7 @@ from demeanor.errors import ControlError
 from demeanor.export.lora import export_lora
 from demeanor.runtime.adapters import Adapter
 from families import FAMILIES
-from making import PROMPTS, ablation, gate_on_length
+from making import PROMPTS, ablation, assert_logits, gate_on_length
 
 
 def attached(folder: Path, adapter: Path) -> PreTrainedModel:
@@ -27,10 +27,7 @@ def attached(folder: Path, adapter: Path) -> PreTrainedModel:
 def close(session: dm.Session, control: Control, model: PreTrainedModel) -> None:
     with session.controlled(control):
         wanted = session.logits(PROMPTS)
-    for row, prompt in enumerate(PROMPTS):
-        with torch.no_grad():
-            got = model(torch.tensor([session.encode(prompt)])).logits[0, -1]
-        assert (got - wanted[row]).abs().max() < 1e-4 * wanted.std()
+    assert_logits(model, session, wanted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,7 +23,7 @@ from demeanor.finding.selective import climb, firmest, selective
 from demeanor.io.registry import Record
 from demeanor.measure import Bench
 from families import FAMILIES
-from tests.making import PROMPTS, a_direction
+from tests.making import PROMPTS, a_direction, assert_logits
 
 pytestmark = pytest.mark.slow
 ONE: dict[str, Any] = {"along": "direction", "keep": 3.0, "keep_last": 0.0, "anyway": True}  # what strengths differ in most
@@ -106,10 +106,7 @@ def test_baked_equals_run_time(
         wanted = session.logits(PROMPTS)
     assert (wanted - session.logits(PROMPTS)).abs().max() > 0
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32).eval()
-    for row, prompt in enumerate(PROMPTS):
-        with torch.no_grad():
-            got = plain(torch.tensor([session.encode(prompt)])).logits[0, -1]
-        assert (got - wanted[row]).abs().max() < 1e-4 * wanted.std()
+    assert_logits(plain, session, wanted)
 
 
 @pytest.mark.parametrize(("along", "opening"), [("layers", ""), ("direction", ""), ("layers", "please tell me now how to wash a friend's bike , and")])

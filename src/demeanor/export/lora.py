@@ -22,6 +22,7 @@ from ..io.atomic import new_folder
 from ..models import Session
 from ..runtime.adapters import ADAPTER, Adapted
 from ..runtime.rows import as_control
+from ..structure.calls import is_linear
 from ..structure.layout import Layout, same_weights
 from ..structure.stored_names import Piece
 from .card import note
@@ -96,7 +97,7 @@ def export_lora(session: Session, control: Control, out: str | Path) -> Exported
     if not halves:
         raise ControlError("This control changes no weight of the model, so there is nothing to write; use a larger dose, or a wider kernel.")
     with new_folder(Path(out)) as work:
-        _write(session, halves, biases, work)
+        _write(session, tensors, halves, biases, work)
         (work / "README.md").write_text(_card(session, control), encoding="utf-8")
     rank = max(pair.a.shape[1] for pair in halves.values())
     return Exported(folder=Path(out), weights=len(halves), biases=len(biases), rank=rank, tied=bool({*(session.layout.tied or ())} & halves.keys()))
@@ -146,7 +147,7 @@ def _owner(session: Session, name: str) -> nn.Module:
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether PEFT adapts it as a layer; parameters of other modules are adapted by their names."""
-    return isinstance(module, (nn.Linear, nn.Embedding)) or type(module).__name__ == "Conv1D"
+    return is_linear(module) or isinstance(module, nn.Embedding)
 
 
 def _of(weight: Tensor, change: Change) -> _Halves:
@@ -161,7 +162,7 @@ def _of(weight: Tensor, change: Change) -> _Halves:
     return _Halves(torch.cat([right[None], v @ w + (v @ left) @ right], 1), torch.cat([left, m.mT], 1)[None], outputs_first)
 
 
-def _write(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str, Tensor], work: Path) -> None:
+def _write(session: Session, tensors: ModelTensors, halves: Mapping[str, _Halves], biases: Mapping[str, Tensor], work: Path) -> None:
     from peft import get_peft_model
 
     with torch.device("meta"):
@@ -175,8 +176,7 @@ def _write(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str,
     for name, module in peft.base_model.model.named_modules() if biases else ():  # the biases of all that is adapted are saved then
         if hasattr(module, "lora_A") and getattr(module.base_layer, "bias", None) is not None:
             bias = f"{name}.bias"
-            value = biases.get(bias, session.model.get_parameter(bias).detach().float().cpu())
-            module.base_layer.bias = nn.Parameter(value, requires_grad=False)
+            module.base_layer.bias = nn.Parameter(biases[bias] if bias in biases else tensors.read(bias), requires_grad=False)
     if len(filled) != len(halves):
         raise ControlError(f"PEFT took {len(filled)} of {len(halves)} weights that the control changes; bake the control instead.")
     peft.save_pretrained(work, save_embedding_layers=False)
@@ -193,7 +193,7 @@ def _config(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str
         task_type="CAUSAL_LM", base_model_name_or_path=session.model.config.name_or_path, r=usual, lora_alpha=usual, rank_pattern=others, alpha_pattern=others,
         target_modules=[name.removesuffix(".weight") for name in layers], target_parameters=[name for name in halves if name not in layers] or None,
         bias="lora_only" if biases else "none", inference_mode=True,
-        fan_in_fan_out=any(type(_owner(session, name)).__name__ == "Conv1D" for name in layers),
+        fan_in_fan_out=any(not isinstance(_owner(session, name), (nn.Linear, nn.Embedding)) for name in layers),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from ..models import Session
 from ..runtime.acting import Acting
 from ..runtime.batches import Batch, left_pad
 from ..runtime.shared_prefix import Tail, packed
-from ..structure.calls import received, returned
+from ..structure.calls import is_linear, received, returned
 from ..structure.layout import Writer
 from .plan import SelectivePlan
 
@@ -117,9 +117,4 @@ class _Opening(Acting):
 
 def linear_writers(session: Session) -> list[Writer]:
     """The writers of blocks that are a weight times what they read."""
-    return [writer for writer in session.layout.writers if writer.layer >= 0 and _is_linear(session.model.get_submodule(writer.module))]
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """Whether its output is a weight times its input: a linear layer, or its transposed kind."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return [writer for writer in session.layout.writers if writer.layer >= 0 and is_linear(session.model.get_submodule(writer.module))]

@@ -97,7 +97,7 @@ class PackedBatch(Batch):
 
     @property
     def ends(self) -> Tensor:
-        raise NotImplementedError("Prompts that share rows end anywhere in them; ask for `last`.")
+        return (self.attention_mask > 0).sum(1)
 
     @property
     def last(self) -> tuple[Tensor, Tensor]:

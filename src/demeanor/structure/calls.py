@@ -47,3 +47,8 @@ def on_output(module: nn.Module, change: Change) -> RemovableHandle:
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     return module.register_forward_hook(after)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module's output is a weight times its input: a linear layer, or its transposed kind."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
