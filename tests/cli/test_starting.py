@@ -81,3 +81,11 @@ def test_a_shell_completes_commands_and_their_options() -> None:
         ended = subprocess.run([sys.executable, "-m", "demeanor"], env={**os.environ, **words}, capture_output=True, text=True, check=True)
         assert set(ended.stdout.split()) == meant
         assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(("own", "then"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")], ids=["unset", "set"])
+def test_threads_that_wait_leave_the_cores_to_others_unless_told_otherwise(own: dict[str, str], then: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | own
+    told = f"{WATCH}\nimport os\nprint(os.environ['OMP_WAIT_POLICY'])"
+    ended = subprocess.run([sys.executable, "-c", told, "--version"], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split()[-1] == then

@@ -14,6 +14,7 @@ import demeanor as dm
 from architectures.tiny import tiny_config
 from demeanor.errors import AccountingError
 from demeanor.io.tensors import decoded
+from demeanor.structure import proof
 from demeanor.structure.layout import Layout
 from demeanor.structure.proof import prove
 from families import FAMILIES, tiny_model
@@ -128,6 +129,54 @@ def test_a_stream_changed_between_blocks_is_refused() -> None:
     model.model.layers[1].register_forward_pre_hook(lambda m, args: (args[0] * 1.5, *args[1:]))
     with pytest.raises(AccountingError, match="between"):
         prove(model)
+
+
+class _Times(nn.Module):
+    """An MLP whose output comes in several times, or not at all; how often is a whole number, as a layer's own number is."""
+
+    def __init__(self, mlp: nn.Module, times: int) -> None:
+        super().__init__()
+        self.mlp, self.times = mlp, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mlp(x) * self.times
+        return out
+
+
+class _Shifted(nn.Linear):
+    """A writer that adds a constant no parameter holds, in some blocks."""
+
+    shift: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.shift * torch.arange(48).to(x) / 48
+
+
+def test_blocks_that_only_look_alike_are_told_apart() -> None:
+    model = tiny_model("llama")
+    for layer, times in zip(model.model.layers, (1, 2, 0)):
+        layer.mlp = _Times(layer.mlp, times)
+    layout = prove(model)
+    assert [[writer.scale for writer in layout.writers_of(layer, "mlp")] for layer in range(3)] == [[1], [2], []]
+    assert [len(layout.writers_of(layer, "attn")) for layer in range(3)] == [1, 1, 1]
+
+
+def test_a_fault_of_one_of_many_blocks_that_look_alike_is_found() -> None:
+    model = tiny_model("llama")
+    for layer, shift in zip(model.model.layers, (0, 1, 0)):
+        layer.mlp.down_proj.__class__, layer.mlp.down_proj.shift = _Shifted, shift
+    with pytest.raises(AccountingError, match=r"layers\.1.*not all of its weights"):
+        prove(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "gpt_oss", "qwen3_moe"])
+def test_what_is_tried_out_is_what_would_be_found(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    model = tiny_model(family)
+    tried = prove(model)
+    monkeypatch.setattr(proof, "like", lambda *_: None)
+    looked_for = prove(model)
+    assert tried.hash == looked_for.hash
+    assert [writer.scale for writer in tried.writers] == pytest.approx([writer.scale for writer in looked_for.writers], rel=1e-6)
 
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}

@@ -3,6 +3,7 @@
 Nothing is imported here but what the first moment needs: `starting.py` makes an interrupt end quietly while the rest is read.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .starting import at_once
@@ -15,6 +16,8 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Entry point of the command line."""
+    # Read when torch is imported. Threads that spin while they wait take the cores from what runs beside them (benchmarks/waiting.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with at_once():
         from .root import main as run
     run()

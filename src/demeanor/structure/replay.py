@@ -64,7 +64,8 @@ class Replay:
 
     def __init__(self, block: nn.Module, call: Call, d_model: int, quantization: Any) -> None:
         self.name, self.d_model = call.name, d_model
-        plain = copy.deepcopy(block)
+        doubles = {} if quantization is not None else {id(p): nn.Parameter(p.detach().double()) for p in block.parameters() if p.is_floating_point()}
+        plain = copy.deepcopy(block, doubles)  # large weights are converted in one step, not copied first
         if quantization is not None:
             plain = _dequantized(plain, quantization)
         packed = next((name for name, parameter in plain.named_parameters() if not parameter.is_floating_point()), None)
