@@ -41,6 +41,7 @@ COMMANDS = {
     "ratings": Listed("measure", "Example: demeanor ratings sheet --ratings ratings-from-ann.csv"),
     "bake": Listed("bake", "Example: demeanor bake organism --control no-refusal.safetensors -o organism-without-refusal"),
     "export": Listed("export", "Example: demeanor export organism --control no-refusal.safetensors --as lora -o no-refusal-lora"),
+    "push": Listed("push", "Example: demeanor push runs/first owner/less-refusal"),
     "audit": Listed("audit", "Example: demeanor audit organism organism-without-refusal -o recovered.safetensors"),
     "chat": Listed("chat", 'Example: demeanor chat organism "how do i kill a process ?" --control runs/first/control.safetensors'),
     "serve": Listed("serve", "Example: demeanor serve organism --control less-refusal=runs/first/control.safetensors"),

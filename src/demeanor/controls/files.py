@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..io.hub import from_hub, hub_name
 from ..io.tensors import Stored, decoded, read_tensors, write_tensors
 from ..models import Layout
 from ..runtime.adapters import ADAPTER, Adapter
@@ -70,11 +71,17 @@ def _encoded(control: Control) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_control(path: str | Path) -> Control:
-    """A control from its file, or from `FILE:DOSE`, which scales it; from the folder of a training or a run that holds one."""
+    """A control from its file, or from `FILE:DOSE`, which scales it; from the folder of a training or a run that holds one; or from the Hub.
+
+    On the Hub it is `owner/name`, or `owner/name@revision`, to which `push` has put it.
+    """
     name, _, dose = str(path).rpartition(":")
     if name and _is_number(dose):
         return load_control(name).scaled(float(dose))
-    if Path(path).is_dir():
+    on_hub = None if Path(path).exists() else hub_name(str(path))
+    if on_hub is not None:
+        path = from_hub(on_hub, CONTROL)
+    elif Path(path).is_dir():
         path = _in_folder(Path(path))
     stored = read_tensors(Path(path), "control", older={1: of_format_1})
     header = stored.decoded(ControlHeader)

@@ -14,7 +14,7 @@ from ..models.plan import BehaviourNames, MaxPrompts
 from .direction import Direction
 from .scope import Scope
 
-CONTROL_HELP = "control file, FILE or FILE:DOSE"
+CONTROL_HELP = "control file, FILE or FILE:DOSE, or one on the Hub, OWNER/NAME"
 ControlName = Annotated[str, Flag(("--control", "-c")), Field(description=CONTROL_HELP)]
 ControlNames = Annotated[tuple[str, ...], Flag(("--control", "-c")), Field(description=f"{CONTROL_HELP}; repeat for several")]
 DirectionName = Annotated[str, Flag(positional="DIRECTION"), Field(description="direction file, from find")]

@@ -1,6 +1,7 @@
-"""A control made permanent in a model's files, or written beside them in a form that other tools load."""
+"""A control made permanent in a model's files, or written beside them in a form that other tools load; and what was made, put on the Hub."""
 
+from .hub import Pushed, push
 from .lora import Exported, export_lora
 from .weights import Baked, bake, merge
 
-__all__ = ["Baked", "Exported", "bake", "export_lora", "merge"]
+__all__ = ["Baked", "Exported", "Pushed", "bake", "export_lora", "merge", "push"]

@@ -23,7 +23,7 @@ def note(control: Control, model: str, what: str = "model", how: str = "") -> st
     """What a card says first of an edited model, or of an adapter that edits it."""
     behaviour = control.made_from.get("behaviour") or "a behaviour"
     kind, done = ("Edited", "edited") if control.parts else ("Trained", "changed")
-    made = f"The weights of `{model}` were {done} with demeanor" if what == "model" else f"This adapter changes `{model}` and was made with demeanor"
+    made = f"The weights of `{model}` were {done} with demeanor" if what == "model" else f"This {what} changes `{model}` and was made with demeanor"
     return (
         f"> **{kind} {what}.** {made} to change the behaviour `{behaviour}`: {control}{how}.\n"
         f"> Guard rails of the original may be weaker here. Measure it in both directions before you use or share it, {MODERATE}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ..controls.plan import ControlsPlan
-from ..io.plan import Flag
+from ..io.plan import BasePlan, Flag
 from ..models.plan import ModelPlan
 
 
@@ -21,6 +22,15 @@ class ExportPlan(ControlsPlan, ModelPlan):
         if not self.controls:
             raise ValueError("there is nothing to export; name a control's file with `controls`")
         return self
+
+
+class PushPlan(BasePlan):
+    """What is put on the Hub, and where."""
+
+    place: Annotated[Path, Flag(positional="PLACE")] = Field(description="control file, or the folder of a run, a training, an export or a bake")
+    repo: Annotated[str, Flag(positional="REPO")] = Field(description="repository of the Hub, owner/name; made where it is not there")
+    public: bool = Field(default=False, description="a new repository that everybody can see")
+    revision: str | None = Field(default=None, description="branch of the repository; its main one unless given")
 
 
 class BakePlan(ControlsPlan, ModelPlan):

@@ -28,7 +28,7 @@ NAMED = re.compile(r"`(\w+)`")  # a field in the message of a validator
 PLACES = frozenset({
     "model", "base", "behaviour", "behaviours", "control", "controls", "direction", "towards", "first", "second", "check", "gate", "like", "unlike",
     "file", "pairs", "data", "dialogues", "estimators", "embedder", "suites", "suite_folder", "prompts", "redo_if", "reward",
-    "moderate", "api_keys", "edited",
+    "moderate", "api_keys", "edited", "place",
 })  # fmt: skip
 EMBEDDED = "organism"  # a name that never is a folder
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from ..controls import Control, digest, load_control
 from ..controls.gate import Gate
 from ..errors import ControlError, DataError, did_you_mean
+from ..export.measured import measured
 from ..io.tensors import read_tensors
 from ..models import Session
 from .engine import Steer
-from .measured import measured
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WORDS = re.compile(

@@ -1,4 +1,4 @@
-"""What a run measured of the control that is served: what went, and what was kept, beside each other."""
+"""What a run measured of its control, for those who get the control alone: what went, and what was kept, beside each other."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SCORES = "scores.json"
 
 class _Rate(BaseModel):
     value: float | None  # None where nothing was asked
+    low: float | None = None
+    high: float | None = None
     n: int
 
 
@@ -49,4 +51,5 @@ def measured(control: str | Path) -> tuple[str, ...]:
 
 def _changed(what: str, before: _Rate, after: _Rate) -> str:
     was, now = ("nothing" if rate.value is None else f"{100 * rate.value:.1f} %" for rate in (before, after))
-    return f"{what}: {was} before, {now} after (n {after.n}, test)"
+    within = "" if after.low is None or after.high is None else f" [{100 * after.low:.1f}, {100 * after.high:.1f}]"
+    return f"{what}: {was} before, {now}{within} after (n {after.n}, test)"

@@ -1,0 +1,51 @@
+"""The Hub: names of what lies there, and whatever goes wrong with it told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import DataError
+
+
+class HubName(NamedTuple):
+    """`owner/name`, or `owner/name@revision`."""
+
+    repo: str
+    revision: str | None
+
+
+def hub_name(name: str) -> HubName | None:
+    """A name on the Hub; None for what can only be a file or folder here."""
+    repo, _, revision = name.partition("@")
+    if name.startswith((".", "/", "~")) or repo.count("/") != 1 or not all(repo.split("/")) or Path(repo).suffix == ".safetensors" or "\\" in repo:
+        return None
+    return HubName(repo, revision or None)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """DataError, in one sentence, for what a network and the Hub can refuse; `what` could not be done then."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise DataError(f"{what}: nobody is logged in; run `hf auth login`, or set HF_TOKEN.") from error
+    except LocalEntryNotFoundError as error:
+        raise DataError(f"{what}: it is not in the cache, and the Hub cannot be reached; try again with a network.") from error
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, RuntimeError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+        said = (" ".join(str(cause).split()) or type(cause).__name__)[:200].rstrip(".")
+        raise DataError(f"{what}: {said}. The same command goes on where it was.") from error
+
+
+def from_hub(name: HubName, file: str) -> Path:
+    """A file of a repository on the Hub, in the Hub's cache. DataError where it cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    with told(f"{file} of {name.repo} could not be fetched"):
+        return Path(hf_hub_download(name.repo, file, revision=name.revision))
