@@ -14,7 +14,7 @@ from ..io.checkpoint import CONFIG, read_json
 from ..io.hub import hub_name, told
 from ..progress import say
 from ..runtime.adapters import ADAPTER
-from .card import MODERATE, note
+from .card import note
 from .measured import SCORES, measured
 
 CARD = "README.md"
@@ -49,7 +49,7 @@ def push(place: str | Path, repo: str, *, public: bool = False, revision: str | 
     if name is None or name.revision is not None:
         raise DataError(f"{repo!r} is no repository of the Hub; give it as owner/name (and a branch as revision).")
     parcel = _parcel(Path(place))
-    with told(f"{place} could not be pushed to {repo}"):
+    with told(f"{place} could not be pushed to {repo}", "; the same command goes on where it was"):
         api = HfApi()
         api.create_repo(repo, private=not public, exist_ok=True)
         say(f"Sending {len(parcel.files)} files to {repo}.")
@@ -78,7 +78,7 @@ def _parcel(place: Path) -> _Parcel:
 def _whole(folder: Path) -> _Parcel:
     """A model or an adapter, whose folder is what others load; with its own card, which must be one of ours."""
     card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else ""
-    if MODERATE not in card and "demeanor" not in card:
+    if "demeanor" not in card:
         raise DataError(f"{folder} has no card that says how it was edited ({CARD}), so it was not made with demeanor; upload it with `hf upload`.")
     what = "An edited model" if (folder / CONFIG).is_file() else "An adapter"
     base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "") if (folder / ADAPTER).is_file() else ""
@@ -96,8 +96,9 @@ def _of_control(place: Path) -> _Parcel:
     if figures:
         sent[SCORES] = str(file.parent / SCORES)
     told_of = f">\n> Measured on prompts that had no part in it:\n>\n{figures}" if figures else ">\n> What it does, and what it keeps, was not measured by a run.\n"
-    use = f"\n    demeanor chat {control.model_name} \"...\" --control OWNER/NAME\n"
-    card = _with_data(f"{note(control, control.model_name, what='control')}{told_of}{use}", control.model_name)
+    model = Path(control.model_name).name if Path(control.model_name).is_absolute() else control.model_name  # where it lies here is nobody's business
+    use = f"\n    demeanor chat {model} \"...\" --control OWNER/NAME\n"
+    card = _with_data(f"{note(control, model, what='control')}{told_of}{use}", model)
     left = tuple(sorted(path.name for path in place.iterdir() if path.name not in sent and not path.name.startswith("."))) if place.is_dir() else ()
     return _Parcel("A control", sent | {CARD: card}, left)
 

@@ -26,8 +26,8 @@ def hub_name(name: str) -> HubName | None:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """DataError, in one sentence, for what a network and the Hub can refuse; `what` could not be done then."""
+def told(what: str, then: str = "") -> Iterator[None]:
+    """DataError, in one sentence, for what a network and the Hub can refuse: what could not be done, why, and what to do then."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
@@ -40,12 +40,12 @@ def told(what: str) -> Iterator[None]:
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, RuntimeError, OSError) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         said = (" ".join(str(cause).split()) or type(cause).__name__)[:200].rstrip(".")
-        raise DataError(f"{what}: {said}. The same command goes on where it was.") from error
+        raise DataError(f"{what}: {said}{then}.") from error
 
 
 def from_hub(name: HubName, file: str) -> Path:
     """A file of a repository on the Hub, in the Hub's cache. DataError where it cannot be had."""
     from huggingface_hub import hf_hub_download
 
-    with told(f"{file} of {name.repo} could not be fetched"):
+    with told(f"There is no {name.repo} here, and its {file} could not be fetched from the Hub"):
         return Path(hf_hub_download(name.repo, file, revision=name.revision))
