@@ -64,7 +64,8 @@ class _Answer(BaseHTTPRequestHandler):
             self.server.repos.setdefault(name, {})
             self._json({"url": f"{self.server.url}/{name}", "name": name}, 409 if known else 200)
         elif path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
+            bad = "base_model: /" in json.loads(body)["content"]  # as the Hub, which takes names of its own alone
+            self._json({"errors": [{"message": "base_model is no model"}] if bad else [], "warnings": []}, 400 if bad else 200)
         elif "/preupload/" in path:
             files = [{"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
             self._json({"files": files})
@@ -111,6 +112,10 @@ class _Answer(BaseHTTPRequestHandler):
                 self.server.repos[repo][value["path"]] = self.server.large[value["oid"]]
 
     def _file(self, send: bool) -> None:
+        if self.path.startswith("/api/models/"):
+            name = self.path.removeprefix("/api/models/")
+            self._json({"id": name, "private": self.server.private[name], "sha": COMMIT, "downloads": 0, "likes": 0, "tags": []})
+            return
         repo, _, rest = self.path.partition("?")[0].strip("/").partition("/resolve/")
         content = self.server.repos.get(repo, {}).get(rest.partition("/")[2])
         if content is None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 import demeanor as dm
 from demeanor.errors import DataError
 from demeanor.export.card import note
+from demeanor.io.hub import hub_name
 
 
 def command(server: Hub, home: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -71,6 +73,26 @@ def test_a_run_is_pushed_with_its_guard_and_comes_back(run_folder: Path, refusal
 
 
 @pytest.mark.slow
+def test_nothing_that_is_sent_names_a_folder_of_this_machine(refusal_ablated: dm.Control, tmp_path: Path) -> None:
+    place, folder = "/somebody/s/folder/smol", tmp_path / "trained"
+    folder.mkdir()
+    control = replace(refusal_ablated, model_name=place, made_from={"behaviour": "/somebody/s/folder/kind.yaml"})
+    dm.save_control(control, folder / "control.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": place}))
+    (folder / "README.md").write_text(f"---\nbase_model: {place}\n---\n\n{note(control, place, 'adapter')}\nSee https://huggingface.co/owner/name.\n")
+    (folder / "training.json").write_text(json.dumps({"model": place}))
+    with hub() as server:
+        told = json.loads(ended(command(server, tmp_path / "home", "push", folder, "owner/adapter", "--public", "--json")))
+        assert (told["left_out"], told["private"]) == (["training.json"], False)
+        ended(command(server, tmp_path / "home", "push", folder / "control.safetensors", "owner/control"))
+        sent = {name: content for files in server.repos.values() for name, content in files.items()}
+    assert sorted(sent) == ["README.md", "adapter_config.json", "control.safetensors"]
+    assert not [name for name, content in sent.items() if b"/s/folder" in content]
+    assert b"https://huggingface.co/owner/name" in server.repos["owner/adapter"]["README.md"]
+    assert json.loads(sent["adapter_config.json"]) == {"base_model_name_or_path": "smol"}
+
+
+@pytest.mark.slow
 def test_what_arrived_before_a_kill_is_not_sent_again(refusal_ablated: dm.Control, tmp_path: Path) -> None:
     folder = tmp_path / "baked"
     folder.mkdir()
@@ -107,5 +129,8 @@ def test_what_is_no_result_is_told(refusal_ablated: dm.Control, tmp_path: Path) 
 
 
 def test_a_file_that_is_missing_is_not_looked_for_on_the_hub() -> None:
-    with pytest.raises(DataError, match=r"nothing/here\.safetensors"):
+    for name in ("nothing/here.safetensors", "nothing/c.pt", "runs/less@2/control.safetensors", "./nothing/here", "C:/runs", "C:\\runs\\c"):
+        assert hub_name(name) is None
+    assert hub_name("owner/name@v1") == ("owner/name", "v1")
+    with pytest.raises(DataError, match="There is no control file"):
         dm.load_control("nothing/here.safetensors")

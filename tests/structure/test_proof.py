@@ -15,6 +15,7 @@ from architectures.tiny import tiny_config
 from demeanor.errors import AccountingError
 from demeanor.io.tensors import decoded
 from demeanor.structure import proof
+from demeanor.structure.account import account
 from demeanor.structure.layout import Layout
 from demeanor.structure.proof import prove
 from families import FAMILIES, tiny_model
@@ -167,6 +168,35 @@ def test_a_fault_of_one_of_many_blocks_that_look_alike_is_found() -> None:
         layer.mlp.down_proj.__class__, layer.mlp.down_proj.shift = _Shifted, shift
     with pytest.raises(AccountingError, match=r"layers\.1.*not all of its weights"):
         prove(model)
+
+
+class _Experts(nn.Module):
+    """Experts that are modules of their own, of which a block uses the first `used`."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__()
+        self.experts, self.used = nn.ModuleList(nn.Linear(48, 48, bias=False) for _ in range(2)), used
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.experts[0](x)
+        for expert in list(self.experts)[1 : self.used]:
+            out = out + expert(x)
+        return out
+
+
+def test_an_expert_that_no_token_reaches_is_no_expert_that_was_checked() -> None:
+    model = tiny_model("llama")
+    for layer, used in zip(model.model.layers, (2, 2, 1)):
+        layer.mlp = _Experts(used)
+    with pytest.raises(AccountingError, match=r"layers\.2\.mlp\.experts\.1\.weight was reached by no token"):
+        prove(model)
+
+
+def test_blocks_that_are_built_alike_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+    monkeypatch.setattr(proof, "account", lambda replay, layer: searched.append(layer) or account(replay, layer))
+    prove(tiny_model("llama"))
+    assert searched == [0]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "gpt_oss", "qwen3_moe"])

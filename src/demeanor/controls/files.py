@@ -73,7 +73,7 @@ def _encoded(control: Control) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_control(path: str | Path) -> Control:
     """A control from its file, or from `FILE:DOSE`, which scales it; from the folder of a training or a run that holds one; or from the Hub.
 
-    On the Hub it is `owner/name`, or `owner/name@revision`, to which `push` has put it.
+    On the Hub it is `owner/name` or `owner/name@revision`, where `push` put it.
     """
     name, _, dose = str(path).rpartition(":")
     if name and _is_number(dose):

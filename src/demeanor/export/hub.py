@@ -1,17 +1,26 @@
-"""Putting what was made on the Hub: a control, an adapter or an edited model, with a card that says what it does and what it kept."""
+"""Putting what was made on the Hub: a control, an adapter or an edited model, with a card that says what it does and what it kept.
+
+Nothing goes that names a folder of this machine: of a path only the last part is sent.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..controls import load_control
+import yaml
+
+from ..controls import load_control, save_control
 from ..controls.files import CONTROL
 from ..errors import DataError
-from ..io.checkpoint import CONFIG, read_json
+from ..io.checkpoint import CONFIG
 from ..io.hub import hub_name, told
+from ..io.plan import PLAN
 from ..progress import say
 from ..runtime.adapters import ADAPTER
 from .card import note
@@ -20,42 +29,48 @@ from .measured import SCORES, measured
 CARD = "README.md"
 BASE = "base_model"
 TAGS = ["demeanor"]
+MADE = "with demeanor"  # in every card of ours
+STAYS = (PLAN, "training.json", "runs")  # of a training's folder: where its data lay, and the logs of trackers
+PATHS = re.compile(r"""(?<![\w/:.])(?:~|[A-Za-z]:)?[/\\](?:[^\s`"',/\\]+[/\\]+)+([^\s`"',/\\]+)""")  # that begin at a root
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What lies on the Hub now, and what of the folder was left here."""
+    """What lies on the Hub now, who sees it, and what of the folder was left here."""
 
     repo: str
     url: str
+    private: bool
     files: tuple[str, ...]
     left_out: tuple[str, ...]
 
     def __str__(self) -> str:
         left = "" if not self.left_out else f" {len(self.left_out)} were left here ({', '.join(self.left_out)})."
-        return f"{self.url}: {len(self.files)} files ({', '.join(self.files)}).{left}"
+        return f"{self.url} ({'private' if self.private else 'public'}): {len(self.files)} files ({', '.join(self.files)}).{left}"
 
 
 def push(place: str | Path, repo: str, *, public: bool = False, revision: str | None = None) -> Pushed:
     """Put a control file, or the folder of a run, a training, an export or a bake, into the repository `owner/name` of the Hub.
 
-    A repository that is not there yet is made, private unless `public`. Of a run its control and its figures go, and neither replies nor
-    what names places of this machine; the card says base, what was changed, the figures and the guard. All files come in one commit; of one
-    that was broken off, files that had arrived are not sent again. Raises DataError for what is no such thing, or when the Hub refuses.
+    A repository that is not there yet is made, private unless `public`; one that is there stays as it is. Of a run its control and its
+    figures go; replies, reports and plans stay here. The card says base, what was changed, the figures and the guard. All files come in
+    one commit; files that arrived before it was broken off are not sent again. Raises DataError for what is no such thing, or when the Hub
+    refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
     name = hub_name(repo)
     if name is None or name.revision is not None:
         raise DataError(f"{repo!r} is no repository of the Hub; give it as owner/name (and a branch as revision).")
-    parcel = _parcel(Path(place))
+    parcel = _parcel(Path(place), repo)
     with told(f"{place} could not be pushed to {repo}", "; the same command goes on where it was"):
         api = HfApi()
         api.create_repo(repo, private=not public, exist_ok=True)
-        say(f"Sending {len(parcel.files)} files to {repo}.")
+        private = bool(api.repo_info(repo).private)
+        say(f"Sending {len(parcel.files)} files to {repo}, which is {'private' if private else 'public'}.")
         operations = [CommitOperationAdd(where, content) for where, content in parcel.files.items()]
         commit = api.create_commit(repo, operations, commit_message=f"{parcel.what}, made with demeanor", revision=revision)
-    return Pushed(repo, str(commit.commit_url).partition("/commit/")[0], tuple(parcel.files), parcel.left_out)
+    return Pushed(repo, str(commit.commit_url).partition("/commit/")[0], private, tuple(parcel.files), parcel.left_out)
 
 
 @dataclass(frozen=True)
@@ -67,40 +82,55 @@ class _Parcel:
     left_out: tuple[str, ...]
 
 
-def _parcel(place: Path) -> _Parcel:
+def _parcel(place: Path, repo: str) -> _Parcel:
     if place.is_dir() and ((place / CONFIG).is_file() or (place / ADAPTER).is_file()):
         return _whole(place)
     if not place.exists():
         raise DataError(f"There is no {place}; name a control file, or the folder of a run, a training, an export or a bake.")
-    return _of_control(place)
+    return _of_control(place, repo)
 
 
 def _whole(folder: Path) -> _Parcel:
     """A model or an adapter, whose folder is what others load; with its own card, which must be one of ours."""
     card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else ""
-    if "demeanor" not in card:
+    if MADE not in card:
         raise DataError(f"{folder} has no card that says how it was edited ({CARD}), so it was not made with demeanor; upload it with `hf upload`.")
     what = "An edited model" if (folder / CONFIG).is_file() else "An adapter"
-    base = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "") if (folder / ADAPTER).is_file() else ""
-    kept = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    sent: dict[str, str | bytes] = {name: str(path) for name, path in kept.items()}
-    return _Parcel(what, sent | {CARD: _with_data(card, base)}, ())
+    sent: dict[str, str | bytes] = {name: str(path) for path in _files(folder) if (name := path.relative_to(folder).as_posix()).partition("/")[0] not in STAYS}
+    if ADAPTER in sent:
+        sent[ADAPTER] = without_places((folder / ADAPTER).read_text(encoding="utf-8")).encode()
+    if CONTROL in sent:
+        sent[CONTROL] = _placeless(folder / CONTROL)
+    return _Parcel(what, sent | {CARD: _with_data(card, "")}, tuple(name for name in STAYS if (folder / name).exists()))
 
 
-def _of_control(place: Path) -> _Parcel:
+def _of_control(place: Path, repo: str) -> _Parcel:
     """A control by itself or out of a run's or training's folder, with the figures of a run."""
-    control = load_control(place)
+    control, model = load_control(place), without_places(load_control(place).model_name)
     file = place / CONTROL if place.is_dir() else place
-    sent: dict[str, str | bytes] = {CONTROL: str(file)}
+    sent: dict[str, str | bytes] = {CONTROL: _placeless(file)}
     figures = "".join(f"> {sentence}\n" for sentence in measured(place))
     if figures:
-        sent[SCORES] = str(file.parent / SCORES)
+        sent[SCORES] = without_places((file.parent / SCORES).read_text(encoding="utf-8")).encode()
     told_of = f">\n> Measured on prompts that had no part in it:\n>\n{figures}" if figures else ">\n> What it does, and what it keeps, was not measured by a run.\n"
-    model = Path(control.model_name).name if Path(control.model_name).is_absolute() else control.model_name  # where it lies here is nobody's business
-    use = f"\n    demeanor chat {model} \"...\" --control OWNER/NAME\n"
+    use = f'\n    demeanor chat {model} "..." --control {repo}\n'
     card = _with_data(f"{note(control, model, what='control')}{told_of}{use}", model)
     left = tuple(sorted(path.name for path in place.iterdir() if path.name not in sent and not path.name.startswith("."))) if place.is_dir() else ()
     return _Parcel("A control", sent | {CARD: card}, left)
+
+
+def _placeless(file: Path) -> bytes:
+    """A control file that names no folder of this machine in its header."""
+    control = load_control(file)
+    made_from = json.loads(without_places(json.dumps(dict(control.made_from), ensure_ascii=False)))
+    with tempfile.TemporaryDirectory() as folder:
+        save_control(replace(control, model_name=without_places(control.model_name), made_from=made_from), Path(folder) / CONTROL)
+        return (Path(folder) / CONTROL).read_bytes()
+
+
+def without_places(text: str) -> str:
+    """A text with the last part alone of every path that begins at a root, here or on another machine; addresses of the web stay."""
+    return PATHS.sub(r"\1", text)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -114,9 +144,14 @@ def _with_data(text: str, base: str) -> bytes:
     """A card with the data that the Hub reads: the base where that is a name there, and whose tool it was; what it says already stays."""
     from huggingface_hub import ModelCard
 
-    card = ModelCard(text, ignore_metadata_errors=True)
+    try:
+        card = ModelCard(without_places(text), ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        raise DataError(f"The card ({CARD}) begins with data that is no YAML ({' '.join(str(error).split())[:100]}); correct it.") from error
     data: Any = card.data
-    if not data.get(BASE) and not Path(base).exists() and hub_name(base) is not None:
-        data[BASE] = base
+    if hub_name(str(data.get(BASE) or base)) is None or Path(str(data.get(BASE) or base)).exists():
+        data.pop(BASE, None)  # the Hub takes names of its own alone
+    else:
+        data[BASE] = data.get(BASE) or base
     data["tags"] = list(dict.fromkeys([*(data.get("tags") or ()), *TAGS]))
     return str(card).encode()

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
+from ..progress import say
+
+FILES = (".safetensors", ".pt", ".json", ".yaml", ".gguf")  # endings of what is a file here
 
 
 class HubName(NamedTuple):
@@ -20,7 +23,8 @@ class HubName(NamedTuple):
 def hub_name(name: str) -> HubName | None:
     """A name on the Hub; None for what can only be a file or folder here."""
     repo, _, revision = name.partition("@")
-    if name.startswith((".", "/", "~")) or repo.count("/") != 1 or not all(repo.split("/")) or Path(repo).suffix == ".safetensors" or "\\" in repo:
+    local = name.startswith((".", "/", "~")) or any(mark in name for mark in ":\\") or Path(name).suffix in FILES
+    if local or repo.count("/") != 1 or not all(repo.split("/")) or "/" in revision:
         return None
     return HubName(repo, revision or None)
 
@@ -37,7 +41,7 @@ def told(what: str, then: str = "") -> Iterator[None]:
         raise DataError(f"{what}: nobody is logged in; run `hf auth login`, or set HF_TOKEN.") from error
     except LocalEntryNotFoundError as error:
         raise DataError(f"{what}: it is not in the cache, and the Hub cannot be reached; try again with a network.") from error
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, RuntimeError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, RuntimeError, ValueError, OSError) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         said = (" ".join(str(cause).split()) or type(cause).__name__)[:200].rstrip(".")
         raise DataError(f"{what}: {said}{then}.") from error
@@ -47,5 +51,6 @@ def from_hub(name: HubName, file: str) -> Path:
     """A file of a repository on the Hub, in the Hub's cache. DataError where it cannot be had."""
     from huggingface_hub import hf_hub_download
 
+    say(f"{name.repo} is no file or folder here; it is asked for on the Hub.")
     with told(f"There is no {name.repo} here, and its {file} could not be fetched from the Hub"):
         return Path(hf_hub_download(name.repo, file, revision=name.revision))

@@ -5,9 +5,10 @@ What was found in one block is tried out in others that are built alike: looking
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +62,12 @@ def like(other: Account, replay: Replay, layer: int) -> Account | None:
 
     None where it does not hold, or did not come in as a sum; the copy is edited afterwards in any case.
     """
-    if other.alpha is None:
+    if other.alpha is None or any(writer.post_norm and writer.post_norm.weight is None for writer in other.writers):
+        return None  # a constant gain of a norm stands in none of what is checked
+    with _reached(replay, other.writers) as unreached:
+        r, out, calls = _ablated(replay, other.writers)
+    if unreached:  # by any token, as an expert may be: looking tells, or asks for more tokens
         return None
-    r, out, calls = _ablated(replay, other.writers)
     terms = dict.fromkeys(writer.contribution for writer in other.writers)
     if not all(term in calls for term in terms) or _left_by_ablation(replay, other.writers, r, out, calls) is not None:
         return None
@@ -73,6 +77,25 @@ def like(other: Account, replay: Replay, layer: int) -> Account | None:
     scales = dict(zip(found.terms, found.scalars))
     writers = (replace(writer, layer=layer, scale=round(scales[writer.contribution], 9)) for writer in other.writers)
     return Account(tuple(writers), found.alpha, found.residual)
+
+
+@contextmanager
+def _reached(replay: Replay, writers: Sequence[Writer]) -> Iterator[set[str]]:
+    """The modules with weights of writers, less those that are given something to work on while the context lasts."""
+    unreached = {weight.name.rpartition(".")[0] for writer in writers for weight in writer.weights}
+
+    def given(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if any(isinstance(value, Tensor) and value.numel() for value in (*args, *kwargs.values())):
+            unreached.discard(name)
+
+    handles = [
+        replay.block.get_submodule(name).register_forward_pre_hook(lambda _, *passed, name=name: given(name, *passed), with_kwargs=True) for name in unreached
+    ]
+    try:
+        yield unreached
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _as_rows(replay: Replay, value: Tensor) -> Tensor:

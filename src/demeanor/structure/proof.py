@@ -4,8 +4,8 @@
 (algorithms.md, section 1): by the accounting `h_out = alpha h_in + sum beta_i w_i` or, where no scalars account for a block, by the
 null test, which holds whatever mixes the stream. The weights behind each writer w_i, and which of their axes is d_model, are found by
 gradient and then checked: with a random direction ablated in a copy of the block, nothing of it may be in what the block returns.
-Of blocks that are built alike one is searched, and what was found there is checked in each of the others. Nothing is concluded from a
-name. A model for which any step fails is refused with an AccountingError that names the place.
+Of blocks that are built alike one is searched, and what was found there is checked in each of the others, if tokens reach all of it.
+Nothing is concluded from a name. A model for which any step fails is refused with an AccountingError that names the place.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Replay:
 
     def __init__(self, block: nn.Module, call: Call, d_model: int, quantization: Any) -> None:
         self.name, self.d_model = call.name, d_model
-        doubles = {} if quantization is not None else {id(p): nn.Parameter(p.detach().double()) for p in block.parameters() if p.is_floating_point()}
+        doubles = {} if quantization is not None else {id(p): nn.Parameter(p.detach().to(torch.float64, copy=True)) for p in block.parameters() if p.is_floating_point()}
         plain = copy.deepcopy(block, doubles)  # large weights are converted in one step, not copied first
         if quantization is not None:
             plain = _dequantized(plain, quantization)
