@@ -139,7 +139,7 @@ def control_then(plan: ThenPlan, loading: Loading, target: Target) -> None:
 @control_app.command("convert", epilog="Example: demeanor control convert direction.pt --like google/gemma-2b-it -o c.safetensors")
 @from_plans
 def control_convert(plan: ConvertPlan, loading: Loading, target: Target) -> None:
-    """A control from what another tool made: the ablation of a direction, or a LoRA adapter."""
+    """A control from what another tool made: the ablation of a direction, a control vector of llama.cpp, or a LoRA adapter."""
     if Path(plan.like).is_file():
         layout, name = read_layout(plan.like)
     else:

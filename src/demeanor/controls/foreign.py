@@ -1,4 +1,4 @@
-"""What other tools made: a mean difference in a .pt file, or an adapter in a folder of PEFT's, becomes a control."""
+"""What other tools made becomes a control: a mean difference in a .pt file, a control vector of llama.cpp, or an adapter in a folder of PEFT's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 from ..algebra.directions import unit
 from ..errors import ControlError, DataError
 from ..io.claims import refuse_output
+from ..io.gguf import is_gguf
 from ..io.tensors import FLOATS
-from ..models import Layout
+from ..io.vectors import read_vectors
+from ..models import Layout, Site
 from ..runtime.adapters import ADAPTER, read_peft
 from .control import Control, provenance
 from .part import Part
@@ -46,15 +48,17 @@ def read_foreign(path: str | Path) -> Tensor:
 
 
 def convert(path: str | Path, layout: Layout, model_name: str, strength: float = 1.0) -> Control:
-    """The ablation of a foreign direction at every writer of a model with this layout; or an adapter folder, `strength` of it.
+    """The ablation of a foreign direction at every writer of a model with this layout; or a control vector or an adapter folder, `strength` of it.
 
-    Raises DataError for a file without one direction, ControlError for one of another size and for an adapter that is no control.
+    Raises DataError for a file without a direction, ControlError for one of another size and for an adapter that is no control.
     """
     if (Path(path) / ADAPTER).is_file():
         made_from = provenance(method="adapter", behaviour=f"the adapter {Path(path).name}")
         return Control(
             parts=(), layout=layout, model_name=model_name, made_from=made_from, adapters=(read_peft(Path(path)).scaled(strength),)
         )
+    if is_gguf(Path(path)):
+        return _of_vectors(Path(path), layout, model_name, strength)
     vector = read_foreign(path)
     if len(vector) != layout.d_model:
         raise ControlError(
@@ -63,3 +67,18 @@ def convert(path: str | Path, layout: Layout, model_name: str, strength: float =
     part = Part(kind="ablate", vectors=unit(vector / vector.abs().max()).float()[None], dose=strength, scope=Scope())
     made_from = provenance(method="ablate", behaviour=f"the direction of {Path(path).name}", length=float(vector.norm()))
     return Control(parts=(part,), layout=layout, model_name=model_name, made_from=made_from)
+
+
+def _of_vectors(path: Path, layout: Layout, model_name: str, strength: float) -> Control:
+    """What llama.cpp does with a control vector: it is added behind its layers, at every token."""
+    vectors = read_vectors(path)
+    size, last = {len(vector) for vector in vectors.values()}, max(vectors)
+    if size != {layout.d_model} or last >= layout.n_layers:
+        raise ControlError(
+            f"The control vector in {path} has {', '.join(map(str, sorted(size)))} channels and goes to layer {last}; {model_name} has {layout.d_model}, and layers 0 to {layout.n_layers - 1}."
+        )
+    parts = tuple(
+        Part(kind="add", vectors=vector[None], dose=strength, scope=Scope(site=Site(layer), tokens="all")) for layer, vector in sorted(vectors.items())
+    )
+    made_from = provenance(method="add", behaviour=f"the control vector {path.name}")
+    return Control(parts=parts, layout=layout, model_name=model_name, made_from=made_from)

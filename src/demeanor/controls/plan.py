@@ -130,12 +130,12 @@ class ConvertPlan(BasePlan):
     """What another tool made, and what it is for."""
 
     file: Annotated[Path, Flag(positional="FILE")] = Field(
-        description="direction of another tool, one tensor [d_model] in a .pt file; or a PEFT adapter folder"
+        description="direction of another tool, one tensor [d_model] in a .pt file; a control vector of llama.cpp or repeng (.gguf); or a PEFT adapter folder"
     )
     like: str = Field(
         description="what it is for: a model, or a file that holds its structure (a control, a direction, the JSON of inspect)"
     )
-    strength: float = Field(default=1.0, description="share of the component that is removed; 1 removes it whole")
+    strength: float = Field(default=1.0, description="share of the component that is removed, 1 removes it whole; or what a control vector or an adapter is multiplied with")
 
 
 class ThenPlan(BasePlan):

@@ -2,6 +2,7 @@
 
 from .hub import Pushed, push
 from .lora import Exported, export_lora
+from .vectors import ExportedVector, export_vector
 from .weights import Baked, bake, merge
 
-__all__ = ["Baked", "Exported", "Pushed", "bake", "export_lora", "merge", "push"]
+__all__ = ["Baked", "Exported", "ExportedVector", "Pushed", "bake", "export_lora", "export_vector", "merge", "push"]

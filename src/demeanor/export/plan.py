@@ -15,7 +15,7 @@ from ..models.plan import ModelPlan
 class ExportPlan(ControlsPlan, ModelPlan):
     """The model that the controls are for, and the form in which they are written, in this order."""
 
-    form: Annotated[Literal["lora"], Flag(("--as",))] = Field(default="lora", description="form: lora, a folder of PEFT's")
+    form: Annotated[Literal["lora", "gguf-vector"], Flag(("--as",))] = Field(default="lora", description="form: lora, a folder of PEFT's; gguf-vector, a file for llama.cpp")
 
     @model_validator(mode="after")
     def _something_to_export(self) -> Self:
