@@ -73,6 +73,15 @@ def test_a_run_is_pushed_with_its_guard_and_comes_back(run_folder: Path, refusal
 
 
 @pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_told_in_a_sentence(run_folder: Path, tmp_path: Path) -> None:
+    with hub() as server:
+        pass  # and is gone
+    told = ended(command(server, tmp_path / "home", "push", run_folder, "owner/name"), 2)
+    assert "could not be pushed to owner/name" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
 def test_nothing_that_is_sent_names_a_folder_of_this_machine(refusal_ablated: dm.Control, tmp_path: Path) -> None:
     place, folder = "/somebody/s/folder/smol", tmp_path / "trained"
     folder.mkdir()

@@ -114,7 +114,7 @@ def _of_control(place: Path, repo: str) -> _Parcel:
         sent[SCORES] = without_places((file.parent / SCORES).read_text(encoding="utf-8")).encode()
     told_of = f">\n> Measured on prompts that had no part in it:\n>\n{figures}" if figures else ">\n> What it does, and what it keeps, was not measured by a run.\n"
     use = f'\n    demeanor chat {model} "..." --control {repo}\n'
-    card = _with_data(f"{note(control, model, what='control')}{told_of}{use}", model)
+    card = _with_data(f"---\ntags: {TAGS}\n---\n\n{note(control, model, what='control')}{told_of}{use}", model)
     left = tuple(sorted(path.name for path in place.iterdir() if path.name not in sent and not path.name.startswith("."))) if place.is_dir() else ()
     return _Parcel("A control", sent | {CARD: card}, left)
 

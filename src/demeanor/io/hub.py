@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import DataError
 from ..progress import say
@@ -32,16 +32,16 @@ def hub_name(name: str) -> HubName | None:
 @contextmanager
 def told(what: str, then: str = "") -> Iterator[None]:
     """DataError, in one sentence, for what a network and the Hub can refuse: what could not be done, why, and what to do then."""
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
+    of_network: Any = HfHubHTTPError.__bases__[0]  # the root of all errors of the library's client, which differs from version to version
     try:
         yield
     except LocalTokenNotFoundError as error:
         raise DataError(f"{what}: nobody is logged in; run `hf auth login`, or set HF_TOKEN.") from error
     except LocalEntryNotFoundError as error:
         raise DataError(f"{what}: it is not in the cache, and the Hub cannot be reached; try again with a network.") from error
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, RuntimeError, ValueError, OSError) as error:
+    except (of_network, HFValidationError, RuntimeError, ValueError, OSError) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         said = (" ".join(str(cause).split()) or type(cause).__name__)[:200].rstrip(".")
         raise DataError(f"{what}: {said}{then}.") from error
