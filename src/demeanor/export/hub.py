@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..controls import load_control, save_control
+from ..controls import Control, load_control, save_control
 from ..controls.files import CONTROL
 from ..errors import DataError
 from ..io.checkpoint import CONFIG
@@ -100,15 +100,15 @@ def _whole(folder: Path) -> _Parcel:
     if ADAPTER in sent:
         sent[ADAPTER] = without_places((folder / ADAPTER).read_text(encoding="utf-8")).encode()
     if CONTROL in sent:
-        sent[CONTROL] = _placeless(folder / CONTROL)
+        sent[CONTROL] = _placeless(load_control(folder / CONTROL))
     return _Parcel(what, sent | {CARD: _with_data(card, "")}, tuple(name for name in STAYS if (folder / name).exists()))
 
 
 def _of_control(place: Path, repo: str) -> _Parcel:
     """A control by itself or out of a run's or training's folder, with the figures of a run."""
-    control, model = load_control(place), without_places(load_control(place).model_name)
-    file = place / CONTROL if place.is_dir() else place
-    sent: dict[str, str | bytes] = {CONTROL: _placeless(file)}
+    control = load_control(place)
+    model, file = without_places(control.model_name), place / CONTROL if place.is_dir() else place
+    sent: dict[str, str | bytes] = {CONTROL: _placeless(control)}
     figures = "".join(f"> {sentence}\n" for sentence in measured(place))
     if figures:
         sent[SCORES] = without_places((file.parent / SCORES).read_text(encoding="utf-8")).encode()
@@ -119,9 +119,8 @@ def _of_control(place: Path, repo: str) -> _Parcel:
     return _Parcel("A control", sent | {CARD: card}, left)
 
 
-def _placeless(file: Path) -> bytes:
-    """A control file that names no folder of this machine in its header."""
-    control = load_control(file)
+def _placeless(control: Control) -> bytes:
+    """A control's file that names no folder of this machine in its header."""
     made_from = json.loads(without_places(json.dumps(dict(control.made_from), ensure_ascii=False)))
     with tempfile.TemporaryDirectory() as folder:
         save_control(replace(control, model_name=without_places(control.model_name), made_from=made_from), Path(folder) / CONTROL)
@@ -149,9 +148,10 @@ def _with_data(text: str, base: str) -> bytes:
     except (ValueError, yaml.YAMLError) as error:
         raise DataError(f"The card ({CARD}) begins with data that is no YAML ({' '.join(str(error).split())[:100]}); correct it.") from error
     data: Any = card.data
-    if hub_name(str(data.get(BASE) or base)) is None or Path(str(data.get(BASE) or base)).exists():
+    told_base = str(data.get(BASE) or base)
+    if hub_name(told_base) is None or Path(told_base).exists():
         data.pop(BASE, None)  # the Hub takes names of its own alone
-    else:
-        data[BASE] = data.get(BASE) or base
+    elif not data.get(BASE):
+        data[BASE] = base
     data["tags"] = list(dict.fromkeys([*(data.get("tags") or ()), *TAGS]))
     return str(card).encode()
