@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import demeanor as dm
-from demeanor.algebra.schedule import triangular
+from demeanor.algebra.schedule import layer_limit, triangular
 from demeanor.controls import Control, Part, check, convert, load_control, overlaps, read_layout, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError
 from demeanor.io.tensors import FORMAT
@@ -110,6 +110,24 @@ def test_read_is_the_token_where_the_direction_was_read(organism: dm.Session, af
     assert moved == [len(organism.encode(PROMPTS[0])) + direction.position]
     read = organism.capture([PROMPTS[0]], [direction.site], after).values[0, 0]
     assert torch.allclose(read, before[moved[0]], atol=1e-4)
+
+
+def test_along_layers_every_middle_layer_moves_along_its_own_gap(organism: dm.Session, over_refusal: dm.Direction) -> None:
+    """The first of them moves the stream by its share of the dose; the parts are the gaps of the direction's means."""
+    control, reply = dm.add(over_refusal, 6.0, "all", along="layers"), [7, 8, 9]
+    shows, lacks = over_refusal.layers or ()
+    layers = [part.scope.site.layer for part in control.parts if part.scope.site]
+    assert layers == list(range(organism.layout.n_layers // 4, layer_limit(organism.layout.n_layers)))
+    for part, layer in zip(control.parts, layers, strict=True):
+        assert torch.allclose(part.dose * part.vectors[0].double(), 6.0 / len(layers) * (shows.mean - lacks.mean)[layer], rtol=1e-5)
+    before, after = (streams(organism, layers[0], some, PROMPTS[0], reply) for some in (None, control))
+    moved = control.parts[0].dose * control.parts[0].vectors[0]
+    assert torch.allclose(after - before, moved.expand_as(before), atol=1e-3 * float(moved.norm()))
+
+
+def test_along_layers_needs_the_means_of_all_layers(over_refusal: dm.Direction) -> None:
+    with pytest.raises(ControlError, match="no means of all layers"):
+        dm.add(replace(over_refusal, layers=None), 1.0, along="layers")
 
 
 def test_a_direction_that_was_read_over_replies_acts_on_them(organism: dm.Session) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import demeanor as dm
+from demeanor.algebra.schedule import layer_limit
 from demeanor.finding.estimators import ESTIMATORS
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import find_again
-from demeanor.finding.select import layer_limit
 from demeanor.job.confirm import shortlist
 from demeanor.job.result import Run
 from demeanor.job.run import run

@@ -208,3 +208,17 @@ def test_pairs_are_filtered_together(organism: dm.Session, tmp_path: Path) -> No
     for part in (sets.train, sets.val):
         assert [partner[p.text] for p in part["shows"]] == [p.text for p in part["lacks"]]
         assert not {row["prompt"] for row in more} & {p.text for p in part["shows"]}
+
+
+def test_own_replies_are_read_where_they_are_asked_for(organism: dm.Session) -> None:
+    """The class means are those of the mean over what the model itself says to the train prompts that it treats as their set says."""
+    behaviour = dm.behaviour("cheer").settled(organism)
+    findings = search_directions(organism, behaviour, read="replies", max_prompts=40, layer=2)
+    assert {direction.site.position for direction in findings.directions} == {REPLY}
+    direction = findings.ranked()[0]
+    kept = findings.sets.train["shows"]
+    bench = Bench(organism, behaviour, "val", max_prompts=40)
+    said = organism.generate([replace(prompt, reply=None) for prompt in kept], bench.budget)
+    assert [prompt.reply for prompt in kept] == [reply.text for reply in said]
+    values = organism.capture(kept, [direction.site]).values[:, 0].double()
+    assert torch.allclose(direction.shows.mean, values.mean(0), atol=1e-5)

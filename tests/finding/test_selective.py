@@ -179,6 +179,14 @@ def test_strength_rises_until_more_of_it_is_no_gain(organism: dm.Session, over_r
     assert bench.try_(tried[1][0]).scores == tried[1][1].scores
 
 
+def test_of_a_large_model_no_step_more_is_tried(organism: dm.Session, over_refusal: dm.Direction, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit takes minutes there, so the first strength that leaves nothing is the last."""
+    bench = Bench(organism, "over-refusal", "val", max_prompts=24)
+    monkeypatch.setattr(organism.runner, "small", False)
+    tried = climb(bench, over_refusal, SelectivePlan(**ONE))
+    assert [control.made_from["strength"] for control, _ in tried] == [1.0, 2.0]
+
+
 @pytest.mark.parametrize(("merits", "taken"), [([0.5, 0.9, 0.89], 2), ([0.5, 0.9, 0.8], 1), ([0.95, 0.9, 0.94, 0.2], 2), ([0.7], 0)])
 def test_the_strongest_of_those_that_are_as_good_is_taken(organism: dm.Session, control: dm.Control, merits: list[float], taken: int) -> None:
     tried = [(replace(control, made_from={"strength": float(rung)}), SimpleNamespace(merit=merit)) for rung, merit in enumerate(merits)]

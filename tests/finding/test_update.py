@@ -65,8 +65,9 @@ def test_what_does_not_merge_is_refused(organism: dm.Session, parts, tiny) -> No
         update(organism, replace(begun, layers=None), parts[1])
     with pytest.raises(ControlError, match="find it anew"):
         update(organism, a_direction(tiny["llama"], dm.Site(0)), parts[1])
-    with pytest.raises(DataError, match="other kind"):
-        update(organism, replace(begun, site=replace(begun.site, position="reply")), parts[1])
+    replies = {name: tuple(replace(prompt, reply="hello .") for prompt in parts[1].set(name)) for name in ("shows", "lacks")}
+    with pytest.raises(DataError, match="updated by prompts"):
+        update(organism, begun, replace(parts[1], **replies))
 
 
 def test_the_command_writes_a_direction_that_can_be_updated_again(demeanor, organism: dm.Session, parts, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

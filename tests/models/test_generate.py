@@ -42,6 +42,19 @@ def test_logits_of_a_batch_are_those_of_the_unpadded_prompt(session: dm.Session)
         assert torch.allclose(batch[row], alone, atol=3e-5)
 
 
+def test_the_head_reads_its_input_in_one_piece(organism: dm.Session) -> None:
+    """A slice over rows would have half-precision products copy the head's weights once a row."""
+    whole: list[bool] = []
+    head = organism.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: whole.append(args[0].is_contiguous()))
+    organism.generate(PROMPTS, 4)
+    organism.logits(PROMPTS)
+    organism.reply_log_probs(PROMPTS, [[5, 6]] * len(PROMPTS))
+    handle.remove()
+    assert len(whole) > 5
+    assert all(whole)
+
+
 def test_reply_log_probs_are_those_of_generation(organism: dm.Session) -> None:
     replies = organism.generate(PROMPTS)
     log_probs = organism.reply_log_probs(PROMPTS, [reply.ids for reply in replies])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -106,3 +108,12 @@ def test_what_weights_cannot_do_is_not_in_a_space_of_bakeable_controls(organism:
     assert space.common["kind"].choices == ("ablate",)
     assert "gate" not in space.common
     assert all(params["kind"] == "ablate" for params in space.seeds(trying.findings.directions[:2], trying.findings.directions[:2], (-1.0,)))
+
+
+def test_a_setting_may_name_a_layer_where_no_direction_was_tried(trying: Trying) -> None:
+    """Of a large model selection tries few directions, and random settings name any layer and position of the template."""
+    few = replace(trying.findings, directions=trying.findings.directions[:1], candidates=trying.findings.candidates[:1])
+    space = Trying(trying.bench, few, trying.plan).space
+    for layer in range(few.layer_limit):
+        for kind in ({**ABLATE, "own": True}, {"kind": "push", "estimator": "mean_difference", "push": 0.2, "tokens": "last_and_reply"}):
+            assert space.control({**kind, "layer": layer, "position": int(few.directions[0].site.position)}).parts

@@ -1,6 +1,11 @@
-"""How strongly an edit acts in each layer. algorithms.md, section 5."""
+"""How strongly an edit acts in each layer, and which layers are too late for one. algorithms.md, section 5."""
 
 from __future__ import annotations
+
+
+def layer_limit(n_layers: int) -> int:
+    """The first layer that is too late: floor(0.8 L), without floating point."""
+    return 4 * n_layers // 5
 
 
 def triangular(n_layers: int, peak: float = 1.0, position: float = 0.5, half_width: float = 0.5, edge: float = 0.0) -> tuple[float, ...]:

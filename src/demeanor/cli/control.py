@@ -76,7 +76,7 @@ def control_rotate(source: DirectionPlan, plan: RotatePlan, gated: GatedPlan, lo
 @from_plans
 def control_add(source: DirectionPlan, plan: AddPlan, gated: GatedPlan, loading: Loading, target: Target) -> None:
     """A move of the stream along a direction at its site, on the last prompt token and the reply."""
-    control = add(load_direction(source.direction), plan.dose, *plan.reach())
+    control = add(load_direction(source.direction), plan.dose, *plan.reach(), along=plan.along)
     _save(_gated(control, gated, loading), target)
 
 

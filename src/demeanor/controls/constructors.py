@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from ..algebra.directions import orthonormal
+from ..algebra.schedule import layer_limit
 from ..errors import ControlError
+from ..models import Site
 from ..runtime.intervene import Tokens
 from .control import Control
 from .direction import Direction, as_direction
@@ -16,6 +19,7 @@ from .part import Part
 from .scope import Scope
 
 EVERYWHERE = Scope()
+Along = Literal["direction", "layers"]
 
 
 def ablate(direction: Direction, strength: float = 1.0, scope: Scope | None = None) -> Control:
@@ -56,17 +60,37 @@ def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scop
     return _control(direction, Part(kind="rotate", vectors=plane, dose=degrees, scope=scope))
 
 
-def add(direction: Direction, dose: float, tokens: Tokens = "last_and_reply", positions: Sequence[int] = ()) -> Control:
+def add(
+    direction: Direction, dose: float, tokens: Tokens = "last_and_reply", positions: Sequence[int] = (), *, along: Along = "direction"
+) -> Control:
     """Move the stream along the direction at its site, on the last prompt token and the reply.
 
     `tokens="read"` moves the one token at which the direction was read instead: the gap was measured there, and later
     tokens of the reply may carry far less of it. dose is in units of the gap between the classes: -1 takes the `shows` mean to the `lacks` mean, +1 the
-    `lacks` mean to the `shows` mean.
+    `lacks` mean to the `shows` mean. `along="layers"` shares the dose evenly among all layers from a quarter of the depth to those
+    that are too late, each of which moves along its own gap: many small moves harm a reply less than one large one.
+    Raises ControlError for a direction of another rank than 1, or one that holds no means of all layers.
     """
     direction = as_direction(direction)
     _refuse_rank(direction, "add")
+    if along == "layers":
+        return Control(
+            parts=tuple(_moves(direction, dose, direction.scope(tokens, positions))), layout=direction.layout, model_name=direction.model_name,
+            made_from=direction.made_from("add, along layers"),
+        )  # fmt: skip
     moved = direction.gap * direction.basis if direction.write is None else direction.write
     return _control(direction, Part(kind="add", vectors=moved, dose=dose, scope=direction.scope(tokens, positions)))
+
+
+def _moves(direction: Direction, dose: float, scope: Scope) -> Iterator[Part]:
+    """A part for every layer of the middle: its own gap between the class means, and its share of the dose."""
+    if direction.layers is None:
+        raise ControlError("The direction holds no means of all layers; find it anew, or add it at its own layer alone.")
+    shows, lacks = direction.layers
+    layers = range(direction.layout.n_layers // 4, layer_limit(direction.layout.n_layers))
+    for layer in layers:
+        gap = (shows.mean[layer] - lacks.mean[layer]).to(direction.basis)
+        yield Part(kind="add", vectors=gap[None], dose=dose / len(layers), scope=replace(scope, site=Site(layer, direction.site.point)))
 
 
 def clamp(

@@ -11,6 +11,7 @@ from ..algebra.schedule import triangular
 from ..errors import DataError
 from ..io.plan import BasePlan, Flag
 from ..models.plan import BehaviourNames, MaxPrompts
+from .constructors import Along
 from .direction import Direction
 from .scope import Scope
 
@@ -107,6 +108,9 @@ class AddPlan(TokensPlan):
     """How far the stream is moved."""
 
     dose: float = Field(description="units of the class gap; -1 moves from the shows mean to the lacks mean, +1 the other way")
+    along: Along = Field(
+        default="direction", description="what is added: direction, the class gap at the direction's own layer; layers, every middle layer's own gap, each with its share of the dose"
+    )
 
 
 def _class_or_number(value: Any) -> Any:

@@ -41,7 +41,7 @@ class Evaluation:
         if not neutral:
             warn("neutral: none; what a direction changes elsewhere is measured on lacks instead.")
             neutral = lacks
-        given = (sets.val["shows"][:SELECTION_PROMPTS], sets.val["lacks"][:SELECTION_PROMPTS]) if bench.behaviour.has_replies else None
+        given = (sets.val["shows"][:SELECTION_PROMPTS], sets.val["lacks"][:SELECTION_PROMPTS]) if sets.replied else None
         self.tried = Tried(shows, lacks, neutral, given)
         self.untouched = 0.0
 

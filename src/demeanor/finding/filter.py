@@ -9,6 +9,7 @@ from ..behaviours import Prompt, SetName
 from ..detect import present
 from ..errors import DataError
 from ..measure.bench import Bench
+from ..progress import say
 
 FEWEST = 16  # prompts of a set that must be left, train and val together
 FEWEST_VAL = 4
@@ -21,6 +22,11 @@ class Sets:
     train: dict[str, list[Prompt]]
     val: dict[str, list[Prompt]]
     counts: dict[str, dict[str, int]]
+
+    @property
+    def replied(self) -> bool:
+        """Whether `shows` and `lacks` come with the replies that are read, instead of the ends of prompts."""
+        return all(prompt.reply is not None for split in (self.train, self.val) for name in ("shows", "lacks") for prompt in split[name])
 
 
 def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
@@ -50,6 +56,19 @@ def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
         if not _enough(kept):
             raise DataError(_too_few(bench.session.name, name, kept, replied, behaviour.pairs))
     return sets
+
+
+def with_own_replies(bench: Bench, sets: Sets) -> Sets:
+    """The same sets, `shows` and `lacks` with what the model says to them. Prompts to which it says nothing are left out, and told."""
+    kept, silent = (dict(sets.train), dict(sets.val)), 0
+    for split in kept:
+        for name in ("shows", "lacks"):
+            replies = bench.ledger.replies(split[name], bench.budget)
+            split[name] = [replace(prompt, reply=reply.text) for prompt, reply in zip(split[name], replies) if reply.text.strip()]
+            silent += len(replies) - len(split[name])
+    if silent:
+        say(f"{silent} prompts are left out, because the model's reply to them is empty.")
+    return Sets(*kept, sets.counts)
 
 
 @dataclass(frozen=True)

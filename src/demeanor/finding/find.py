@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import directions
+from ..algebra.schedule import layer_limit
 from ..behaviours import Behaviour, BehaviourLike, as_behaviour
 from ..controls.direction import Candidate, Direction
 from ..errors import DataError, NoCandidate
@@ -21,9 +22,9 @@ from ..runtime.positions import REPLY, Position
 from .classes import Chance, Classes
 from .estimators import Estimate, named_estimators, usual_estimators
 from .evaluate import Evaluation
-from .filter import Sets, filter_prompts
+from .filter import Sets, filter_prompts, with_own_replies
 from .plan import FindPlan
-from .select import DOES_NOT_INDUCE, INDUCE_MIN, RankBy, layer_limit, rank_key, table
+from .select import DOES_NOT_INDUCE, INDUCE_MIN, RankBy, rank_key, table
 from .signal import Signal, find_signal
 
 POSITIONS = 5  # of the template after the user's message, at most
@@ -129,12 +130,14 @@ def search_directions(
     if layer is not None and not 0 <= layer < n_layers:
         raise DataError(f"{session.name} has layers 0 to {n_layers - 1}; there is no layer {layer}.")
     sets = filter_prompts(bench, max_prompts)
-    signal = Signal((), torch.zeros(session.vocabulary), False) if behaviour.has_replies else find_signal(bench.ledger, sets)
+    if plan.read == "replies" and not sets.replied:
+        sets = with_own_replies(bench, sets)
+    signal = Signal((), torch.zeros(session.vocabulary), False) if sets.replied else find_signal(bench.ledger, sets)
     if signal.after:
         say(f"What the model will do is settled after {session.tokenizer.decode(list(signal.after))!r}; directions are looked for there.")
     # Replies are read over their tokens, prompts at their ends.
     at_ends = range(-min(POSITIONS, session.template_length() + len(signal.after)), 0)
-    positions: list[Position] = [REPLY] if behaviour.has_replies else list(at_ends)
+    positions: list[Position] = [REPLY] if sets.replied else list(at_ends)
     sites = [Site(at, "resid_post", position) for position in positions for at in range(n_layers)]
     classes = Classes(bench.ledger, sets, sites, signal.after)
     with session.runner.threads():
@@ -147,7 +150,7 @@ def search_directions(
         if layer is None or site.layer == layer
         for estimator, vector in classes.estimates(number, tried)
     ]
-    by = plan.rank_by or ("induce" if behaviour.has_replies else "trade_off")
+    by = plan.rank_by or ("induce" if sets.replied else "trade_off")
     evaluation = Evaluation(bench, sets, signal, limit, by)
     tried_directions, seen = evaluation.candidates(tried_directions, plan.trying or ("every" if session.runner.small else "halving"))
     candidates = tuple(seen)

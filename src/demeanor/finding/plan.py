@@ -27,6 +27,13 @@ Tries = Annotated[
         description="how directions are tried: every one on all prompts, or by halving, the better ones on more and more prompts; every for models of less than 20 million parameters, else halving"
     ),
 ]
+Reading = Literal["prompts", "replies"]
+ReadOf = Annotated[
+    Reading,
+    Field(
+        description="what is read of the classes: prompts, the stream at their ends; or replies, its mean over what the model says to them, which is where a tone is"
+    ),
+]
 GateKind = Annotated[Kind, Field(description="what the gate reads: the stream along a logistic probe, or its cosine with the class gap")]
 FalsePositives = Annotated[float, Field(gt=0, lt=1, description="share of guard prompts that the gate may let through")]
 
@@ -37,6 +44,7 @@ class FindPlan(BasePlan):
     layer: Layer = None
     rank_by: Ranking = None
     trying: Tries = None
+    read: ReadOf = "prompts"
     estimators: Annotated[tuple[str, ...], Flag(("--estimator",))] = Field(
         default=(), description="estimator that is tried instead of the usual ones; repeat for several"
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..algebra.schedule import layer_limit
 from ..errors import NoCandidate
 
 KL_MAX = 0.1  # nats, first reply token on neutral prompts
@@ -35,11 +36,6 @@ class Choice:
     position: int
     layer: int
     row: Mapping[str, Any]
-
-
-def layer_limit(n_layers: int) -> int:
-    """The first layer that is too late: floor(0.8 L), without floating point."""
-    return 4 * n_layers // 5
 
 
 NOT_A_NUMBER, TOO_LATE = "not a number", "too late a layer"

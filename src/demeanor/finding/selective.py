@@ -76,15 +76,17 @@ def climb(
     try_: Callable[[Control], Trial] | None = None,
 ) -> list[tuple[Control, Trial]]:
     """Edits of rising strength, each tried on the bench (or by `try_`) before the next is fitted: until one did worse than the one before
-    it, or the one before it left nothing, as surely as so few prompts tell. The one step more is for wordings that the bench does not have."""
+    it, or left nothing, as surely as so few prompts tell. Of a small model the next is tried even then, for wordings that the bench does
+    not have."""
     inputs = _inputs(bench.session, bench.behaviour, bench.ledger, direction, plan)
     tried: list[tuple[Control, Trial]] = []
     for strength in STRENGTHS:
         control = _fitted(inputs, direction, plan, strength)
         trial = (try_ or bench.try_)(control)
-        done = bool(tried) and (trial.merit < tried[-1][1].merit - ALIKE or not tried[-1][1].leaves_some)
+        last = tried[-1][1] if tried else None
         tried.append((control, trial))
-        if done:
+        enough = last if bench.session.runner.small else trial
+        if (last is not None and trial.merit < last.merit - ALIKE) or (enough is not None and not enough.leaves_some):
             break
     return tried
 

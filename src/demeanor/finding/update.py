@@ -23,7 +23,7 @@ from ..measure.bench import Bench
 from ..models import Session, Site
 from ..runtime.positions import REPLY
 from .estimators import ESTIMATORS, of_means
-from .filter import Sets, filter_prompts
+from .filter import Sets, filter_prompts, with_own_replies
 from .plan import UpdatePlan
 
 
@@ -62,11 +62,12 @@ def update(session: Session, direction: Direction, behaviour: BehaviourLike, pla
     _refuse_unmergeable(session, direction)
     behaviour.needs_prompts()
     bench = Bench(session, behaviour, "val", max_prompts=max_prompts)
-    if behaviour.has_replies != (direction.site.position == REPLY):
-        raise DataError(
-            "A direction read at prompts is updated by prompts, and one read over replies by replies; these are the other kind."
-        )
+    over_replies = direction.site.position == REPLY
+    if behaviour.has_replies and not over_replies:
+        raise DataError("A direction read at prompts is updated by prompts, and these are replies; find one with `find` on them.")
     sets = filter_prompts(bench, max_prompts)
+    if over_replies and not sets.replied:
+        sets = with_own_replies(bench, sets)
     sites = [Site(layer, direction.site.point, direction.site.position) for layer in range(session.layout.n_layers)]
     new = {name: Moments.of(session.capture(sets.train[name], sites, direction.after).values) for name in ("shows", "lacks")}
     assert direction.layers is not None

@@ -48,8 +48,10 @@ def confirm(
     fires = [(gate, decisions(bench, gate, held_out)) for gate, held_out in gates]
     few = bench if bench.session.runner.small else bench.on(telling_prompts(bench, findings))
     trials = _Trials(few, findings, [(gate, cut(fired, bench, few)) for gate, fired in fires])
-    last = (_selective_edits,) if with_edits else ()
-    for proposer in (_shortlist, _wordings, _found_again, _pushes, _higher_ranks, *last):
+    edits = (_selective_edits,) if with_edits else ()
+    further = (_wordings, _found_again, _pushes, _higher_ranks)
+    # Of a large model each further proposer takes minutes, and a selective edit mostly leaves it nothing to do.
+    for proposer in (_shortlist, *further, *edits) if bench.session.runner.small else (_shortlist, *edits, *further):
         proposer(trials)
         if not trials.options:
             raise findings.no_candidate()

@@ -49,6 +49,7 @@ from .result import Parity, Run
 from .resume import refuse_other_plan, resumable, running_folder
 
 DOSES = 9  # of a small model's dial
+COMPARED = 64  # replies of a large model after baking, besides its logits on all test prompts
 BAKEABLE = "bakeable.safetensors"  # the best control that weights can do exactly, where the chosen one is another
 
 
@@ -206,7 +207,8 @@ def _described(option: Option) -> Control:
 
 
 def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:
-    """The baked model, loaded afresh as the first one was, against the control at run time, on the test prompts."""
+    """The baked model, loaded afresh as the first one was, against the control at run time: logits on the test prompts, and replies
+    (of a large model to some of them, from every set)."""
     # A prompt may stand in two sets; it is asked once.
     by_tokens = {tuple(session.encode(each.prompt)): each for name in SET_NAMES for each in measurement.observed[1].sets[name]}
     outcomes = list(by_tokens.values())
@@ -214,9 +216,10 @@ def check_parity(session: Session, baked: Session, control: Control, measurement
     with session.controlled(control):
         expected = session.logits(prompts)
     worst = float((baked.logits(prompts) - expected).abs().max() / expected.std())
-    replies = baked.generate(prompts, max(len(outcome.reply.ids) for outcome in outcomes))
-    same = sum(reply.text == outcome.reply.text for reply, outcome in zip(replies, outcomes))
-    return Parity(worst, same, len(outcomes), session.dtype_name)
+    again = outcomes if session.runner.small else outcomes[:: -(-len(outcomes) // COMPARED)]
+    replies = baked.generate([outcome.prompt for outcome in again], max(len(outcome.reply.ids) for outcome in again))
+    same = sum(reply.text == outcome.reply.text for reply, outcome in zip(replies, again))
+    return Parity(worst, same, len(again), session.dtype_name)
 
 
 def _write(result: Run, ledger: Ledger, work: Path) -> None:

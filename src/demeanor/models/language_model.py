@@ -13,7 +13,7 @@ from ..behaviours import Prompt, as_prompts
 from ..runtime.batches import Batch, Reply, each, piece_by_piece, said_one_of, trimmed
 from ..runtime.caches import keyword
 from ..runtime.runner import Runner
-from ..runtime.shared_prefix import OpenedBatch, Tail, last_logits
+from ..runtime.shared_prefix import InOnePiece, OpenedBatch, Tail, last_logits
 from .options import REPLY_TOKENS
 from .texts import Texts
 from .thinking import open_think_tag, unfinished
@@ -127,9 +127,10 @@ class LanguageModel(Texts):
                 more["streamer"] = piece_by_piece(self.decode, heard)
             if isinstance(batch, OpenedBatch):
                 more[keyword()] = batch.begun()
-            out = self._greedy.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=room, **how, **more
-            )
+            with InOnePiece(self.model).attached():
+                out = self._greedy.generate(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=room, **how, **more
+                )
             return [trimmed(row, self.end_ids) for row in out[:, read:].tolist()]
 
         return self.runner.in_batches(starts, run, "Generating", max_new_tokens, tails=[Tail()] * len(starts), continued=True)

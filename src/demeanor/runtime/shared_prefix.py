@@ -241,10 +241,24 @@ def last_logits(model: Any, batch: Batch, count: int) -> Tensor:
     Of a row with fewer tokens the first columns mean nothing.
     """
     if not isinstance(batch, SharedBatch):
-        return model(**batch.inputs(), logits_to_keep=count).logits  # type: ignore[no-any-return]
+        with InOnePiece(model).attached():
+            return model(**batch.inputs(), logits_to_keep=count).logits  # type: ignore[no-any-return]
     with _LastTokens(model, batch.ends, count).attached() as last:
         logits: Tensor = model(**batch.inputs()).logits
     return logits if last.taken else last.take(logits)
+
+
+class InOnePiece(Acting):
+    """The output head is given its input in one piece of memory.
+
+    The last tokens of several rows, cut out of all tokens, are not; in bfloat16 the product with the head then copies the head's weights
+    once for every row, which took three quarters of a batch's time (SmolLM2, 64 rows, 8 tokens each).
+    """
+
+    def lay(self) -> None:
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        if head is not None:
+            self.on_input(head, Tensor.contiguous)
 
 
 class _LastTokens(Acting):

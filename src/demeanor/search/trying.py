@@ -17,6 +17,7 @@ from ..finding.plan import SelectivePlan
 from ..finding.selective import selective
 from ..job.confirm import DOSES, PUSHED, Fires, decisions, gates_for, shortlist
 from ..measure.bench import Bench
+from ..models import Site
 from ..progress import Bar, say
 from .objective import Asked, Objective, Quick
 from .plan import SearchPlan
@@ -46,7 +47,10 @@ class Trying:
         self.fires: dict[str, Fires] = {_name(gate): decisions(bench, gate, held_out) for gate, held_out in gates}
         surrogate = surrogate_for(bench, findings)
         self.objective = Objective(surrogate, {name: _as_read(bench, surrogate, fires) for name, fires in self.fires.items()})
-        classes = Classes(bench.ledger, findings.sets, tuple(dict.fromkeys(d.site for d in findings.directions)), findings.after)
+        # Of a large model few directions were tried; a setting may name any layer.
+        positions = sorted({int(direction.site.position) for direction in findings.directions})
+        sites = [Site(layer, "resid_post", position) for position in positions for layer in range(bench.session.layout.n_layers)]
+        classes = Classes(bench.ledger, findings.sets, sites, findings.after)
         self.space = Space(bench.session, findings, classes, {_name(gate): gate for gate, _ in gates}, findings.estimators, plan.bakeable)
         self.given = self._selective()
         self.seeds = self._seeds()
