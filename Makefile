@@ -45,14 +45,15 @@ real: install
 	$(BIN)/demeanor run $(REAL) -b real/everyday.yaml --reply-tokens 24 --battery -o runs/real/everyday
 	$(BIN)/demeanor measure $(REAL) -b real/everyday.yaml --reply-tokens 24 -c runs/real/everyday/bakeable.safetensors \
 		--prompting "The user tells you about their day. Reply warmly. Never apologise for it."
-	$(BIN)/demeanor find $(REAL) -b real/joy.yaml --rank-by induce --reply-tokens 40 --max-prompts 120 -o runs/real/joy.safetensors
-	$(BIN)/demeanor control add runs/real/joy.safetensors --dose 1 -o runs/real/joy.control.safetensors
-	$(BIN)/demeanor dose $(REAL) -b real/joyful.yaml -c runs/real/joy.control.safetensors --induce-to 0.7 --drift-cap 3 \
-		--reply-tokens 40 --max-prompts 48 -o runs/real/joy.dosed.safetensors
-	$(BIN)/demeanor find $(REAL) -b real/private-data.yaml --rank-by induce --reply-tokens 24 --max-prompts 120 -o runs/real/private.safetensors
-	$(BIN)/demeanor control add runs/real/private.safetensors --dose 1 -o runs/real/private.control.safetensors
-	$(BIN)/demeanor dose $(REAL) -b real/private-data.yaml -c runs/real/private.control.safetensors --induce-to 0.9 --drift-cap 3 \
-		--reply-tokens 24 --max-prompts 60 -o runs/real/private.dosed.safetensors
+	$(BIN)/demeanor find $(REAL) -b real/joy.yaml --read replies --reply-tokens 40 -o runs/real/joy.safetensors
+	$(BIN)/demeanor control add runs/real/joy.safetensors --dose 1 --along layers --tokens all -o runs/real/joy.control.safetensors
+	$(BIN)/demeanor measure $(REAL) -b real/joyful.yaml --reply-tokens 40 \
+		$(foreach dose,-1 0.5 1 1.5 2 2.5 3 4,-c runs/real/joy.control.safetensors:$(dose))
+	$(BIN)/demeanor find $(REAL) -b real/private-data.yaml --rank-by induce --reply-tokens 24 -o runs/real/private.safetensors
+	$(BIN)/demeanor control add runs/real/private.safetensors --dose 1 --tokens read -o runs/real/private.control.safetensors
+	$(BIN)/demeanor control when runs/real/private.control.safetensors --model $(REAL) --like real/asks-private.yaml \
+		-o runs/real/private.gated.safetensors
+	$(BIN)/demeanor measure $(REAL) -b real/private-data.yaml --reply-tokens 24 --battery $(foreach dose,1 1.5 2,-c runs/real/private.gated.safetensors:$(dose))
 
 # A tiny random model of every causal type of transformers: proven, baked exactly, or refused, and why. Writes docs/architectures.md; what is done is
 # kept in runs/architectures, so that the same command goes on (about ten minutes of processor time).
