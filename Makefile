@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-long test-fast fuzz kills real architectures lint organism clean
+.PHONY: install demo test test-long test-fast fuzz kills real architectures lint wheel-check organism clean
 
 install: .venv/installed
 
@@ -63,6 +63,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What a user gets: the wheel, built from the sdist, installed in an empty environment with nothing for makers; its size, and the seconds of the demo.
+wheel-check: install
+	$(BIN)/python -m release.check_wheel
 
 # Retrains the embedded model, writes its prompts anew and prints the acceptance table (at most 45 minutes on two cores).
 organism: install
