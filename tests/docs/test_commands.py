@@ -27,7 +27,7 @@ SHORTER = {
     "train heal": ["--max-prompts", "8"], "selfcontrol run": ["--max-prompts", "4"],
 }  # fmt: skip
 ELSEWHERE = {"docs/start.md": "tests/docs/test_start.py", "docs/extending.md": "tests/detect/test_foreign.py"}  # run as they stand
-QUICK = {"docs/how-to/keep-the-guard.md", "docs/how-to/make-it-permanent.md", "docs/selfcontrol.md"}  # a few seconds each, once there is a run
+QUICK = {"docs/selfcontrol.md"}  # a few seconds
 
 
 def command_of(words: tuple[str, ...]) -> tuple[Any, list[str]]:
