@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -39,6 +40,13 @@ def test_links_lead_somewhere_in_the_repository(page: Path) -> None:
             continue
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_links_of_a_notebook_lead_somewhere(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    for link in re.findall(r"\]\(([^)\s#]+)", "".join(line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"])):
+        assert (notebook.parent / link).exists(), link
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
