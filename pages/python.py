@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,8 +54,9 @@ def _entry(name: str, function: Any) -> str:
 
 
 def _members(value: type) -> Iterator[tuple[str, Any]]:
-    """Methods and properties that a class documents itself."""
-    for name, inner in vars(value).items():
+    """Methods and properties that a class of this package, or one that it is made of, documents."""
+    classes = [base for base in value.__mro__ if base.__module__.startswith(dm.__name__)]
+    for name, inner in {name: inner for base in reversed(classes) for name, inner in vars(base).items()}.items():
         bare = inner.__func__ if isinstance(inner, classmethod | staticmethod) else inner
         documented = inspect.getdoc(bare) if isinstance(bare, property) or inspect.isfunction(bare) else None
         if documented and not name.startswith("_"):
@@ -62,7 +64,7 @@ def _members(value: type) -> Iterator[tuple[str, Any]]:
 
 
 def _member(name: str, value: Any) -> str:
-    shown = name if isinstance(value, property) else f"{name}{_shown(value)}"
+    shown = name if isinstance(value, property) else f"{name}{_shown(value, sys.maxsize)}"
     return f"- `.{shown}`: {' '.join((inspect.getdoc(value) or '').split())}\n"
 
 
@@ -73,24 +75,42 @@ def _signature(name: str, value: Any) -> str:
     return f"```python\n{name}{_shown(value)}\n```\n"
 
 
-def _shown(value: Any) -> str:
-    """A signature without `self`, a parameter a line where it is long."""
+def _shown(value: Any, width: int = 90) -> str:
+    """A signature without `self`, a parameter a line where it is wider than that."""
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):  # a class that Python builds otherwise
         return "(...)"
-    parameters = [parameter for name, parameter in signature.parameters.items() if name not in ("self", "cls")]
-    text = _type(str(signature.replace(parameters=parameters)))
-    return text if len(text) < 90 or ", " not in text else re.sub(r"^\(", "(\n    ", text).replace(", ", ", ")
+    shown, named = [], False
+    for name, parameter in signature.parameters.items():
+        if name in ("self", "cls"):
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not named:
+            shown.append("*")
+        named = named or parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
+        shown.append(_parameter(parameter))
+    returned = "" if inspect.isclass(value) or signature.return_annotation is signature.empty else f" -> {_type(signature.return_annotation)}"
+    line = f"({', '.join(shown)}){returned}"
+    return line if len(line) < width else "(\n" + "".join(f"    {text},\n" for text in shown) + f"){returned}"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    kind = "" if parameter.annotation is parameter.empty else f": {_type(parameter.annotation)}"
+    default = "" if parameter.default is parameter.empty else f"{' = ' if kind else '='}{parameter.default!r}"
+    return f"{stars}{parameter.name}{kind}{default}"
 
 
 def _type(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text).replace("'", "")
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
 
 
 def _told(value: Any) -> str:
-    return f"{inspect.getdoc(value) or ''}\n"
+    """A docstring, in which what is told of each parameter is an item of a list, and what is raised stands by itself."""
+    text = re.sub(r"^([a-z_]+(?:, [a-z_]+)*): ", r"- `\1`: ", inspect.getdoc(value) or "", flags=re.MULTILINE)
+    text = re.sub(r"(?<!\n)\n- `", "\n\n- `", text)
+    return re.sub(r"(?<!\n)\n(?=Raises )", "\n\n", text) + "\n"
 
 
 def _fields(plan: type[BasePlan]) -> str:
