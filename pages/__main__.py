@@ -24,7 +24,7 @@ def main(site: Path) -> str | None:
     from latex2mathml.converter import convert
 
     try:
-        stage(STAGED, lambda tex: convert(tex, display="block"))
+        stage(STAGED, lambda tex, display: convert(tex, display=display))
     except NoSuchPage as error:
         return f"{error}."
     for name, made in (("command-line.md", commands.reference()), ("python.md", python.reference())):

@@ -17,6 +17,7 @@ DOCS = "docs"
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md", "SECURITY.md": "security.md", "real/README.md": "real.md"}
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+INLINE = re.compile(r"\$([^$\n]+)\$")  # outside of code, dollars are formulas
 MATH = re.compile(r"^```math\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -24,15 +25,16 @@ class NoSuchPage(Exception):
     """A link to something that is not on the site."""
 
 
-def stage(folder: Path, formula: Callable[[str], str]) -> None:
-    """Writes all pages, pictures and notebooks into an empty `folder`; `formula` makes MathML of TeX. Raises NoSuchPage for a link that leads off the site."""
+def stage(folder: Path, formula: Callable[[str, str], str]) -> None:
+    """Writes all pages, pictures and notebooks into an empty `folder`; `formula` makes MathML of TeX, inline or as a block. Raises NoSuchPage for a link that leads off the site."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / DOCS, folder)
     for name in [*OUTSIDE, *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / DOCS).rglob("*.md")))]:
         text = (ROOT / name).read_text(encoding="utf-8")
-        text = MATH.sub(lambda found: f"<div class='formula'>{formula(found[1].strip())}</div>", text)
-        target = folder / staged(name)
-        target.write_text("".join(part if at % 2 else _linked(part, name) for at, part in enumerate(CODE.split(text))), encoding="utf-8")
+        text = MATH.sub(lambda found: f"<div class='formula'>{formula(found[1].strip(), 'block')}</div>", text)
+        parts = CODE.split(text)  # prose and code in turn
+        parts[::2] = [INLINE.sub(lambda found: formula(found[1], "inline"), _linked(part, name)) for part in parts[::2]]
+        (folder / staged(name)).write_text("".join(parts), encoding="utf-8")
 
 
 def staged(name: str) -> str:

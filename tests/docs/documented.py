@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "real" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # A fence with its language; or lines that are indented by four; or a span in backticks.
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED_FILE = re.compile(r"^(?:.*[ .])?`([\w-]+\.(?:csv|json|jsonl|yaml|txt))`[^\n]*:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -64,6 +64,11 @@ def commands(page: Path) -> Iterator[Shown]:
         yield from _in_block(line, name)
     for span in re.findall(r"`(?:[A-Z_]+=\S+ )?(demeanor [^`]+)`", " ".join(rest.split())):
         yield from _expanded(span, name, False)
+
+
+def typed(line: str, where: str) -> Iterator[Shown]:
+    """The commands of one line that stands elsewhere: in the Makefile, or in the help of a command."""
+    yield from _expanded(line, where, True)
 
 
 def files(page: Path) -> dict[str, str]:

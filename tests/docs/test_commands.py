@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from documented import PAGES, PLACEHOLDER, ROOT, Shown, blocks, commands, files
+from documented import PAGES, PLACEHOLDER, ROOT, Shown, blocks, commands, files, typed
 from typer.main import get_command
 
 import demeanor as dm
 from demeanor.cli import app
 from demeanor.cli.root import UsageError
 from kept import kept
+from pages.commands import every_command
 
-SHOWN = list({str(shown): shown for page in PAGES for shown in commands(page)}.values())
+
+def everywhere() -> Iterator[Shown]:
+    """The commands of the pages, of the Makefile, and the example in the help of every command."""
+    for page in PAGES:
+        yield from commands(page)
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ").replace("$(REAL)", "MODEL")
+    for line in re.findall(r"^\t\$\(BIN\)/(demeanor .*)$", recipes, re.MULTILINE):
+        yield from typed(line, "Makefile")
+    for name, command in every_command(get_command(app)):
+        example = command.epilog.partition("Example: ")[2].replace("\\[", "[")
+        if example.startswith("demeanor "):  # and not another program that is given one of its commands
+            yield from typed(example, f"help of {name}")
+
+
+SHOWN = list({str(shown): shown for shown in everywhere()}.values())
 FIRST = ("run", "organism", "--behaviour", "over-refusal", "-o", "runs/first")
 # What makes a command short in a test: the same command, on fewer prompts. The last value of an option counts.
 SHORTER = {
@@ -77,7 +94,7 @@ def test_a_command_that_is_wrong_is_found(words: str) -> None:
 
 
 def test_placeholders_and_what_needs_a_network_are_told_apart() -> None:
-    whole = {str(shown) for shown in SHOWN if shown.whole}
+    whole = {str(shown) for shown in SHOWN if shown.whole and shown.page.endswith(".md")}
     assert any("docs/how-to/heal.md: train heal" in name for name in whole)
     assert not any("MODEL" in name or "my-model" in name or "gemma" in name for name in whole)
 

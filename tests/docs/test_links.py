@@ -70,7 +70,7 @@ def test_a_link_off_the_site_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("pages.staging.ROOT", tmp_path)
     monkeypatch.setattr("pages.staging.OUTSIDE", {})
     with pytest.raises(NoSuchPage, match=r"src/x\.py"):
-        stage(tmp_path / "staged", str)
+        stage(tmp_path / "staged", lambda tex, display: tex)
 
 
 def test_a_broken_link_of_the_site_is_found(tmp_path: Path) -> None:
