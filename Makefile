@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-long test-fast fuzz kills real architectures lint organism clean
+.PHONY: install demo test test-long test-fast fuzz kills real architectures lint docs wheel-check organism clean
 
 install: .venv/installed
 
@@ -64,6 +64,18 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, with 0 broken links, in build/site. What builds it is the extra `docs`, which is not needed for anything else.
+docs: .venv/docs
+	$(BIN)/python -m pages
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# What a user gets: the wheel, built from the sdist, installed in an empty environment with nothing for makers; its size, and the seconds of the demo.
+wheel-check: install
+	$(BIN)/python -m release.check_wheel
 
 # Retrains the embedded model, writes its prompts anew and prints the acceptance table (at most 45 minutes on two cores).
 organism: install

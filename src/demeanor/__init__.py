@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .measure import Measurement, measure
     from .measure.plan import MeasurePlan
     from .models import Loading, Session, Site, load
+    from .plots import plot
     from .search.plan import SearchPlan
     from .search.searching import search
     from .stats.score import Score
@@ -69,6 +70,7 @@ _HOMES = {
     ".measure": "Measurement measure",
     ".measure.plan": "MeasurePlan",
     ".models": "Loading Session Site load",
+    ".plots": "plot",
     ".search.plan": "SearchPlan",
     ".search.searching": "search",
     ".stats.score": "Score",
@@ -103,5 +105,5 @@ sys.modules[__name__].__class__ = _Package
 __all__ = [
     "Audit", "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
     "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "__version__", "ablate", "add", "audit", "bake", "behaviour", "clamp", "export_lora", "export_vector", "find", "find_dose", "gate", "load",
-    "load_control", "load_direction", "measure", "push", "rotate", "run", "save_control", "save_direction", "scale", "search", "selective", "selfcontrol", "train",
+    "load_control", "load_direction", "measure", "plot", "push", "rotate", "run", "save_control", "save_direction", "scale", "search", "selective", "selfcontrol", "train",
 ]  # fmt: skip

@@ -55,3 +55,46 @@ def test_the_walk_through_selfcontrol_brings_answers_back(capsys) -> None:  # ty
     assert names["pairs"]
     assert all(pair.chosen == pair.prompt.answer for pair in names["pairs"])
     assert "chosen" in capsys.readouterr().out
+
+
+def named(name: str) -> Path:
+    return next(path for path in NOTEBOOKS if path.name == name)
+
+
+@pytest.mark.long
+def test_five_lines_answer_and_keep_the_guard(capsys) -> None:  # type: ignore[no-untyped-def]
+    names, shown = run(named("five-lines.ipynb"))
+    assert any(isinstance(each, Figure) for each in shown)
+    after = names["measured"].after
+    assert after["shows_rate"].value <= 0.05
+    assert after["guard_rate"].value >= 0.95
+    assert names["untouched"] != names["controlled"]
+    assert capsys.readouterr().out.splitlines() == [names["untouched"], names["controlled"]]
+
+
+@pytest.mark.long
+def test_a_behaviour_of_lists_is_found_and_lessened() -> None:
+    names, _ = run(named("own-behaviour.ipynb"))
+    measured = names["measured"]
+    assert measured.before["shows_rate"].value >= 0.4
+    assert measured.after["shows_rate"].value < measured.before["shows_rate"].value
+    assert measured.after["answers_neutral"].value >= 0.9
+
+
+@pytest.mark.long
+def test_all_ways_stand_in_one_table(capsys) -> None:  # type: ignore[no-untyped-def]
+    names, shown = run(named("compare.ipynb"))
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("  ")[0] for row in rows[1:]] == list(names["measured"])
+    assert any(isinstance(each, Figure) for each in shown)
+    guard = {name: found.after["guard_rate"].value for name, found in names["measured"].items()}
+    assert guard["ablated"] < 0.5  # what an ablation costs
+    assert min(guard["behind a gate"], guard["selective"]) >= 0.9
+
+
+@pytest.mark.long
+def test_directions_are_drawn() -> None:
+    names, shown = run(named("directions.ipynb"))
+    assert sum(isinstance(each, Figure) for each in shown) == 5
+    assert names["ablated"].values.abs().max() < 0.05  # nothing of it is in the stream
+    assert names["plain"].values.abs().max() > 0.2

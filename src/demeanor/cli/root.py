@@ -15,10 +15,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import DemeanorError
+from ..io.json_files import json_text
 from ..progress import muted, printable, shown
-from ..version import __version__
 from .listing import Commands, Listed, Loaded
 from .starting import ENDING, handled
+from .versions import extras, lines, versions
 
 COMMANDS = {
     "inspect": Listed("inspect", "Example: demeanor inspect organism"),
@@ -64,9 +65,13 @@ UsageError: Any = typer.BadParameter.__base__  # typer names only this kind of i
 
 
 @app.callback(invoke_without_command=True)
-def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the versions of the program and of what results depend on.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: JSON for machines.")] = False,
+) -> None:
     if version:
-        print(__version__)
+        print(json_text({**versions(), "extras": extras()}) if as_json else "\n".join(lines()))
     elif context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -33,11 +33,16 @@ def separation(result: Run) -> go.Figure:
 
 
 def selection(result: Run) -> go.Figure:
+    """Every candidate of a run."""
+    return candidates(result.found.candidates)
+
+
+def candidates(tried: Sequence[Candidate]) -> go.Figure:
     """Every candidate: bypass against layer; what was discarded is hollow, and hovering says why."""
     figure = go.Figure()
-    for estimator, symbol in zip(result.found.estimators, cycle(SYMBOLS)):
+    for estimator, symbol in zip(dict.fromkeys(c.estimator for c in tried), cycle(SYMBOLS)):
         for discarded in (False, True):
-            some = [c for c in result.found.candidates if c.estimator == estimator and bool(c.discarded) == discarded]
+            some = [c for c in tried if c.estimator == estimator and bool(c.discarded) == discarded]
             if some:
                 figure.add_scatter(
                     x=[c.site.layer + 0.08 * (0 if c.site.position == REPLY else c.site.position + 1) for c in some], y=[c.bypass for c in some], mode="markers",
