@@ -20,13 +20,10 @@ from ..controls import Control
 from ..errors import ControlError
 from ..io.atomic import new_folder
 from ..models import Session
-from ..runtime.adapters import ADAPTER, Adapted
 from ..runtime.rows import as_control
 from ..structure.calls import is_linear
-from ..structure.layout import same_weights
 from .card import note
-from .low_rank import Gains, Halves, ModelTensors, gains
-from .weights import refuse_other
+from .low_rank import Gains, Halves, ModelTensors, gains, refuse_model
 
 NAME = "default"  # PEFT's own for the only adapter of a model
 
@@ -58,7 +55,7 @@ def export_lora(session: Session, control: Control, out: str | Path) -> Exported
     written then.
     """
     refuse_unexportable(control)
-    _refuse_model(session, control)
+    refuse_model(session, control)
     found = gains(session, control)
     _refuse_parameters(session, found)
     halves, biases = found.weights, found.vectors
@@ -78,19 +75,6 @@ def refuse_unexportable(control: Control) -> None:
     reason = as_control(control).bakeable()
     if reason:
         raise ControlError(f"This control cannot become an adapter: {reason}.")
-
-
-def _refuse_model(session: Session, control: Control) -> None:
-    """ControlError for a model of another structure, and for one whose weights an adapter cannot be made of."""
-    session.interventions(control)
-    if control.adapters:
-        refuse_other(session.name, control.model_name, "The adapter", same_weights(control.weights, session.layout.weights))
-    for adapter in control.adapters:
-        Adapted(session.model, adapter)  # has every module that the adapter changes
-    if getattr(session.model, "hf_quantizer", None) is not None:
-        raise ControlError(f"{session.name} is loaded in few bits, and an adapter is made of its weights; load an unquantised copy.")
-    if (Path(session.name) / ADAPTER).is_file():
-        raise ControlError(f"{session.name} is an adapter itself, and another one beside it would be for other weights; bake it first, and name the folder.")
 
 
 def _refuse_parameters(session: Session, found: Gains) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..controls import Control
+from ..errors import ControlError
 from ..models import Session
-from ..structure.layout import Layout
+from ..runtime.adapters import ADAPTER, Adapted
+from ..structure.layout import Layout, same_weights
 from ..structure.stored_names import Piece
 from .changes import Change, changes
+from .weights import refuse_other
 
 
 class ModelTensors:
@@ -63,6 +67,19 @@ class Gains:
 
     weights: dict[str, Halves]
     vectors: dict[str, Tensor]
+
+
+def refuse_model(session: Session, control: Control) -> None:
+    """ControlError for a model of another structure, and for one whose weights an adapter cannot be made of."""
+    session.interventions(control)
+    if control.adapters:
+        refuse_other(session.name, control.model_name, "The adapter", same_weights(control.weights, session.layout.weights))
+    for adapter in control.adapters:
+        Adapted(session.model, adapter)  # has every module that the adapter changes
+    if getattr(session.model, "hf_quantizer", None) is not None:
+        raise ControlError(f"{session.name} is loaded in few bits, and an adapter is made of its weights; load an unquantised copy.")
+    if (Path(session.name) / ADAPTER).is_file():
+        raise ControlError(f"{session.name} is an adapter itself, and another one beside it would be for other weights; bake it first, and name the folder.")
 
 
 def gains(session: Session, control: Control) -> Gains:
