@@ -65,6 +65,7 @@ VLLM := .engines/vllm
 LLAMA := .engines/llama
 PIP_QUIETLY := -m pip install --quiet --disable-pip-version-check
 engines: install $(VLLM)/installed $(LLAMA)/installed
+	$(BIN)/python -m engines --vllm $(VLLM)/bin/python --llama $(LLAMA)/bin/python
 
 $(VLLM)/installed: Makefile engines/requirements.py pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
@@ -76,7 +77,7 @@ $(VLLM)/installed: Makefile engines/requirements.py pyproject.toml
 
 $(LLAMA)/installed: Makefile
 	$(PYTHON) -m venv $(LLAMA)
-	$(LLAMA)/bin/python $(PIP_QUIETLY) xllamacpp==2026.9.11063 numpy
+	$(LLAMA)/bin/python $(PIP_QUIETLY) xllamacpp==2026.9.11063 gguf==0.19.0 numpy
 	touch $@
 
 lint: install
