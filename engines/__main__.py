@@ -20,10 +20,10 @@ import transformers
 
 import demeanor as dm
 
-from .cases import UNTOUCHED, Case, cases
+from .cases import BY_TURNS, UNTOUCHED, Case, cases
 from .compare import Answers, Distance, distance
 from .page import chatting, page, steering
-from .prepare import FIND, LAYER, NEW_TOKENS, Prepared, export_all, model_file, own_answers, plain_answers, prepare, write_order
+from .prepare import FIND, LAYER, NEW_TOKENS, Prepared, by_turns, export_all, model_file, own_answers, plain_answers, prepare, write_order
 from .steering import steer
 
 HERE = Path(__file__).resolve().parent
@@ -40,6 +40,7 @@ def main() -> None:
     prepared = prepare(options.out)
     export_all(prepared)
     own = {name: kept(prepared, f"own-{name}", lambda name=name: own_answers(prepared, prepared.controls.get(name))) for name in (UNTOUCHED, *prepared.controls)}
+    own[BY_TURNS] = by_turns(own["ablate"], own["half"])
     rows: list[tuple[Case, Distance]] = []
     for case, answers in zip(pairs := cases(str(model_file())), answered(prepared, pairs, options)):
         rows.append((case, distance(answers, own[case.control])))

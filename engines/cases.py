@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Where = Literal["transformers", "vLLM", "llama.cpp"]
 UNTOUCHED = "untouched"
+BY_TURNS = "ablate, and half of it, by turns"
 FLOAT32, BFLOAT16, PACKED = "float32", "bfloat16", "packed (Q4_1, Q8_0)"
 BOUNDS = {FLOAT32: 2e-4, BFLOAT16: 1.0, PACKED: 1.5}
 
@@ -40,6 +41,7 @@ def cases(packed: str) -> tuple[Case, ...]:
         Case("peft-lora", "transformers", "ablate", "LoRA through PEFT", FLOAT32, {"model": "plain", "lora": "lora"}),
         Case("transformers-baked", "transformers", "ablate", "baked folder", FLOAT32, {"model": "baked"}),
         Case("vllm-lora", "vLLM", "ablate", "LoRA", FLOAT32, {"model": "plain", "lora": "lora"}),
+        Case("vllm-lora-two", "vLLM", BY_TURNS, "two LoRA, by request", FLOAT32, {"model": "plain", "lora": "lora", "lora_b": "lora-half"}),
         Case("vllm-baked", "vLLM", "ablate", "baked folder", FLOAT32, {"model": "baked"}),
         Case("vllm-baked-bf16", "vLLM", "ablate", "baked folder", BFLOAT16, {"model": "baked"}),
         Case("llama-baked", "llama.cpp", "ablate", "whole GGUF, all F32", FLOAT32, {"model": "baked.gguf"}),

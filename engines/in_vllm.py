@@ -1,6 +1,6 @@
 """Runs in the environment of vLLM: `python engines/in_vllm.py ORDER.json NAME`. One job of the order, in a process of its own.
 
-A job has `name`, `model` (a folder), `dtype`, and `lora` (a folder of PEFT's) where there is one; results go to `out`/NAME.npz as those of llama.cpp do.
+A job has `name`, `model` (a folder), `dtype`, and `lora` (a folder of PEFT's) where there is one, `lora_b` for every second prompt where there are two; results go to `out`/NAME.npz as those of llama.cpp do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def engine(job: dict[str, Any], **more: Any) -> LLM:
     """One that computes plainly: no compilation. Values of earlier prompts are kept from 128 tokens on, which is longer than those of the comparison."""
     return LLM(
         job["model"], dtype=job["dtype"], enforce_eager=True, max_model_len=LONGEST, max_num_seqs=AT_ONCE, max_logprobs=-1, enable_prefix_caching=True,
-        disable_log_stats=True, seed=0, enable_lora="lora" in job, **({"max_lora_rank": 8} if "lora" in job else {}), **more,
+        disable_log_stats=True, seed=0, enable_lora="lora" in job, **({"max_lora_rank": 8, "max_loras": 2} if "lora" in job else {}), **more,
     )  # fmt: skip
 
 
@@ -55,7 +55,8 @@ def answers(llm: LLM, prompts: list[list[int]], new_tokens: int, end: list[int],
 def main() -> None:
     order = json.loads(Path(sys.argv[1]).read_text())
     job = next(job for job in order["jobs"] if job["name"] == sys.argv[2])
-    how = {"lora_request": LoRARequest("control", 1, job["lora"])} if "lora" in job else {}
+    adapters = [LoRARequest(name, number, job[name]) for number, name in enumerate(("lora", "lora_b"), start=1) if name in job]
+    how = {"lora_request": [adapters[row % len(adapters)] for row in range(len(order["prompts"]))]} if adapters else {}
     np.savez(Path(order["out"]) / f"{job['name']}.npz", **answers(engine(job), order["prompts"], order["new_tokens"], order["end"], **how))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .cases import BOUNDS, UNTOUCHED, Case
+from .cases import BOUNDS, BY_TURNS, UNTOUCHED, Case
 from .compare import TOP, Distance
 
 HEAD = "| what the engine was given | engine | computes in | largest difference | median | KL, nats | ranks of the top {top}, lowest | same first token | same greedy reply | first other token | within |"
@@ -38,7 +38,7 @@ def page(rows: Sequence[tuple[Case, Distance]], effects: Mapping[str, Distance],
     bounds = ", ".join(f"{bound:g} in {numbers}" for numbers, bound in BOUNDS.items())
     parts = [ABOUT.format(top=TOP, bounds=bounds, **told), "\n## The model untouched\n"]
     parts.append(_table([row for row in rows if row[0].control == UNTOUCHED]))
-    for name in effects:
+    for name in TITLES:
         parts.append(f"\n## {TITLES[name]}\n")
         parts.append(_table([row for row in rows if row[0].control == name]))
     parts.append(READING.format(effects="\n".join(_effect(name, one) for name, one in effects.items())))
@@ -47,7 +47,8 @@ def page(rows: Sequence[tuple[Case, Distance]], effects: Mapping[str, Distance],
 
 TITLES = {
     "ablate": "A direction taken out at every writer",
-    "ablate, embedding spared": "The same from layer 1 on",
+    BY_TURNS: "The same in one batch with half of it, as two adapters by request",
+    "ablate, embedding spared": "Taken out from layer 1 on",
     "add": "A vector added behind one layer, at every token",
 }
 

@@ -55,7 +55,7 @@ def prepare(folder: Path) -> Prepared:
     lines = [(ROOT / "real" / "prompts" / f"{name}.txt").read_text(encoding="utf-8").splitlines() for name in ("everyday", "ordinary")]
     questions = [prompt for texts in lines for prompt in texts[: PROMPTS // 2]]
     behind_the_first = dm.Scope(layers=(0.0, *[1.0] * (session.layout.n_layers - 1)))
-    controls = {"ablate": dm.ablate(found), "ablate, embedding spared": dm.ablate(found, scope=behind_the_first), "add": dm.add(found, DOSE, tokens="all")}
+    controls = {"ablate": dm.ablate(found), "half": dm.ablate(found, 0.5), "ablate, embedding spared": dm.ablate(found, scope=behind_the_first), "add": dm.add(found, DOSE, tokens="all")}
     return Prepared(session, questions, [session.encode(question) for question in questions], controls, folder)
 
 
@@ -66,6 +66,7 @@ def export_all(prepared: Prepared) -> None:
         "plain": lambda path: save_whole(str(model_file()), path),
         "plain.gguf": lambda path: write_all_f32(Values(model_file()), path),
         "lora": lambda path: dm.export_lora(session, controls["ablate"], path),
+        "lora-half": lambda path: dm.export_lora(session, controls["half"], path),
         "baked": lambda path: dm.bake(prepared / "plain", controls["ablate"], path),
         "baked.gguf": lambda path: dm.export_gguf(dm.load(prepared / "plain.gguf", device="cpu"), controls["ablate"], path),
         "baked-packed.gguf": lambda path: dm.export_gguf(session, controls["ablate"], path),
@@ -94,6 +95,11 @@ def own_answers(prepared: Prepared, control: Control | None, prompts: list[list[
         logits = session.text_log_probs(prompts, [[0]] * len(prompts))
         replies = session.continue_from(prompts, NEW_TOKENS)
     return {"log_probs": torch.cat(logits).numpy(), "tokens": padded([list(reply) for reply in replies], end_ids(session))}
+
+
+def by_turns(one: dict[str, np.ndarray[Any, Any]], other: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Every second prompt's answer from the other."""
+    return {key: np.stack([(one, other)[row % 2][key][row] for row in range(len(one[key]))]) for key in one}
 
 
 def padded(replies: list[list[int]], end: list[int]) -> np.ndarray[Any, Any]:

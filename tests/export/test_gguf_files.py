@@ -106,7 +106,9 @@ def test_an_adapter_adds_what_the_control_does(files: dict[str, Path], sessions:
     assert (plain.logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
 
 
-def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_written(sessions: dict[str, dm.Session], tiny: dict[str, dm.Session], tmp_path: Path) -> None:
+def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_written(
+    files: dict[str, Path], sessions: dict[str, dm.Session], tiny: dict[str, dm.Session], tmp_path: Path
+) -> None:
     llama = sessions["llama"]
     gated = ablation(llama).when(gate_on_length(llama, PROMPTS, [True, False, False, False]))
     queries = Adapter(low_rank={"model.layers.1.self_attn.q_proj": (torch.ones(1, 64), torch.ones(64, 1))})
@@ -122,6 +124,8 @@ def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_written(sessions: 
     for export in (dm.export_gguf, dm.export_gguf_adapter):
         with pytest.raises(ModelError, match=r"convert_hf_to_gguf\.py"):
             export(tiny["llama"], ablation(tiny["llama"]), tmp_path / "out.gguf")
+    with pytest.raises(ModelError, match="loaded as bfloat16"):
+        dm.export_gguf(dm.load(files["llama"], device="cpu", dtype="bfloat16"), ablation(llama), tmp_path / "out.gguf")
     assert not list(tmp_path.iterdir())
 
 

@@ -111,6 +111,8 @@ def _prepared(session: Session, control: Control) -> tuple[Values, Gains]:
     refuse_not_weights(control)
     refuse_no_gguf(session.name)
     refuse_model(session, control)
+    if session.dtype_name != "float32":  # an edit of what is rounded would leave some of the direction in what is not
+        raise ModelError(f"{session.name} is loaded as {session.dtype_name}, and its weights are edited as float32; load it without --dtype.")
     found = gains(session, control)
     if not found.weights:
         raise ControlError("This control changes no weight of the model, so there is nothing to write; use a larger dose, or a wider kernel.")
