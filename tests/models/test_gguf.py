@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demeanor as dm
 from demeanor.errors import DemeanorError, ModelError
@@ -27,91 +26,11 @@ from demeanor.io.gguf import open_gguf
 from demeanor.models.classifier import load_classifier
 from demeanor.models.loading import resolve
 from demeanor.models.naming import is_adapter, same_model, weights_of
-from families import SIZES, save_tiny
+from families import save_tiny
 from making import PROMPTS, ablation
-
-gguf = pytest.importorskip("gguf", reason="GGUF files take the package gguf: pip install 'demeanor[gguf]'")
+from tiny_gguf import tiny_llama, write_gguf
 
 IDS = torch.arange(5, 14)[None]
-TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-HEADS, KEY_HEADS = 4, 2
-PACKED = "mlp.down_proj.weight"
-NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm", "embed_tokens": "token_embd", "norm": "output_norm",
-}  # fmt: skip
-
-
-def tiny_llama() -> Any:
-    """A random Llama whose widths Q8_0 can pack (blocks of 32 values), its down projections already rounded to it."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "hidden_size": 64, "intermediate_size": 96}, num_key_value_heads=2))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.08))
-            if name.endswith(PACKED):
-                kind = gguf.GGMLQuantizationType.Q8_0
-                parameter.copy_(torch.from_numpy(gguf.dequantize(gguf.quantize(parameter.numpy(), kind), kind)))
-    return model.eval()
-
-
-def stored_name(name: str) -> str:
-    if name == "lm_head.weight":
-        return "output.weight"
-    *parts, kind = name.removeprefix("model.").split(".")
-    if parts[0] == "layers":
-        return f"blk.{parts[1]}.{NAMES['.'.join(parts[2:])]}.{kind}"
-    return f"{NAMES['.'.join(parts)]}.{kind}"
-
-
-def interleaved(values: np.ndarray, heads: int) -> np.ndarray:
-    """The rows of a query or key projection in the order in which llama.cpp rotates them."""
-    return values.reshape(heads, 2, values.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(values.shape)
-
-
-def write_gguf(path: Path, model: Any, architecture: str = "llama", words_too: bool = True, **more: int) -> Path:
-    """A model with the organism's tokenizer and a template of its own, as llama.cpp's converter lays it out."""
-    writer, config = gguf.GGUFWriter(path, architecture), model.config
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(512)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KEY_HEADS)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    words = json.loads((Path(resolve("organism").where) / "tokenizer.json").read_text())
-    special = {token["content"] for token in words["added_tokens"]}
-    vocabulary = sorted(words["model"]["vocab"], key=words["model"]["vocab"].get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(vocabulary)
-    writer.add_token_types([3 if token in special else 1 for token in vocabulary])
-    writer.add_token_merges([" ".join(merge) for merge in words["model"]["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(0)
-    writer.add_chat_template(TEMPLATE)
-    if not words_too:
-        writer.kv_data[0] = {key: value for key, value in writer.kv_data[0].items() if not key.startswith("tokenizer.")}
-    for key, value in more.items():
-        writer.add_uint16(key.replace("_", ".", 1), value)
-    for name, parameter in model.named_parameters():
-        values = parameter.detach().numpy()
-        if "q_proj" in name or "k_proj" in name:
-            values = interleaved(values, HEADS if "q_proj" in name else KEY_HEADS)
-        if name.endswith(PACKED):
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(stored_name(name), gguf.quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(stored_name(name), values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")

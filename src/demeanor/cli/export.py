@@ -9,29 +9,38 @@ from typing import Annotated
 import typer
 
 from ..controls import Control, load_control
-from ..export.lora import export_lora, refuse_unexportable
+from ..export.gguf_files import ExportedAdapter, ExportedGguf, export_gguf, export_gguf_adapter, refuse_no_gguf, refuse_not_weights
+from ..export.lora import Exported, export_lora, refuse_unexportable
 from ..export.plan import ExportPlan
-from ..export.vectors import export_vector
+from ..export.vectors import ExportedVector, export_vector
 from ..models import Loading
 from .from_model import from_plans
 from .options import AsJson, opened, print_json
 from .outputs import Output
 from .terminal import say_result
 
-Written = Annotated[Path, typer.Option("-o", "--out", help="Folder, or file of a control vector, that the result is written to.", show_default=False), Output("folder")]
+Written = Annotated[Path, typer.Option("-o", "--out", help="Folder, or file for llama.cpp, that the result is written to.", show_default=False), Output("folder")]
 
 
 @from_plans
 def export(plan: ExportPlan, loading: Loading, target: Written, as_json: AsJson = False) -> None:
-    """A control in a form that other tools load, beside a model's weights: a LoRA adapter in PEFT's folder, or a control vector of llama.cpp. Several are combined in the order given."""
+    """A control in a form that other tools load: a LoRA adapter in PEFT's folder, or a file for llama.cpp (the whole model, a LoRA adapter or a control vector). Several are combined in the order given."""
     control = reduce(Control.then, map(load_control, plan.controls))
-    if plan.form == "gguf-vector":
-        vector = export_vector(control, target)
-        print_json({"file": str(vector.file), "layers": vector.layers}) if as_json else say_result(vector)
-        return
-    refuse_unexportable(control)  # before the model is loaded
-    written = export_lora(opened(plan.model, loading), control, target)
+    result = _exported(plan, loading, control, target)
     if as_json:
-        print_json({**vars(written), "folder": str(written.folder)})
+        print_json({name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()})
     else:
-        say_result(written)
+        say_result(result)
+
+
+def _exported(plan: ExportPlan, loading: Loading, control: Control, target: Path) -> Exported | ExportedVector | ExportedGguf | ExportedAdapter:
+    """What cannot be written is told before the model is loaded, as far as it can be."""
+    if plan.form == "gguf-vector":
+        return export_vector(control, target)
+    if plan.form == "lora":
+        refuse_unexportable(control)
+        return export_lora(opened(plan.model, loading), control, target)
+    refuse_not_weights(control)
+    refuse_no_gguf(plan.model)
+    session = opened(plan.model, loading)
+    return export_gguf(session, control, target, plan.edited_as) if plan.form == "gguf" else export_gguf_adapter(session, control, target)

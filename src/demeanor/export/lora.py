@@ -20,14 +20,10 @@ from ..controls import Control
 from ..errors import ControlError
 from ..io.atomic import new_folder
 from ..models import Session
-from ..runtime.adapters import ADAPTER, Adapted
 from ..runtime.rows import as_control
 from ..structure.calls import is_linear
-from ..structure.layout import Layout, same_weights
-from ..structure.stored_names import Piece
 from .card import note
-from .changes import Change, changes
-from .weights import refuse_other
+from .low_rank import Gains, Halves, ModelTensors, gains, refuse_model
 
 NAME = "default"  # PEFT's own for the only adapter of a model
 
@@ -51,38 +47,6 @@ class Exported:
         return "\n".join(lines)
 
 
-class ModelTensors:
-    """A loaded model's parameters, by the names that its layout has for them."""
-
-    packed: Mapping[str, Any] = {}
-
-    def __init__(self, session: Session) -> None:
-        self.layout: Layout = session.layout
-        self._model = session.model
-
-    def read(self, name: str) -> Tensor:
-        parameter: Tensor = self._model.get_parameter(name)
-        return parameter.detach().float().cpu()
-
-    def of(self, name: str, axis: int) -> tuple[Piece, ...]:
-        return (Piece(name, axis),)
-
-    def linear(self, module: str, out: int, into: int, transposed: bool) -> str:
-        return f"{module}.weight"
-
-
-@dataclass(frozen=True)
-class _Halves:
-    """a [expert, rank, in] and b [expert, out, rank]: what a weight gains is b a. One expert where there are none.
-
-    outputs_first: whether the weight is stored as [out, in].
-    """
-
-    a: Tensor
-    b: Tensor
-    outputs_first: bool
-
-
 def export_lora(session: Session, control: Control, out: str | Path) -> Exported:
     """Write a control as a LoRA adapter to the new folder `out`.
 
@@ -91,15 +55,16 @@ def export_lora(session: Session, control: Control, out: str | Path) -> Exported
     written then.
     """
     refuse_unexportable(control)
-    _refuse_model(session, control)
-    tensors = ModelTensors(session)
-    halves, biases = _halves(session, changes(control, tensors), tensors)
+    refuse_model(session, control)
+    found = gains(session, control)
+    _refuse_parameters(session, found)
+    halves, biases = found.weights, found.vectors
     if not halves:
         raise ControlError("This control changes no weight of the model, so there is nothing to write; use a larger dose, or a wider kernel.")
     with new_folder(Path(out)) as work:
-        _write(session, tensors, halves, biases, work)
+        _write(session, halves, biases, work)
         (work / "README.md").write_text(_card(session, control), encoding="utf-8")
-    rank = max(pair.a.shape[1] for pair in halves.values())
+    rank = max(pair.rank for pair in halves.values())
     return Exported(folder=Path(out), weights=len(halves), biases=len(biases), rank=rank, tied=bool({*(session.layout.tied or ())} & halves.keys()))
 
 
@@ -112,32 +77,12 @@ def refuse_unexportable(control: Control) -> None:
         raise ControlError(f"This control cannot become an adapter: {reason}.")
 
 
-def _refuse_model(session: Session, control: Control) -> None:
-    """ControlError for a model of another structure, and for one whose weights an adapter cannot be made of."""
-    session.interventions(control)
-    if control.adapters:
-        refuse_other(session.name, control.model_name, "The adapter", same_weights(control.weights, session.layout.weights))
-    for adapter in control.adapters:
-        Adapted(session.model, adapter)  # has every module that the adapter changes
-    if getattr(session.model, "hf_quantizer", None) is not None:
-        raise ControlError(f"{session.name} is loaded in few bits, and an adapter is made of its weights; load an unquantised copy.")
-    if (Path(session.name) / ADAPTER).is_file():
-        raise ControlError(f"{session.name} is an adapter itself, and another one beside it would be for other weights; bake it first, and name the folder.")
-
-
-def _halves(session: Session, changed: Mapping[str, Change], tensors: ModelTensors) -> tuple[dict[str, _Halves], dict[str, Tensor]]:
-    """The low-rank map of every weight that is changed, and every bias as it becomes, by parameter name."""
-    halves: dict[str, _Halves] = {}
-    biases: dict[str, Tensor] = {}
-    for name, change in changed.items():
-        owner, value = _owner(session, name), tensors.read(name)
-        if value.dim() > 1:
-            halves[name] = _of(value, change)
-        elif _is_layer(owner) and name.endswith(".bias"):
-            biases[name] = value + (value @ change.edit.V.mT) @ change.edit.M
-        else:
+def _refuse_parameters(session: Session, found: Gains) -> None:
+    """ControlError for a parameter that PEFT has no adapter for: a vector that is no bias of a layer."""
+    for name in found.vectors:
+        owner = _owner(session, name)
+        if not (_is_layer(owner) and name.endswith(".bias")):
             raise ControlError(f"PEFT has no adapter for {name} of this model ({type(owner).__name__}), which the control changes; bake the control instead.")
-    return halves, biases
 
 
 def _owner(session: Session, name: str) -> nn.Module:
@@ -150,19 +95,7 @@ def _is_layer(module: nn.Module) -> bool:
     return is_linear(module) or isinstance(module, nn.Embedding)
 
 
-def _of(weight: Tensor, change: Change) -> _Halves:
-    """Halves of what a weight gains, its outputs along the change's axis."""
-    stack = weight if weight.dim() == 3 else weight[None]
-    outputs_first = (change.axis + stack.dim() - weight.dim()) % 3 == 1
-    w = stack if outputs_first else stack.mT  # [expert, out, in]
-    v, m = change.edit.V, change.edit.M
-    if change.low_rank is None:
-        return _Halves(v @ w, m.mT.expand(len(w), -1, -1), outputs_first)
-    left, right = change.low_rank.left, change.low_rank.right
-    return _Halves(torch.cat([right[None], v @ w + (v @ left) @ right], 1), torch.cat([left, m.mT], 1)[None], outputs_first)
-
-
-def _write(session: Session, tensors: ModelTensors, halves: Mapping[str, _Halves], biases: Mapping[str, Tensor], work: Path) -> None:
+def _write(session: Session, halves: Mapping[str, Halves], biases: Mapping[str, Tensor], work: Path) -> None:
     from peft import get_peft_model
 
     with torch.device("meta"):
@@ -176,16 +109,16 @@ def _write(session: Session, tensors: ModelTensors, halves: Mapping[str, _Halves
     for name, module in peft.base_model.model.named_modules() if biases else ():  # the biases of all that is adapted are saved then
         if hasattr(module, "lora_A") and getattr(module.base_layer, "bias", None) is not None:
             bias = f"{name}.bias"
-            module.base_layer.bias = nn.Parameter(biases[bias] if bias in biases else tensors.read(bias), requires_grad=False)
+            module.base_layer.bias = nn.Parameter(biases[bias] if bias in biases else ModelTensors(session).read(bias), requires_grad=False)
     if len(filled) != len(halves):
         raise ControlError(f"PEFT took {len(filled)} of {len(halves)} weights that the control changes; bake the control instead.")
     peft.save_pretrained(work, save_embedding_layers=False)
 
 
-def _config(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str, Tensor]) -> Any:
+def _config(session: Session, halves: Mapping[str, Halves], biases: Mapping[str, Tensor]) -> Any:
     from peft import LoraConfig
 
-    ranks = {name: pair.a.shape[1] for name, pair in halves.items()}
+    ranks = {name: pair.rank for name, pair in halves.items()}
     usual = max(ranks.values())
     layers = [name for name in halves if _is_layer(_owner(session, name))]
     others = {name.removesuffix(".weight") if name in layers else name: rank for name, rank in ranks.items() if rank != usual}
@@ -197,7 +130,7 @@ def _config(session: Session, halves: Mapping[str, _Halves], biases: Mapping[str
     )  # fmt: skip
 
 
-def _fill(name: str, module: Any, halves: Mapping[str, _Halves]) -> bool:
+def _fill(name: str, module: Any, halves: Mapping[str, Halves]) -> bool:
     """Put the halves of its weight into an adapted module of PEFT's; whether there are any."""
     parameter = getattr(module, "parameter_name", None)
     of = f"{name.replace('.base_layer', '')}.{parameter or 'weight'}"

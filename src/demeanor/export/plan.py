@@ -15,7 +15,11 @@ from ..models.plan import ModelPlan
 class ExportPlan(ControlsPlan, ModelPlan):
     """The model that the controls are for, and the form in which they are written, in this order."""
 
-    form: Annotated[Literal["lora", "gguf-vector"], Flag(("--as",))] = Field(default="lora", description="form: lora, a folder of PEFT's; gguf-vector, a file for llama.cpp")
+    form: Annotated[Literal["lora", "gguf", "lora-gguf", "gguf-vector"], Flag(("--as",))] = Field(
+        default="lora",
+        description="form: lora, a folder of PEFT's; for llama.cpp, in one file: gguf, the whole model (a GGUF file); lora-gguf, an adapter beside it; gguf-vector, a control vector",
+    )
+    edited_as: Literal["f32", "f16"] = Field(default="f32", description="how a whole model stores the tensors that are edited; all others stay as they are")
 
     @model_validator(mode="after")
     def _something_to_export(self) -> Self:

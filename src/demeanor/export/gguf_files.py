@@ -1,0 +1,157 @@
+"""A control in files of llama.cpp's that are made for one GGUF file: the whole model edited, or a LoRA adapter that goes beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..controls import Control
+from ..errors import ControlError, ModelError
+from ..io.gguf_writing import EMBEDDING, HEAD, Values, write_adapter, write_copy
+from ..models import Session
+from ..models.gguf import gguf_file
+from ..models.naming import resolve
+from ..runtime.rows import as_control
+from .low_rank import Gains, gains, refuse_model
+
+EditedAs = Literal["f32", "f16"]
+SPARED = "leave the embedding out of the control (a kernel without the first layer, or a scope with a role)"
+TYPES = {"f32": torch.float32, "f16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedGguf:
+    """What was written: the file, the tensors in it that are edited, and how those are stored. head: whether an output head that was the embedding
+    became a tensor of its own."""
+
+    file: Path
+    tensors: int
+    edited_as: EditedAs
+    head: bool
+
+    def __str__(self) -> str:
+        head = " The output head, which was the embedding, is a tensor of its own in it." if self.head else ""
+        return f"{self.file}: the whole model for llama.cpp, {self.tensors} tensors edited ({self.edited_as.upper()}), all others as they were.{head}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedAdapter:
+    """What was written: the file, the weights that the adapter changes, and its largest rank."""
+
+    file: Path
+    weights: int
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.file}: a LoRA adapter of llama.cpp (rank {self.rank}) on {self.weights} weights (--lora {self.file})."
+
+
+def export_gguf(session: Session, control: Control, path: str | Path, edited_as: EditedAs = "f32") -> ExportedGguf:
+    """Write the GGUF file that a session was loaded from, with a control in its weights, as the new file `path`.
+
+    Edited tensors are stored as float32 (or float16, which halves them and rounds the edit too); tokenizer, template and all other tensors
+    are the file's own, bit for bit. Raises ControlError where weights cannot do what the control does, ModelError for a model that is no GGUF file.
+    """
+    values, found = _prepared(session, control)
+    places = _places(session, values, [*found.weights, *found.vectors])
+    exchanged = {place.name: _edited(name, place, found, edited_as) for name, place in places.items()}
+    tied = HEAD not in values.tensors and EMBEDDING in exchanged
+    if tied and not values.may_have_head():
+        raise ControlError(
+            f"llama.cpp reads no output head beside the embedding of {values.architecture} models, and the control edits it; {SPARED}."
+        )
+    write_copy(values, Path(path), exchanged, {HEAD: EMBEDDING} if tied else {})
+    return ExportedGguf(file=Path(path), tensors=len(exchanged), edited_as=edited_as, head=tied)
+
+
+def export_gguf_adapter(session: Session, control: Control, path: str | Path) -> ExportedAdapter:
+    """Write a control as a LoRA adapter of llama.cpp, for the GGUF file that a session was loaded from, as the new file `path`.
+
+    Raises ControlError where weights cannot do what the control does, and for what llama.cpp has no adapter for: biases, experts, an embedding that is also
+    the output head. ModelError for a model that is no GGUF file.
+    """
+    values, found = _prepared(session, control)
+    if found.vectors:
+        raise ControlError(f"llama.cpp has no adapter for {next(iter(found.vectors))}, which the control changes; export the control as gguf.")
+    places = _places(session, values, found.weights)
+    many = next((name for name, halves in found.weights.items() if len(halves.a) > 1), None)
+    if many is not None:
+        raise ControlError(f"{many} holds the weights of {len(found.weights[many].a)} experts, for which no adapter of llama.cpp is written; export the control as gguf.")
+    if HEAD not in values.tensors and any(place.name == EMBEDDING for place in places.values()):
+        raise ControlError(
+            f"llama.cpp has no adapter for an embedding that is also the output head, and the control changes it; export the control as gguf, or {SPARED}."
+        )
+    write_adapter(Path(path), values.architecture, {place.name: (found.weights[name].a[0], found.weights[name].b[0]) for name, place in places.items()})
+    return ExportedAdapter(file=Path(path), weights=len(places), rank=max(halves.rank for halves in found.weights.values()))
+
+
+def refuse_no_gguf(model: str) -> None:
+    """ModelError for a MODEL that is no GGUF file, which says how one is made of it."""
+    if not resolve(model).gguf:
+        raise ModelError(
+            f"{model} is no GGUF file; make one of it with llama.cpp's own converter (python convert_hf_to_gguf.py FOLDER --outfile FILE.gguf) and name that, or bake the control and convert what is written."
+        )
+
+
+def refuse_not_weights(control: Control) -> None:
+    """ControlError where weights cannot do what a control does."""
+    reason = as_control(control).bakeable()
+    if reason:
+        raise ControlError(f"This control cannot be written into weights: {reason}.")
+
+
+def _prepared(session: Session, control: Control) -> tuple[Values, Gains]:
+    """The tensors of the session's file, and what the control changes in the session's parameters."""
+    refuse_not_weights(control)
+    refuse_no_gguf(session.name)
+    refuse_model(session, control)
+    if session.dtype_name != "float32":  # an edit of what is rounded would leave some of the direction in what is not
+        raise ModelError(f"{session.name} is loaded as {session.dtype_name}, and its weights are edited as float32; load it without --dtype.")
+    found = gains(session, control)
+    if not found.weights:
+        raise ControlError("This control changes no weight of the model, so there is nothing to write; use a larger dose, or a wider kernel.")
+    return Values(gguf_file(session.name, resolve(session.name))), found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A parameter in the file: its name there, its values, and whether its last two axes are exchanged there."""
+
+    name: str
+    values: Tensor
+    turned: bool
+
+
+def _places(session: Session, file: Values, parameters: Iterable[str]) -> dict[str, _Place]:
+    """Where every parameter lies in the file. ControlError for one that the file holds otherwise than the session does: an edit of it would be another."""
+    stored = file.named(parameters, session.layout.n_layers)
+    return {name: _place(session, file, name, stored.get(name)) for name in parameters}
+
+
+def _place(session: Session, file: Values, name: str, stored: str | None) -> _Place:
+    if stored is None:
+        raise ControlError(f"{file.path} holds no tensor for {name}, which the control changes; bake the control, and convert what is written.")
+    parameter, values = session.model.get_parameter(name).detach().cpu(), torch.from_numpy(file.read(stored))
+    for turned in (False, True) if values.dim() > 1 else (False,):
+        held = values.mT if turned else values
+        if held.shape == parameter.shape and torch.equal(held.to(parameter.dtype), parameter):
+            return _Place(stored, values, turned)
+    raise ControlError(f"{file.path} holds {name} in another order than the model computes with, so no edit of it is written; bake the control, and convert what is written.")
+
+
+def _edited(name: str, place: _Place, found: Gains, edited_as: EditedAs) -> np.ndarray[Any, Any]:
+    """A tensor as it becomes, in the shape that it has in the file; vectors are float32 there whatever matrices are."""
+    if name in found.vectors:
+        return found.vectors[name].numpy()
+    shape = place.values.mT.shape if place.turned else place.values.shape
+    gain = found.weights[name].gain(shape)
+    values = (place.values + (gain.mT if place.turned else gain)).to(TYPES[edited_as])
+    if not values.isfinite().all():
+        raise ControlError(f"The edit makes values in {name} that are too large for {edited_as.upper()}, so nothing was written; write it as f32, or use a smaller dose.")
+    return values.contiguous().numpy()

@@ -1,0 +1,120 @@
+"""GGUF files written: a copy of one with some tensors exchanged, and LoRA adapters of llama.cpp. What is copied keeps its type, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import DataError
+from ..progress import track
+from .atomic import new_file
+from .gguf import ARCHITECTURE, open_gguf
+
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
+
+def refuse_without_package() -> None:
+    if find_spec("gguf") is None:
+        raise DataError("GGUF files are written by gguf, which the extra `gguf` brings: pip install 'demeanor[gguf]'.")
+
+
+class Values:
+    """The tensors of a GGUF file, by llama.cpp's names; ModelError for one that is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        refuse_without_package()
+        from gguf import GGUFReader
+
+        self.path, self.architecture = path, open_gguf(path).architecture
+        self.reader: Any = GGUFReader(path)
+        self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in self.reader.tensors}
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """A tensor as float32, its first axis the slowest."""
+        from gguf import dequantize
+
+        tensor = self.tensors[name]
+        values = np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W")  # a copy of what is only mapped
+        return values.reshape(tuple(int(size) for size in reversed(tensor.shape)))
+
+    def named(self, parameters: Iterable[str], blocks: int) -> dict[str, str]:
+        """llama.cpp's names of parameters that transformers names; those that it has no name for, or no tensor, are left out."""
+        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+        arch = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == self.architecture), None)
+        if arch is None:
+            return {}
+        names = get_tensor_name_map(arch, blocks)
+        found = {parameter: names.get_name(parameter, (".weight", ".bias")) for parameter in parameters}
+        return {parameter: name for parameter, name in found.items() if name in self.tensors}
+
+    def may_have_head(self) -> bool:
+        """Whether llama.cpp reads an output head of its own for this architecture where there is one."""
+        from gguf import MODEL_ARCH_NAMES, MODEL_TENSOR, MODEL_TENSORS
+
+        return any(MODEL_TENSOR.OUTPUT in MODEL_TENSORS[arch] for arch, name in MODEL_ARCH_NAMES.items() if name == self.architecture)
+
+
+def write_copy(source: Values, path: Path, exchanged: Mapping[str, np.ndarray[Any, Any]], added: Mapping[str, str]) -> None:
+    """The new file `path`: what `source` holds, with the tensors of `exchanged` (float32 or float16) in place of its own.
+
+    added: tensors that the source lacks, each with the one of the source that it is a copy of.
+    """
+    from gguf import GGUFWriter
+
+    tensors = [(name, tensor) for name, tensor in source.tensors.items()] + [(name, source.tensors[of]) for name, of in added.items()]
+    with new_file(path) as work:
+        writer = GGUFWriter(work, source.architecture)
+        _copy_header(source, writer)
+        for name, tensor in tensors:
+            if name in exchanged:
+                values = exchanged[name]
+                writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+            else:
+                writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, tensor in track(tensors, "Writing", len(tensors)):
+            writer.write_tensor_data(exchanged.get(name, tensor.data))
+        writer.close()
+
+
+def _copy_header(source: Values, writer: Any) -> None:
+    """All that the header says (tokenizer, chat template, sizes): of the source, but what the writer counts itself."""
+    from gguf import GGUFValueType
+
+    for field in source.reader.fields.values():
+        if field.name == ARCHITECTURE or field.name.startswith("GGUF."):
+            continue
+        kind = field.types[0]
+        writer.add_key_value(field.name, field.contents(), kind, field.types[-1] if kind == GGUFValueType.ARRAY else None)
+    writer.data_alignment = source.reader.alignment
+
+
+def write_adapter(path: Path, architecture: str, halves: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """A LoRA adapter as llama.cpp reads it: for each tensor, by its name there, a [rank, in] and b [out, rank], float32; what it gains is b a.
+
+    The adapter's own scale is 1 whatever the rank (an alpha of 0 says so).
+    """
+    refuse_without_package()
+    from gguf import GGUFType, GGUFWriter, Keys
+
+    with new_file(path) as work:
+        writer = GGUFWriter(work, architecture)
+        writer.add_type(GGUFType.ADAPTER)
+        writer.add_string(Keys.Adapter.TYPE, "lora")
+        writer.add_float32(Keys.Adapter.LORA_ALPHA, 0.0)
+        for name, (a, b) in sorted(halves.items()):
+            first = a.mT if name == EMBEDDING else a  # rows of it are looked up there
+            writer.add_tensor(f"{name}.lora_a", first.float().contiguous().numpy())
+            writer.add_tensor(f"{name}.lora_b", b.float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()

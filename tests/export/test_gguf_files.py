@@ -1,0 +1,147 @@
+"""Files for llama.cpp made of a GGUF file: read by other code than ours they do what the control does at run time, and hold the rest as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, dequantize
+from torch import Tensor
+
+import demeanor as dm
+from demeanor.controls import Control
+from demeanor.errors import ControlError, ModelError
+from demeanor.runtime.adapters import Adapter
+from making import PROMPTS, ablation, gate_on_length
+from tiny_gguf import tiny_gpt2, tiny_llama, write_gguf
+
+MODELS = {"llama": tiny_llama, "tied": lambda: tiny_llama(tied=True), "gpt2": tiny_gpt2}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("source")
+    return {name: write_gguf(folder / f"{name}.gguf", make(), "gpt2" if name == "gpt2" else "llama") for name, make in MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def sessions(files: dict[str, Path]) -> dict[str, dm.Session]:
+    return {name: dm.load(path, device="cpu") for name, path in files.items()}
+
+
+def under(session: dm.Session, control: Control) -> Tensor:
+    with session.controlled(control):
+        return session.logits(PROMPTS)
+
+
+def header(reader: GGUFReader) -> dict[str, Any]:
+    return {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("edited_as", "bound"), [("f32", 1e-4), ("f16", 2e-2)])
+def test_the_whole_model_does_what_the_control_does(sessions: dict[str, dm.Session], tmp_path: Path, name: str, edited_as: str, bound: float) -> None:
+    session = sessions[name]
+    control = ablation(session, 2)
+    written = dm.export_gguf(session, control, tmp_path / "out.gguf", edited_as)
+    wanted = under(session, control)
+    again = dm.load(tmp_path / "out.gguf", device="cpu")  # unpacked by transformers
+    assert (again.logits(PROMPTS) - wanted).abs().max() < bound * wanted.std()
+    assert (session.logits(PROMPTS) - wanted).abs().max() > 10 * bound * wanted.std()
+    assert written.head == (name != "llama")
+
+
+def test_all_that_is_not_edited_is_as_it_was(files: dict[str, Path], sessions: dict[str, dm.Session], tmp_path: Path) -> None:
+    written = dm.export_gguf(sessions["tied"], ablation(sessions["tied"]), tmp_path / "out.gguf")
+    before, after = GGUFReader(files["tied"]), GGUFReader(tmp_path / "out.gguf")
+    assert header(before) == header(after)
+    held = {tensor.name: tensor for tensor in after.tensors}
+    changed = {tensor.name for tensor in before.tensors if tensor.tensor_type != held[tensor.name].tensor_type or not np.array_equal(tensor.data, held[tensor.name].data)}
+    assert changed == {"token_embd.weight", *(f"blk.{layer}.{writer}.weight" for layer in range(3) for writer in ("attn_output", "ffn_down"))}
+    assert written.tensors == len(changed)
+    assert held.keys() - {tensor.name for tensor in before.tensors} == {"output.weight"}
+    embedding = next(tensor for tensor in before.tensors if tensor.name == "token_embd.weight")
+    assert np.array_equal(held["output.weight"].data, embedding.data)
+
+
+def test_packed_tensors_that_are_not_edited_stay_packed(files: dict[str, Path], sessions: dict[str, dm.Session], tmp_path: Path) -> None:
+    control = ablation(sessions["llama"])
+    attention = replace(control, parts=(replace(control.parts[0], scope=dm.Scope(role="attn")),))
+    dm.export_gguf(sessions["llama"], attention, tmp_path / "out.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
+    assert kinds["blk.0.ffn_down.weight"] == "Q8_0"
+    assert kinds["blk.0.attn_output.weight"] == "F32"
+
+
+def as_llama_cpp(session: dm.Session, file: Path) -> dict[str, Tensor]:
+    """What an adapter's file adds to the weights of the model, by the file's names of them, as llama.cpp computes it."""
+    reader = GGUFReader(file)
+    assert {name: value for name, value in header(reader).items() if name.startswith(("general", "adapter"))} == {
+        "general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 0.0,
+    }  # fmt: skip
+    halves = {tensor.name: torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)) for tensor in reader.tensors}
+    gained = {}
+    for name in {name.removesuffix(".lora_a").removesuffix(".lora_b") for name in halves}:
+        a, b = halves[f"{name}.lora_a"], halves[f"{name}.lora_b"]
+        gained[name] = a @ b.T if name == "token_embd.weight" else b @ a  # rows of the embedding are looked up in a
+    return gained
+
+
+def test_an_adapter_adds_what_the_control_does(files: dict[str, Path], sessions: dict[str, dm.Session], tmp_path: Path) -> None:
+    session = sessions["llama"]
+    control = ablation(session, 2, 0.7)
+    written = dm.export_gguf_adapter(session, control, tmp_path / "lora.gguf")
+    assert (written.weights, written.rank) == (7, 2)
+    plain = dm.load(files["llama"], device="cpu")
+    names = {"token_embd": "embed_tokens", **{f"blk.{layer}.{short}": f"layers.{layer}.{long}" for layer in range(3) for short, long in (("attn_output", "self_attn.o_proj"), ("ffn_down", "mlp.down_proj"))}}
+    with torch.no_grad():
+        for name, gained in as_llama_cpp(plain, tmp_path / "lora.gguf").items():
+            plain.model.get_parameter(f"model.{names[name.removesuffix('.weight')]}.weight").add_(gained)
+    wanted = under(session, control)
+    assert (plain.logits(PROMPTS) - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_written(
+    files: dict[str, Path], sessions: dict[str, dm.Session], tiny: dict[str, dm.Session], tmp_path: Path
+) -> None:
+    llama = sessions["llama"]
+    gated = ablation(llama).when(gate_on_length(llama, PROMPTS, [True, False, False, False]))
+    queries = Adapter(low_rank={"model.layers.1.self_attn.q_proj": (torch.ones(1, 64), torch.ones(64, 1))})
+    adapter = Control(parts=(), layout=llama.layout, model_name=llama.name, made_from={}, adapters=(queries,))
+    for export, session, control, why in (
+        (dm.export_gguf_adapter, sessions["tied"], ablation(sessions["tied"]), "embedding that is also the output head"),
+        (dm.export_gguf_adapter, sessions["gpt2"], ablation(sessions["gpt2"]), r"no adapter for .*bias"),
+        (dm.export_gguf_adapter, llama, adapter, "q_proj.weight in another order"),
+        (dm.export_gguf, llama, gated, "it is gated"),
+    ):
+        with pytest.raises(ControlError, match=why):
+            export(session, control, tmp_path / "out.gguf")
+    for export in (dm.export_gguf, dm.export_gguf_adapter):
+        with pytest.raises(ModelError, match=r"convert_hf_to_gguf\.py"):
+            export(tiny["llama"], ablation(tiny["llama"]), tmp_path / "out.gguf")
+    with pytest.raises(ModelError, match="loaded as bfloat16"):
+        dm.export_gguf(dm.load(files["llama"], device="cpu", dtype="bfloat16"), ablation(llama), tmp_path / "out.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_too_large_for_f16_is_told(sessions: dict[str, dm.Session], tmp_path: Path) -> None:
+    adapter = Adapter(low_rank={"model.layers.1.mlp.down_proj": (torch.full((1, 96), 1e3), torch.full((64, 1), 1e3))})
+    llama = sessions["llama"]
+    control = Control(parts=(), layout=llama.layout, model_name=llama.name, made_from={}, adapters=(adapter,))
+    with pytest.raises(ControlError, match="too large for F16"):
+        dm.export_gguf(llama, control, tmp_path / "out.gguf", "f16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_both(files: dict[str, Path], sessions: dict[str, dm.Session], demeanor: Any, tmp_path: Path) -> None:
+    dm.save_control(ablation(sessions["llama"]), tmp_path / "c.safetensors")
+    for form, count in (("gguf", "tensors"), ("lora-gguf", "weights")):
+        ended = demeanor("export", files["llama"], "--control", tmp_path / "c.safetensors", "--as", form, "-o", tmp_path / f"{form}.gguf", "--json")
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out)[count] == 7
+    assert "is no GGUF file" in demeanor("export", "organism", "--control", tmp_path / "c.safetensors", "--as", "gguf", "-o", tmp_path / "more.gguf").err
