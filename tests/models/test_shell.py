@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, DiffLlamaConfig
 
 import demeanor as dm
 from demeanor.errors import ModelError
@@ -38,6 +39,16 @@ def test_a_block_is_read_once_and_goes_again(family: str, tiny_folders: Mapping[
         assert shell.bytes_read == size == shell.size(name)
         assert all(parameter.device != META for parameter in block.parameters())
     assert all(parameter.device == META for parameter in shell.model.parameters())
+
+
+def test_a_parameter_that_its_module_makes_up_is_read_too(tiny_folders: Mapping[str, Path], tmp_path: Path) -> None:
+    config = DiffLlamaConfig(vocab_size=1200, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    model = AutoModelForCausalLM.from_config(config)  # draws some of its weights whatever device it is told
+    model.save_pretrained(tmp_path)
+    shell = shell_of(tmp_path)
+    with shell.reading("model.layers.0"):
+        for name, parameter in model.model.layers[0].named_parameters():
+            assert torch.equal(shell.model.get_parameter(f"model.layers.0.{name}"), parameter), name
 
 
 def test_a_tied_head_is_the_embedding(tiny_folders: Mapping[str, Path]) -> None:

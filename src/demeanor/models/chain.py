@@ -36,11 +36,15 @@ class Given:
         return block(**{STREAM: stream}, **self.kwargs) if self.by_keyword else block(stream, *self.args, **self.kwargs)
 
     def run(self, block: nn.Module, stream: Tensor) -> Tensor:
-        """What the block makes of the stream."""
-        out = returned(self.call(block, stream))
-        if not isinstance(out, Tensor):
-            raise ModelError(f"A block returns a value of type {type(out).__name__} and no stream; this model cannot be read block by block yet.")
-        return out
+        """What the block makes of the stream. Raises ModelError where it hands on something beside it, which the next block would miss."""
+        try:
+            out = self.call(block, stream)
+        except UNABLE as error:
+            raise ModelError(f"its blocks could not be run one by one ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+        passed, beside = returned(out), out[1:] if isinstance(out, tuple) else ()
+        if not isinstance(passed, Tensor) or any(part is not None for part in beside):
+            raise ModelError("its blocks hand on more than a stream to each other")
+        return passed
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,11 @@ class Chain:
     def _form_of(self, first: _First) -> Callable[[Tensor], Any]:
         """How a block returns the stream: alone, or with something beside it."""
         self.shell.read(self._names[first.block])  # it stays: it is the first that is run
-        with torch.no_grad():
-            out = first.given.call(first.block, first.stream)
+        try:
+            with torch.no_grad():
+                out = first.given.call(first.block, first.stream)
+        except UNABLE as error:
+            raise self._unable(error) from error
         if isinstance(out, Tensor):
             return lambda stream: stream
         if not isinstance(out, tuple):
@@ -154,8 +161,11 @@ class Chain:
             with torch.no_grad():
                 self.shell.model.base_model(**inputs)
         except UNABLE as error:
-            said = " ".join(str(error).split())[:200]
-            raise AccountingError(f"{self.shell.name} could not be run without its blocks ({type(error).__name__}: {said}); this model cannot be read block by block yet.") from error
+            raise self._unable(error) from error
+
+    def _unable(self, error: BaseException) -> AccountingError:
+        said = " ".join(str(error).split())[:200]
+        return AccountingError(f"{self.shell.name} could not be run in parts ({type(error).__name__}: {said}); this model cannot be read block by block yet.")
 
 
 def candidates_of(model: Any) -> list[list[nn.Module]]:

@@ -69,10 +69,10 @@ class Shell:
 
     def read(self, module: str, recurse: bool = True) -> None:
         """Give a module its weights; without `recurse` those alone that it holds itself."""
-        for name, tensor in self._held(module, recurse):
-            if tensor.device == META:  # else it came with another one, out of one tensor of the files
+        for name in self._held(module, recurse):
+            if self._value(name).device == META:  # else it came with another one, out of one tensor of the files
                 self._read(name)
-        left = next((name for name, tensor in self._held(module, recurse) if tensor.device == META), None)
+        left = next((name for name in self._held(module, recurse) if self._value(name).device == META), None)
         if left is not None:
             raise ModelError(f"{self.name} has no tensor {left} that fits its config.json; download the model again or correct the config.")
 
@@ -85,19 +85,24 @@ class Shell:
 
     def tensor(self, name: str) -> Tensor:
         """One parameter, by its name, of a module that keeps none of it."""
-        owner, _, leaf = name.rpartition(".")
-        module = self.model.get_submodule(owner)
-        if getattr(module, leaf).device != META:
-            return getattr(module, leaf).detach()  # type: ignore[no-any-return]
-        self._read(name)
-        value: Tensor = getattr(module, leaf).detach()
-        setattr(module, leaf, nn.Parameter(torch.empty_like(value, device=META), requires_grad=False))
+        there = self._value(name).device != META
+        if not there:
+            self._read(name)
+        value = self._value(name).detach()
+        if not there:
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), leaf, nn.Parameter(torch.empty_like(value, device=META), requires_grad=False))
         return value
 
-    def _held(self, module: str, recurse: bool) -> list[tuple[str, Tensor]]:
+    def _held(self, module: str, recurse: bool) -> list[str]:
+        """The names of the parameters and buffers of a module."""
         inside, prefix = self.model.get_submodule(module), f"{module}." if module else ""
         held = [*inside.named_parameters(recurse=recurse, remove_duplicate=False), *inside.named_buffers(recurse=recurse)]
-        return [(prefix + name, tensor) for name, tensor in held]
+        return [prefix + name for name, _ in held]
+
+    def _value(self, name: str) -> Tensor:
+        owner, _, leaf = name.rpartition(".")
+        return getattr(self.model.get_submodule(owner), leaf)  # type: ignore[no-any-return]
 
     def _read(self, name: str) -> None:
         """Read the tensors of the files behind one parameter or buffer, and whatever else comes out of them."""
@@ -156,12 +161,18 @@ def _rules(model: Any) -> list[Any]:
 
 
 def _with_buffers(model: Any, device: torch.device) -> None:
-    """Compute the buffers that lie in no file, as the framework does once it has loaded the rest."""
-    for tensor in model.parameters():
-        tensor._is_hf_initialized = True
+    """Compute the buffers that lie in no file, as the framework does once it has loaded the rest; whatever lies in one is on no device."""
     stored = set(model.state_dict())
+    for owner in model.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter.device != META:  # some are made on a device whatever they are told
+                setattr(owner, name, nn.Parameter(torch.empty_like(parameter, device=META), requires_grad=False))
     for name, buffer in model.named_buffers():
+        if name in stored and buffer.device != META:
+            owner, _, leaf = name.rpartition(".")
+            model.get_submodule(owner)._buffers[leaf] = torch.empty_like(buffer, device=META)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name in stored:
-            buffer._is_hf_initialized = True
+            tensor._is_hf_initialized = True
     model._move_missing_keys_from_meta_to_device(set(), {"": device}, None, None)
     model._initialize_missing_keys(False)

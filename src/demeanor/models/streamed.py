@@ -31,7 +31,8 @@ from ..structure.layout import Layout
 from ..structure.proof import layout_of, tokens, width
 from ..structure.replay import Call
 from ..structure.stored_values import StoredValues
-from .chain import Chain, Given, candidates_of, outside_read
+from .block_major import BUDGET, BlockMajor
+from .chain import Chain, candidates_of, outside_read
 from .kept_pass import KeptPass
 from .loading import device_named, local_folder, with_words
 from .naming import files_of, is_adapter, resolve, weights_of
@@ -40,7 +41,6 @@ from .session import ORGANISM_MARK
 from .shell import Shell
 from .texts import Texts
 
-BUDGET = 2048  # tokens of a batch: a block is read once for all batches, so small ones cost little
 PROOF = (9, 256)  # tokens of the batches that blocks are proven on; the second where some of the first may reach no expert that is a module of its own
 
 
@@ -159,27 +159,27 @@ class StreamedSession(Texts):
         return ids
 
 
-class _Pass:
-    """One pass of rows of token ids through the blocks. replies: how many tokens at the end of each row are its reply."""
+class _Pass(BlockMajor):
+    """One pass of rows of token ids, of which the values are read and the structure is proven. replies: how many tokens at the end of each row are its reply."""
 
     def __init__(self, session: StreamedSession, rows: Sequence[list[int]], replies: Sequence[int], positions: tuple[Position, ...], kept: KeptPass) -> None:
-        self.session, self.shell, self.kept = session, session.shell, kept
-        self.rows, self.replies, self.positions = rows, replies, positions
+        self.session, self.lengths, self.replies, self.positions = session, len(rows), replies, positions
         # Rows of one length go together: no pads, so no model that reads them is told apart from others.
         self.groups = groups([len(row) for row in rows], BUDGET, alike=-1)
-        lists = any(isinstance(module, nn.ModuleList) for blocks in candidates_of(self.shell.model) for block in blocks for module in block.modules())
-        proof = [tokens(self.shell.model, count) for count in PROOF[: 1 + lists]]
+        model = session.shell.model
+        lists = any(isinstance(module, nn.ModuleList) for blocks in candidates_of(model) for block in blocks for module in block.modules())
+        proof = [tokens(model, count) for count in PROOF[: 1 + lists]]
         self.proofs = len(proof)
-        self.ids = [*proof, *(torch.tensor([rows[row] for row in group]) for group in self.groups)]
+        super().__init__(session.shell, session.name, [*proof, *(torch.tensor([rows[row] for row in group]) for group in self.groups)], kept)
 
     @torch.no_grad()
     def layers(self) -> Iterator[LayerValues]:
         shell = self.shell
         with outside_read(shell):
-            chain = Chain(shell, self._inputs(0))
-            stream, given, done = self._begin(chain)
+            chain = Chain(shell, self.inputs(0))
+            stream, done = self.begin(chain)
             d_model = width(shell.model, stream)
-            writers = embedding_writers(shell.model, chain.modules, d_model, self._inputs(0))
+            writers = embedding_writers(shell.model, chain.modules, d_model, self.inputs(0))
         proof = BlockByBlock(shell.model, self.session.name, d_model)
         for number, name in enumerate(chain.names[:done]):
             kept = self.kept.found(number)
@@ -189,7 +189,7 @@ class _Pass:
             shell.drop(chain.names[0])
         with closing(Bar("Passing the blocks", len(chain.names))) as bar:
             for number in range(done, len(chain.names)):
-                values = self._through(chain, number, given, proof, d_model)
+                values = self._values(chain, number, proof, d_model)
                 yield LayerValues(number, values)
                 self.kept.passed(number + 1)
                 bar.to(number + 1)
@@ -197,43 +197,18 @@ class _Pass:
         layout = layout_of(shell.model, d_model, writers, proof.accounts, chain.skipped, copies, shell.tied, shell.one_name_each)
         self.session._proven(layout)
 
-    def _begin(self, chain: Chain) -> tuple[Tensor, list[tuple[Given, ...]], int]:
-        """The first batch's stream as it comes to the first block, what blocks are given for every batch, and how many blocks were passed before."""
-        done, given, first = self.kept.done, [], None
-        for number in range(len(self.ids)):
-            batch = chain.begun(self._inputs(number))
-            if first is None:
-                first, done = batch.stream, None if batch.hands_on else done
-            self.kept.lay_out(number, tuple(batch.stream.shape), batch.stream.dtype)
-            if done is None:
-                self.kept.write(number, batch.stream)
-            given.append(batch.given)
-        if done is None:
-            self.kept.passed(0)
-        assert first is not None  # there is a batch for the proof
-        return first, given, done or 0
-
-    def _inputs(self, number: int) -> dict[str, Any]:
-        return {"input_ids": self.ids[number].to(self.shell.device), "use_cache": False}
-
-    def _through(self, chain: Chain, number: int, given: Sequence[tuple[Given, ...]], proof: BlockByBlock, d_model: int) -> Tensor:
+    def _values(self, chain: Chain, number: int, proof: BlockByBlock, d_model: int) -> Tensor:
         """All batches through one block, which is proven meanwhile; the values at the positions that are asked for [prompt, position, d_model]."""
-        name, values = chain.names[number], torch.empty(len(self.rows), len(self.positions), d_model)
+        name, values = chain.names[number], torch.empty(self.lengths, len(self.positions), d_model)
         calls: list[Call] = []
-        with self.shell.reading(name) as block:
-            for batch in range(len(self.ids)):
-                before = self.kept.stream(number, batch).to(self.shell.device)
-                after = given[batch][number].run(block, before.clone())
-                if after.shape != before.shape:
-                    raise ModelError(f"{name} does not return a stream of the shape that it received; this model cannot be read block by block yet.")
-                self.kept.write(batch, after)
-                if batch < self.proofs:
-                    own = given[batch][number]
-                    calls.append(Call(name, (before, *own.args), own.kwargs, after.clone()))
-                else:
-                    group = self.groups[batch - self.proofs]
-                    values[group] = self._read(one_stream(after, len(group), d_model), group)
-            self._prove(proof, name, block, calls, number)
+        for block, passed in self.through(chain, number):
+            if passed.batch < self.proofs:
+                calls.append(Call(name, (passed.before, *passed.given.args), passed.given.kwargs, passed.after.clone()))
+            else:
+                group = self.groups[passed.batch - self.proofs]
+                values[group] = self._read(one_stream(passed.after, len(group), d_model), group)
+            if passed.batch == len(self.ids) - 1:
+                self._prove(proof, name, block, calls, number)
         return values
 
     def _read(self, value: Tensor, group: Sequence[int]) -> Tensor:
