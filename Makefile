@@ -48,12 +48,16 @@ real: install
 	$(BIN)/demeanor find $(REAL) -b real/joy.yaml --read replies --reply-tokens 40 -o runs/real/joy.safetensors
 	$(BIN)/demeanor control add runs/real/joy.safetensors --dose 1 --along layers --tokens all -o runs/real/joy.control.safetensors
 	$(BIN)/demeanor measure $(REAL) -b real/joyful.yaml --reply-tokens 40 \
-		$(foreach dose,-1 0.5 1 1.5 2 2.5 3 4,-c runs/real/joy.control.safetensors:$(dose))
+		-c runs/real/joy.control.safetensors:-1 -c runs/real/joy.control.safetensors:0.5 \
+		-c runs/real/joy.control.safetensors:1 -c runs/real/joy.control.safetensors:1.5 \
+		-c runs/real/joy.control.safetensors:2 -c runs/real/joy.control.safetensors:2.5 \
+		-c runs/real/joy.control.safetensors:3 -c runs/real/joy.control.safetensors:4
 	$(BIN)/demeanor find $(REAL) -b real/private-data.yaml --rank-by induce --reply-tokens 24 -o runs/real/private.safetensors
 	$(BIN)/demeanor control add runs/real/private.safetensors --dose 1 --tokens read -o runs/real/private.control.safetensors
 	$(BIN)/demeanor control when runs/real/private.control.safetensors --model $(REAL) --like real/asks-private.yaml \
 		-o runs/real/private.gated.safetensors
-	$(BIN)/demeanor measure $(REAL) -b real/private-data.yaml --reply-tokens 24 --battery $(foreach dose,1 1.5 2,-c runs/real/private.gated.safetensors:$(dose))
+	$(BIN)/demeanor measure $(REAL) -b real/private-data.yaml --reply-tokens 24 --battery -c runs/real/private.gated.safetensors:1 -c runs/real/private.gated.safetensors:1.5 \
+		-c runs/real/private.gated.safetensors:2
 
 # A tiny random model of every causal type of transformers: proven, baked exactly, or refused, and why. Writes docs/architectures.md; what is done is
 # kept in runs/architectures, so that the same command goes on (about ten minutes of processor time).

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from demeanor.algebra.rounding import Grid, carried, carriers, settled
-from demeanor.export.forms import E2M1, E4M3
+from demeanor.structure.forms import E2M1, E4M3
 
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .job.run import run
     from .measure import Measurement, measure
     from .measure.plan import MeasurePlan
-    from .models import Loading, Session, Site, load
+    from .models import Loading, Session, Site, StreamedSession, load, open_streamed
     from .plots import plot
     from .search.plan import SearchPlan
     from .search.searching import search
@@ -69,7 +69,7 @@ _HOMES = {
     ".job.run": "run",
     ".measure": "Measurement measure",
     ".measure.plan": "MeasurePlan",
-    ".models": "Loading Session Site load",
+    ".models": "Loading Session Site StreamedSession load open_streamed",
     ".plots": "plot",
     ".search.plan": "SearchPlan",
     ".search.searching": "search",
@@ -104,6 +104,6 @@ sys.modules[__name__].__class__ = _Package
 
 __all__ = [
     "Audit", "Behaviour", "Control", "DemeanorError", "Direction", "DosePlan", "FindPlan", "Gate", "GatePlan", "Loading", "MeasurePlan", "Measurement",
-    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "__version__", "ablate", "add", "audit", "bake", "behaviour", "clamp", "export_gguf", "export_gguf_adapter", "export_lora", "export_vector", "find", "find_dose", "gate", "load",
-    "load_control", "load_direction", "measure", "plot", "push", "rotate", "run", "save_control", "save_direction", "scale", "search", "selective", "selfcontrol", "train",
+    "NoCandidate", "NoUsableDirection", "Plan", "Prompt", "Scope", "Score", "SearchPlan", "Session", "Site", "StreamedSession", "__version__", "ablate", "add", "audit", "bake", "behaviour", "clamp", "export_gguf", "export_gguf_adapter", "export_lora", "export_vector", "find", "find_dose", "gate", "load",
+    "load_control", "load_direction", "measure", "open_streamed", "plot", "push", "rotate", "run", "save_control", "save_direction", "scale", "search", "selective", "selfcontrol", "train",
 ]  # fmt: skip

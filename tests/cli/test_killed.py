@@ -44,6 +44,7 @@ except SystemExit as end:
 """
 OPTIONS = {
     "find": ["find", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "24", "--device", "cpu"],
+    "find --stream": ["find", "organism", "-b", "refusal", "--stream", "--max-prompts", "24", "--device", "cpu"],
     "bake": ["bake", "organism", "-c", "CONTROL"],
     "run": ["run", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "20", "--doses", "0", "--device", "cpu"],
     "search": ["search", "organism", "-b", "refusal", "--max-prompts", "20", "--trials", "20", "--confirmed", "2", "--checked", "0", "--device", "cpu"],
@@ -102,6 +103,21 @@ def test_a_kill_at_any_moment_costs_nothing_but_the_work(tmp_path: Path, control
         assert [path.name for path in folder.iterdir()] == ["out"]
         if name in ("run", "search"):
             assert json.loads((out / "scores.json").read_text()) == json.loads((whole / "out" / "scores.json").read_text())
+
+
+@pytest.mark.long
+def test_a_stream_that_was_killed_goes_on_after_its_last_whole_block(tmp_path: Path, control: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    folder.mkdir()
+    moments = int(started(whole, 0, command("find --stream", control, whole / "out")).stdout.splitlines()[-1].split()[1])
+    assert started(folder, 2 * moments // 3, command("find --stream", control, folder / "out")).returncode == -signal.SIGKILL
+    assert len(list((folder / ".out.resumed").glob("stream.*"))) in (1, 2)  # whole, and the one that is being written
+    again = started(folder, 0, command("find --stream", control, folder / "out"))
+    assert again.returncode == 0, again.stderr
+    assert "blocks were passed before" in again.stderr
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    assert (folder / "out").read_bytes() == (whole / "out").read_bytes()
 
 
 @pytest.mark.long

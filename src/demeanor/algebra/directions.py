@@ -124,10 +124,17 @@ def permutation_p(
     train [n, site, d] and held_out [m, site, d] with boolean labels [n], [m]. Each permutation shuffles
     the training labels, refits the mean difference at every site and takes the largest separation of
     the shuffled held-out labels over all sites, so that choosing the best site is part of the null.
-    Projections come from Gram matrices: a direction is a combination of training rows, so no direction
-    is ever formed.
     """
-    gram = torch.einsum("nsd,msd->smn", train.double(), held_out.double())  # held-out rows by training rows, per site
+    return permutation_p_of(products(train, held_out), is_shows, held_is_shows, rng, repeats)
+
+
+def products(train: Tensor, held_out: Tensor) -> Tensor:
+    """Products of held-out rows with training rows at every site: [n, site, d] and [m, site, d] -> [site, m, n], float64."""
+    return torch.einsum("nsd,msd->smn", train.double(), held_out.double())
+
+
+def permutation_p_of(gram: Tensor, is_shows: Tensor, held_is_shows: Tensor, rng: torch.Generator, repeats: int = 1000) -> float:
+    """`permutation_p` of `products` [site, m, n]: a direction is a combination of training rows, so no direction is ever formed."""
 
     def largest(train_labels: Tensor, held_labels: Tensor) -> Tensor:
         # train_labels [r, n], held_labels [r, m] -> [r]; the scale of a direction cancels in d'.

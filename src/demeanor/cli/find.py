@@ -10,17 +10,21 @@ from pydantic import Field, model_validator
 
 from ..behaviours import Behaviour
 from ..controls import Direction, ablate, save_direction
+from ..errors import DataError
 from ..finding.compare import PROMPTS, compare_estimators, estimators_for
 from ..finding.estimators import known_estimators
 from ..finding.find import Findings, search_directions
-from ..finding.plan import FindPlan
+from ..finding.plan import FindPlan, StreamPlan
 from ..finding.rank import find_again, refuse_readers
+from ..finding.streamed import find_streamed
+from ..io.atomic import kept_folder
 from ..io.claims import claimed
 from ..io.plan import BasePlan
 from ..measure import Bench, Ledger
 from ..measure.side_by_side import side_by_side
-from ..models import Loading, Session
+from ..models import Loading, Session, open_streamed
 from ..models.plan import BehaviourPlan
+from ..models.streamed import larger_than_memory
 from ..progress import say
 from .from_model import from_plans
 from .options import AsJson, behaviour_named, opened, print_json, show
@@ -49,9 +53,15 @@ class ChoicePlan(BasePlan):
 
 @from_plans
 def find(
-    subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Loading, target: Target, force: Force = False, as_json: AsJson = False
-) -> None:
+    subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, streaming: StreamPlan, loading: Loading, target: Target, force: Force = False, as_json: AsJson = False
+) -> None:  # fmt: skip
     """The direction that carries a behaviour, found and selected."""
+    large = None if streaming.stream else larger_than_memory(subject.model, loading)
+    if large is not None:
+        say(f"{large}, so it is read block by block (as with --stream).")
+    if streaming.stream or large is not None:
+        _find_streamed(subject, plan, choice, loading, target, as_json)
+        return
     with ExitStack() as claims:
         for file in _files(target, choice.candidates)[1:]:
             claims.enter_context(claimed(file, "file", replaces=force))
@@ -88,6 +98,27 @@ def _find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: L
     show(facts, title, as_json)
     if choice.rank > 1:
         out.print(rounds_table(direction.rounds))
+
+
+def _find_streamed(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Loading, target: Path, as_json: bool) -> None:
+    named = behaviour_named(subject.behaviour)
+    named.needs_prompts()
+    known_estimators(plan.estimators)
+    tries = next((field for field in ("rank", "candidates", "compare") if field in choice.model_fields_set), None)
+    if tries is not None:
+        raise DataError(f"--{tries} tries directions, and a model that is read block by block generates no replies; leave it out.")
+    session = open_streamed(subject.model, loading)
+    with kept_folder(target) as folder:
+        findings = find_streamed(session, named, plan, folder=folder)
+        save_direction(findings.directions[0], target)
+    direction = findings.directions[0]
+    facts = {
+        "site": str(direction.site), "estimator": direction.estimator, "separation": direction.separation, "auroc": direction.auroc, "gap": abs(direction.gap),
+        "split_half_cosine": direction.split_half_cosine, "p": direction.p, "candidates": len(direction.candidates), "prompts": findings.counts,
+        "filtered": False, "tried": False, "shows.r": direction.component("shows"), "lacks.r": direction.component("lacks"),
+        "bytes read, of the files": findings.bytes_read / findings.size, "file": str(target),
+    }  # fmt: skip
+    show(facts, f"{direction.behaviour} in {subject.model}", as_json)
 
 
 def _facts(direction: Direction, target: Path, findings: Findings) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from ..behaviours import behaviour as read_behaviour
 from ..detect import check_detector
 from ..io.json_files import json_text
 from ..models import Loading, Session, load
+from ..models.streamed import larger_than_memory
+from ..progress import warn
 from .terminal import Table, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")]
@@ -24,7 +26,10 @@ def behaviour_named(name: str) -> Behaviour | Preset:
 
 
 def opened(model: str, loading: Loading) -> Session:
-    """The model that a command names, loaded as its options say."""
+    """The model that a command names, loaded as its options say. What does not fit into memory is said before it is tried."""
+    large = larger_than_memory(model, loading)
+    if large is not None:
+        warn(f"{large}, so loading it may fail; find --stream finds directions of it block by block, and bake edits its files.")
     return load(model, loading=loading, reply_tokens=loading.reply_tokens)  # whose default may be a command's own
 
 

@@ -15,9 +15,9 @@ from ..algebra.directions import orthonormal
 from ..algebra.edits import Edit, compose
 from ..controls import Control, Part
 from ..errors import ControlError
+from ..structure.forms import Packed
 from ..structure.layout import Layout, writer_edits
 from ..structure.stored_names import Piece
-from .forms import Packed
 
 MOST_KEPT = 16  # directions along which rounding is kept from changing anything; an adapter of higher rank is rounded to the nearest
 

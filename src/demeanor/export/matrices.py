@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ModelError
 from ..io.checkpoint import DTYPES, Checkpoint
 from ..io.kernel_copy import read_at
-from .forms import Packed
+from ..structure.forms import Packed
 from .names import FileTensors
 from .packed import rows_of
 

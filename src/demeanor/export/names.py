@@ -9,9 +9,9 @@ from torch import Tensor
 from ..controls import Control
 from ..errors import ControlError, ModelError
 from ..io.checkpoint import Checkpoint
+from ..structure.forms import refuse_form, unpacked
 from ..structure.layout import Weight
 from ..structure.stored_names import Piece, StoredNames
-from .forms import refuse_form, unpacked
 
 EDITABLE = ("F64", "F32", "F16", "BF16")
 

@@ -28,6 +28,15 @@ class Chance:
     cosine: Tensor
     p: float
 
+    def refuse(self, sites: Sequence[Site]) -> None:
+        """Raises NoUsableDirection when the best of the sites is no better than shuffled labels, or not stable."""
+        best = int(self.separation.argmax())
+        if self.p > P_MAX or not float(self.cosine[best]) >= COSINE_MIN:  # a cosine that is no number is none
+            raise NoUsableDirection(
+                f"No usable direction: at the best site ({sites[best]}) p = {self.p:.3f} (at most {P_MAX}) and the split-half cosine"
+                f" is {float(self.cosine[best]):.2f} (at least {COSINE_MIN}); use more prompts, or sets that differ in the behaviour only."
+            )
+
 
 class Classes:
     """Activations of the classes at all sites, and what is estimated from them. float64 throughout."""
@@ -63,13 +72,9 @@ class Classes:
         separation = directions.separation(along["shows"], along["lacks"])
         cosine = directions.split_half_cosine(self.train["shows"], self.train["lacks"], rng)
         p = directions.permutation_p(*_labelled(self.train), *_labelled(self.val), rng)
-        best = int(separation.argmax())
-        if p > P_MAX or not float(cosine[best]) >= COSINE_MIN:  # a cosine that is no number is none
-            raise NoUsableDirection(
-                f"No usable direction: at the best site ({self.sites[best]}) p = {p:.3f} (at most {P_MAX}) and the split-half cosine"
-                f" is {float(cosine[best]):.2f} (at least {COSINE_MIN}); use more prompts, or sets that differ in the behaviour only."
-            )
-        return Chance(separation, cosine, p)
+        chance = Chance(separation, cosine, p)
+        chance.refuse(self.sites)
+        return chance
 
 
 def _labelled(classes: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..behaviours import Prompt, SetName
+from ..behaviours import Behaviour, Prompt, SetName
+from ..behaviours.prompts import Split
 from ..detect import present
 from ..errors import DataError
 from ..measure.bench import Bench
@@ -13,6 +14,8 @@ from ..progress import say
 
 FEWEST = 16  # prompts of a set that must be left, train and val together
 FEWEST_VAL = 4
+OF_CLASSES: tuple[SetName, ...] = ("shows", "lacks", "guard")
+BEFORE_TEST: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,24 @@ def with_own_replies(bench: Bench, sets: Sets) -> Sets:
     if silent:
         say(f"{silent} prompts are left out, because the model's reply to them is empty.")
     return Sets(*kept, sets.counts)
+
+
+def as_given(behaviour: Behaviour, max_prompts: int | None = None) -> Sets:
+    """All train and val prompts, whatever the model does with them. Raises DataError when a set has fewer than 16."""
+    sets = Sets({}, {}, {})
+    for name in OF_CLASSES:
+        train, val = (behaviour.set(name, split, max_prompts) for split in BEFORE_TEST)
+        if not train and not val and name == "guard":
+            continue
+        if not _enough([*train, *val]):
+            raise DataError(_too_few("", name, [], _as_given([*train, *val]), behaviour.pairs))
+        sets.train[name], sets.val[name] = list(train), list(val)
+        sets.counts[name] = {"given": len(train) + len(val), "kept": len(train) + len(val)}
+    if behaviour.pairs and [len(part["shows"]) for part in (sets.train, sets.val)] != [len(part["lacks"]) for part in (sets.train, sets.val)]:
+        raise DataError(
+            f"The pairs of {behaviour.name!r} do not correspond: its shows and lacks have different numbers of train and val prompts."
+        )
+    return sets
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..controls.direction import Candidate, Direction
 from ..errors import DataError, NoCandidate
 from ..measure.bench import Bench
 from ..measure.ledger import Ledger
-from ..models import Session, Site
+from ..models import Session, Site, StreamedSession
 from ..progress import say, warn
 from ..runtime.positions import REPLY, Position
 from .classes import Chance, Classes
@@ -26,6 +26,7 @@ from .filter import Sets, filter_prompts, with_own_replies
 from .plan import FindPlan
 from .select import DOES_NOT_INDUCE, INDUCE_MIN, RankBy, rank_key, table
 from .signal import Signal, find_signal
+from .streamed import find_streamed
 
 POSITIONS = 5  # of the template after the user's message, at most
 LITTLE = 1.0  # log-odds by which ablation must lower the behaviour to be called removing
@@ -104,16 +105,20 @@ class Findings:
         return [self.directions[number] for number in numbers]
 
 
-def find(session: Session, behaviour: BehaviourLike, plan: FindPlan | None = None, **options: Any) -> Direction:
+def find(session: Session | StreamedSession, behaviour: BehaviourLike, plan: FindPlan | None = None, **options: Any) -> Direction:
     """The direction that carries a behaviour, selected among estimators, layers and template positions.
 
+    Of a model whose weights stay on disk (`open_streamed`) it is selected by statistics alone: see `find_streamed`.
     `options` are the fields of `FindPlan` by name, in place of a plan. The usual estimators are all tried everywhere, unless other
     `estimators` are named: of the package, of an installed package, or a function in a file as `path.py:name`. `layer` restricts the
     candidates to one layer. `rank_by` is "trade_off" (most of the behaviour removed, less what
     changes elsewhere; the usual one), "bypass" (least of it left), "induce" (most of it at dose +1; where `shows` and `lacks` are replies) or "gap" (means furthest apart). Raises
     NoUsableDirection when the classes differ no more than chance allows, NoCandidate when every candidate is discarded.
     """
-    return search_directions(session, behaviour, FindPlan.given(plan, options, "find")).ranked()[0]
+    plan = FindPlan.given(plan, options, "find")
+    if isinstance(session, StreamedSession):
+        return find_streamed(session, behaviour, plan).directions[0]
+    return search_directions(session, behaviour, plan).ranked()[0]
 
 
 def search_directions(

@@ -51,6 +51,14 @@ class FindPlan(BasePlan):
     max_prompts: MaxPrompts = None
 
 
+class StreamPlan(BasePlan):
+    """Whether the model is held in memory."""
+
+    stream: bool = Field(
+        default=False, description="model read from its files block by block and never held whole; so it is in any case where it does not fit into free memory"
+    )
+
+
 class CheckPlan(BasePlan):
     """The behaviour that is looked at, and the model that is asked, if any."""
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import DataError
+from ..errors import DataError, DemeanorError
+from ..progress import say
 from .claims import REPLACED, RESUMED, beside, claimed, is_stream, refuse_target
 
 STATE, KEY = ".state", "key"  # in a work folder that can be gone on in: what was done, and of what
@@ -52,6 +53,26 @@ def resumed_folder(target: Path, key: str) -> Iterator[Path]:
             _finish(work, target, claim.replaces)
         finally:
             shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
+
+
+@contextmanager
+def kept_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` for what a long job has, which is gone when the context ends, well or with an error that would come again.
+
+    A kill or an interrupt leaves it, and the next context goes on with it; whoever uses it tells whose it is.
+    """
+    work = target.with_name(f".{target.name}{RESUMED}")
+    with in_one_sentence(target):
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            yield work
+        except DemeanorError:
+            shutil.rmtree(work)
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            say(f"The same command goes on from here; {work} holds what was computed.")
+            raise
+        shutil.rmtree(work)
 
 
 def _finish(work: Path, target: Path, replaces: bool) -> None:

@@ -159,7 +159,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     """Tensor places of one safetensors file, by name. Raises ModelError for whatever the safetensors library refuses: a file that is
     cut off or too long, tensors that overlap, leave room between them or do not have the size of their shape."""
     try:
-        with safe_open(path, framework="pt"):
+        with safe_open(path, framework="pt", backend="pread"):  # read, not mapped: a limit on memory counts what is mapped
             pass
     except (SafetensorError, OSError) as error:
         raise ModelError(

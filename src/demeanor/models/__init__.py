@@ -6,5 +6,6 @@ from ..structure.layout import Layout
 from .loading import load
 from .options import Loading, Quantized
 from .session import Session
+from .streamed import StreamedSession, open_streamed
 
-__all__ = ["Activations", "Layout", "Loading", "Point", "Quantized", "Reply", "Session", "Site", "load"]
+__all__ = ["Activations", "Layout", "Loading", "Point", "Quantized", "Reply", "Session", "Site", "StreamedSession", "load", "open_streamed"]

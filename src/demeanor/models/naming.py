@@ -119,6 +119,12 @@ def weights_of(name: str) -> str:
     return f"files {open_checkpoint(place).fingerprint}"
 
 
+def files_of(name: str) -> Path | None:
+    """The local folder of safetensors behind a MODEL argument, in the Hub's cache too; None where there is none, or a GGUF file."""
+    place = _place(name)
+    return place if place is not None and place.is_dir() else None
+
+
 def _place(name: str) -> Path | None:
     """The local folder or GGUF file behind a MODEL argument: the one that it names, or the one in the Hub's cache; None where there is none."""
     try:

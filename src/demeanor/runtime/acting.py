@@ -169,6 +169,10 @@ class Acting:
     def _here(self, change: Change) -> Change:
         return lambda value: change(value) if self.acts else None
 
+    def passes(self, inputs: dict[str, Any]) -> None:
+        """A pass with these inputs is in progress, of which the caller runs single blocks."""
+        self._begin(self.decoder, (), inputs)
+
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         self._told = self in _IN_FORCE.get()
         if self._told and kwargs is not None:  # None: another thread's, taken off while this pass was about to call it

@@ -134,20 +134,25 @@ class Reader(Acting):
 
     def _keep(self, site: Site, scale: float, value: Tensor) -> None:
         begins = self._begins.to(value.device)
-        rows = torch.arange(len(begins), device=value.device)
-        value = one_stream(self.by_rows(value), len(rows), self.layout.d_model)
-        if site.position == REPLY:
-            place = torch.arange(value.shape[1], device=value.device)
-            said = ((place >= begins[:, None]) & (place < self._ends.to(value.device)[:, None])).float()
-            taken = torch.einsum("rt,rtd->rd", said / said.sum(1, keepdim=True), value.float()) * scale
-        else:
-            # Indexing copies: some families add to the stream in place after the hook.
-            taken = value[rows, begins + site.position].float() * scale
-        taken = taken.to(self._begins.device)
-        self._kept[site] = self._kept[site] + taken if site in self._kept else taken
+        value = one_stream(self.by_rows(value), len(begins), self.layout.d_model)
+        read = taken(value, begins, self._ends.to(value.device), site.position).to(self._begins.device) * scale
+        self._kept[site] = self._kept[site] + read if site in self._kept else read
 
     def _stop(self, value: Tensor) -> None:
         raise _Enough
+
+
+def taken(value: Tensor, begins: Tensor, ends: Tensor, position: Position) -> Tensor:
+    """The stream [row, token, d_model] at one position of every row, or its mean over the reply: [row, d_model], float32.
+
+    begins, ends [row]: the tokens at which replies begin and end, or would.
+    """
+    if position == REPLY:
+        place = torch.arange(value.shape[1], device=value.device)
+        said = ((place >= begins[:, None]) & (place < ends[:, None])).float()
+        return torch.einsum("rt,rtd->rd", said / said.sum(1, keepdim=True), value.float())
+    # Indexing copies: some families add to the stream in place after the hook.
+    return value[torch.arange(len(value), device=value.device), begins + position].float()
 
 
 def one_stream(value: Tensor, rows: int, d_model: int) -> Tensor:

@@ -47,10 +47,10 @@ def _chosen(model: Any, lists: Sequence[list[nn.Module]], seen: Mapping[nn.Modul
     """The one list of as many modules as the configuration has layers or, where that tells nothing, the longest that passes a stream on."""
     n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     ran = [blocks for blocks in lists if any(block in seen for block in blocks)]
-    named = _outermost([blocks for blocks in ran if len(blocks) == n_layers])
+    named = outermost([blocks for blocks in ran if len(blocks) == n_layers])
     if len(named) != 1:
         chains = [blocks for blocks in ran if len(blocks) > 1 and _passes_on(blocks, seen)]
-        named = sorted(_outermost(chains), key=len, reverse=True)[:1]
+        named = sorted(outermost(chains), key=len, reverse=True)[:1]
     if not named:  # layers in a loop are told as such
         named = sorted((blocks for blocks in ran if len(seen.get(blocks[0], [])) > 1), key=len, reverse=True)[:1]
     if not named:
@@ -58,7 +58,8 @@ def _chosen(model: Any, lists: Sequence[list[nn.Module]], seen: Mapping[nn.Modul
     return named[0]
 
 
-def _outermost(lists: Sequence[list[nn.Module]]) -> list[list[nn.Module]]:
+def outermost(lists: Sequence[list[nn.Module]]) -> list[list[nn.Module]]:
+    """Lists of modules that lie inside no module of another list."""
     inside = [{module for block in blocks for module in block.modules()} for blocks in lists]
     return [blocks for number, blocks in enumerate(lists) if not any(blocks[0] in other for place, other in enumerate(inside) if place != number)]
 

@@ -10,6 +10,7 @@ Nothing is concluded from a name. A model for which any step fails is refused wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,9 +45,9 @@ def prove(model: Any) -> Layout:
 
 
 def _prove(model: Any, count: int) -> Layout:
-    inputs = {"input_ids": _tokens(model, count)}
+    inputs = {"input_ids": tokens(model, count).to(next(model.parameters()).device)}
     blocks = watched_blocks(model, inputs)
-    d_model = _width(model, blocks.calls[0].args[0])
+    d_model = width(model, blocks.calls[0].args[0])
     with torch.no_grad():
         writers = embedding_writers(model, blocks.modules, d_model, inputs)
     quantization = getattr(model, "hf_quantizer", None) and model.config.quantization_config
@@ -57,28 +58,38 @@ def _prove(model: Any, count: int) -> Layout:
         found = like(built[build], Replay(block, call, d_model, quantization), layer) if build in built else None
         accounts.append(found or account(Replay(block, call, d_model, quantization), layer))
         built.setdefault(build, accounts[-1])
-    alphas = tuple(found.alpha for found in accounts)
+    names = tuple(call.name for call in blocks.calls)
+    copies = blocks.calls[0].out[0, 0].numel() // d_model
+    return layout_of(model, d_model, writers, dict(zip(names, accounts)), blocks.skipped, copies, tied_names(model), one_name_each(model))
+
+
+def layout_of(
+    model: Any, d_model: int, embedding: Sequence[Writer], accounts: Mapping[str, Account], skipped: tuple[str, ...], copies: int,
+    tied: tuple[str, str] | None, one_name: bool,
+) -> Layout:  # fmt: skip
+    """The layout that the writers before the blocks and what was found in every block, by its name, make up."""
+    alphas = tuple(found.alpha for found in accounts.values())
     return Layout(
         model_type=model.config.get_text_config().model_type,
         d_model=d_model,
-        blocks=tuple(call.name for call in blocks.calls),
-        writers=(*writers, *(_with_prefix(writer, call.name) for call, found in zip(blocks.calls, accounts) for writer in found.writers)),
-        tied=_tied(model),
-        worst_residual=max(found.residual for found in accounts),
+        blocks=tuple(accounts),
+        writers=(*embedding, *(_with_prefix(writer, name) for name, found in accounts.items() for writer in found.writers)),
+        tied=tied,
+        worst_residual=max(found.residual for found in accounts.values()),
         alphas=() if all(alpha is not None and abs(alpha - 1) < RESIDUAL_TOLERANCE for alpha in alphas) else alphas,
-        skipped=blocks.skipped,
-        copies=blocks.calls[0].out[0, 0].numel() // d_model,
-        one_name_each=_one_name_each(model),
+        skipped=skipped,
+        copies=copies,
+        one_name_each=one_name,
     )
 
 
-def _tokens(model: Any, count: int) -> Tensor:
-    """Random token ids [2, count] for the proof."""
+def tokens(model: Any, count: int) -> Tensor:
+    """Random token ids [2, count] for the proof, on the CPU."""
     vocab = model.config.get_text_config().vocab_size
-    return torch.randint(vocab, (2, count), generator=torch.Generator().manual_seed(0)).to(next(model.parameters()).device)
+    return torch.randint(vocab, (2, count), generator=torch.Generator().manual_seed(0))
 
 
-def _width(model: Any, stream: Tensor) -> int:
+def width(model: Any, stream: Tensor) -> int:
     """d_model; the last axis of a stream may hold several copies of it side by side."""
     width = getattr(model.config.get_text_config(), "hidden_size", None)
     return width if isinstance(width, int) and width > 0 and stream.shape[-1] % width == 0 else stream.shape[-1]
@@ -94,7 +105,7 @@ def _with_prefix(writer: Writer, prefix: str) -> Writer:
     return replace(writer, module=f"{prefix}.{writer.module}", weights=weights, post_norm=norm)
 
 
-def _tied(model: Any) -> tuple[str, str] | None:
+def tied_names(model: Any) -> tuple[str, str] | None:
     """The names of an output head that is the embedding, and of that embedding."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or getattr(head, "weight", None) is not embedding.weight:
@@ -103,8 +114,8 @@ def _tied(model: Any) -> tuple[str, str] | None:
     return f"{names[embedding]}.weight", f"{names[head]}.weight"
 
 
-def _one_name_each(model: Any) -> bool:
+def one_name_each(model: Any) -> bool:
     """Whether no parameter but an embedding that is the head too has several names."""
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     several = set(names) - {name for name, _ in model.named_parameters()}
-    return several <= set(_tied(model) or ())
+    return several <= set(tied_names(model) or ())

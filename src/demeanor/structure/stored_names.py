@@ -40,11 +40,11 @@ class _Origin:
 
 
 class StoredNames:
-    """The parameters of the model that `checkpoint` would load as, and the file tensors behind each."""
+    """The parameters of the model that `checkpoint` would load as (`model`, where it is made already), and the file tensors behind each."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, model: Any = None) -> None:
         self.checkpoint = checkpoint
-        model = _described(checkpoint)
+        model = _described(checkpoint) if model is None else model
         self._origins = _origins(checkpoint, model)
         self._names = tuple(model.state_dict())
         self._groups = _shared(model)
@@ -55,6 +55,10 @@ class StoredNames:
         """Every file tensor behind a parameter; empty when the files hold none."""
         origin = self._origins.get(name)
         return [key for keys in origin.keys.values() for key in keys] if origin else []
+
+    def sources(self, name: str) -> list[str]:
+        """Every file tensor that is read for a parameter, where it comes out of one that is split into several too."""
+        return self.keys(name) or [key for first in self._split_from(name) for key in self.keys(first)]
 
     def key(self, name: str) -> str | None:
         """The one file tensor that is this parameter, as it stands; None when there is none."""
@@ -71,9 +75,12 @@ class StoredNames:
 
     def _is_split(self, name: str) -> bool:
         """Whether a parameter comes out of a file tensor that is split into several, of which the first names it."""
-        return any(
-            name.replace(other, first) in self._origins for first, *others in self._splits for other in others if other in name
-        )
+        return bool(self._split_from(name))
+
+    def _split_from(self, name: str) -> list[str]:
+        """The parameters that name the file tensors which this one is split from."""
+        firsts = [name.replace(other, first) for first, *others in self._splits for other in others if other in name]
+        return [first for first in firsts if first in self._origins][:1]
 
     def unused(self) -> list[str]:
         """Tensors of the files that are no part of the model as it is loaded: heads for drafts or for several tokens at once, say."""

@@ -1,0 +1,44 @@
+"""How much memory a process may still take: what the machine has free, and what its limits leave."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+MEMINFO, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")
+
+
+def available() -> int | None:
+    """Bytes; None where the system does not tell."""
+    left = [room for room in (_free(), _of_group(), _of_limit(resource.RLIMIT_AS, "VmSize"), _of_limit(resource.RLIMIT_DATA, "VmData")) if room is not None]
+    return max(0, min(left)) if left else None
+
+
+def _free() -> int | None:
+    return _field(MEMINFO, "MemAvailable")
+
+
+def _of_group() -> int | None:
+    """What the control group of the process leaves, where it has a limit."""
+    try:
+        most, used = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+    return most - used
+
+
+def _of_limit(which: int, used: str) -> int | None:
+    """What a limit of the process leaves."""
+    soft, _ = resource.getrlimit(which)
+    taken = _field(STATUS, used)
+    return None if soft == resource.RLIM_INFINITY or taken is None else soft - taken
+
+
+def _field(path: Path, name: str) -> int | None:
+    """A field of one of the kernel's tables, which are in kB."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith(f"{name}:")), None)
+    return None if found is None else 1024 * int(found.split()[1])
