@@ -16,7 +16,7 @@ from torch import Tensor
 from ..controls import Control
 from ..finding.gauges import LEAST
 from .front import surely_beats
-from .surrogates import Read, Surrogate
+from .surrogates import Read, ShortReplies
 
 FIRST = 16  # prompts of each set that every trial is read on
 WIDE = 1.96  # standard errors of a bound
@@ -59,7 +59,7 @@ class Asked:
 class Objective:
     """Reads controls by a surrogate. `fires` says of every gate which of the surrogate's prompts it lets through, as ones and zeros."""
 
-    def __init__(self, surrogate: Surrogate, fires: Mapping[str, Read]) -> None:
+    def __init__(self, surrogate: ShortReplies, fires: Mapping[str, Read]) -> None:
         self.surrogate, self.fires = surrogate, fires
         self.count = len(surrogate.prompts)
         self.untouched = self.surrogate.read([None], 0, self.count)[0]

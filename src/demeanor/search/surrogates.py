@@ -1,9 +1,8 @@
 """What a control does, told without whole replies: several controls as rows of one batch, and every prompt by itself.
 
-Two surrogates say the same three things of a prompt: how likely the reply shows the behaviour, how likely it is no use, and how far the
-control moves what the untouched model says. `FirstTokens` reads the token that tells what will come, and known answers, in one pass over
-prompts; `ShortReplies` has the detector judge beginnings of replies, where no token tells or a model words things in many ways
-(decision 37). algorithms.md, section 10.
+A surrogate says three things of a prompt: how likely the reply shows the behaviour, how likely it is no use, and how far the control moves
+what the untouched model says. `ShortReplies` has the detector judge beginnings of replies (decision 37). The token that opens a reply does not do: random
+settings of the embedded model's search were ranked by it with a correlation of .3 with whole replies, and by beginnings with one of .99. algorithms.md, section 10.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,95 +70,31 @@ class Read:
         return Read(**{name: getattr(self, name)[first:last] for name in vars(self)})
 
 
-class Surrogate(Protocol):
-    """What trials are read by."""
-
-    prompts: Prompts
-
-    def read(self, controls: Sequence[Control | None], first: int, last: int) -> list[Read]:
-        """What every control does to prompts number `first` to `last` of each set."""
-        ...
-
-
-def surrogate_for(bench: Bench, findings: Findings) -> Surrogate:
-    """The one that tells: first tokens of a small model where they separate the classes, else beginnings of replies."""
+def surrogate_for(bench: Bench, findings: Findings) -> ShortReplies:
+    """Beginnings of replies to val prompts on which the model does what their set says, and to ordinary ones."""
     small = bench.session.runner.small
     most = PROMPTS if small else LARGE
     known = {name: set(findings.sets.val.get(name, ())) for name in TOLD}
     shows, guard = ([prompt for prompt in bench.prompts[name] if prompt in known[name]][:most] for name in TOLD)
     ordinary: SetName = "neutral" if bench.prompts["neutral"] else "lacks"
     prompts = Prompts(shows, guard, bench.prompts[ordinary][: most // 2], ordinary)
-    return FirstTokens(bench, findings, prompts) if small and findings.signal.tells else ShortReplies(bench, prompts)
+    return ShortReplies(bench, prompts)
 
 
-class _Ordinary:
-    """How far the untouched model's own replies to ordinary prompts are moved, over their first tokens."""
+class ShortReplies:
+    """Beginnings of replies, as short as tell, and the detector; a reply without words is no use. And how far the untouched model's own
+    replies to ordinary prompts are moved, over their first tokens."""
 
     def __init__(self, bench: Bench, prompts: Prompts) -> None:
-        self.session, self.prompts = bench.session, prompts
+        self.session, self.prompts, self.detector = bench.session, prompts, bench.detector
         replies = bench.ledger.replies(prompts.ordinary, bench.budget) if prompts.ordinary else []
         self.said = [reply.ids[:TOKENS] or (self.session.pad_id,) for reply in replies]
         self.base = [rows.double() for rows in bench.ledger.reply_log_probs(prompts.ordinary, self.said)] if replies else []
         self.starts = [self.session.encode(prompt) for prompt in prompts.ordinary]
-
-    def moved(self, number: int, log_probs: Tensor) -> Tensor:
-        """KL(untouched || controlled) per token of one reply, from log_probs [token, vocab]."""
-        return kl_divergence(self.base[number].to(log_probs.device), log_probs.double()).mean()[None]
-
-
-class FirstTokens(_Ordinary):
-    """One pass over prompts: the log-odds of the tokens that stand for the behaviour, and how likely known answers are."""
-
-    def __init__(self, bench: Bench, findings: Findings, prompts: Prompts) -> None:
-        super().__init__(bench, prompts)
-        signal = findings.signal
-        self.first_tokens, self.after = signal.first_tokens, list(signal.after)
-        self.rows: list[list[tuple[str, int, list[int], list[int]]]] = [self._rows(number) for number in range(len(prompts))]
-
-    def _rows(self, number: int) -> list[tuple[str, int, list[int], list[int]]]:
-        """(what is read, which prompt, its tokens, the tokens after them) of one prompt of each set."""
-        rows: list[tuple[str, int, list[int], list[int]]] = []
-        for name in TOLD:
-            for prompt in self.prompts.of(name)[number : number + 1]:
-                answer = self.session.encode_reply(prompt.answer or "") if name == "shows" and not self.after else []
-                rows.append((name, number, self.session.encode(prompt), [*self.after, *(answer or [self.session.pad_id])]))
-        if number < len(self.said):
-            rows.append(("drift", number, self.starts[number], list(self.said[number])))
-        return rows
-
-    def read(self, controls: Sequence[Control | None], first: int, last: int) -> list[Read]:
-        rows = [row for some in self.rows[first:last] for row in some]
-        repeated = rows * len(controls)
-
-        def kept(row: int, log_probs: Tensor) -> Tensor:
-            what, number, _, said = repeated[row]
-            if what == "drift":
-                return self.moved(number, log_probs)
-            shown = log_probs[len(self.after), self.first_tokens.to(log_probs.device)].exp().sum()
-            known = what == "shows" and self.prompts.shows[number].answer and not self.after
-            right = log_probs.gather(1, torch.tensor(said, device=log_probs.device)[:, None]).mean().exp() if known else log_probs.new_ones(())
-            return torch.stack([shown, 1 - (1 - shown) * right])
-
-        with rows_under(self.session, [control for control in controls for _ in rows]):
-            values = self.session.teacher_forced([row[2] for row in repeated], [row[3] for row in repeated], kept)
-        return [_read([row[0] for row in rows], values[start : start + len(rows)]) for start in range(0, len(repeated), len(rows))]
-
-
-def _read(names: Sequence[str], values: Sequence[Tensor]) -> Read:
-    of = {name: [value for told, value in zip(names, values, strict=True) if told == name] for name in ("shows", "guard", "drift")}
-    columns = {name: torch.stack(rows).double() if rows else torch.zeros(0, 2).double() for name, rows in of.items()}
-    return Read(shows=columns["shows"][:, 0], left=columns["shows"][:, 1], guard=columns["guard"][:, 0], drift=columns["drift"][:, 0])
-
-
-class ShortReplies(_Ordinary):
-    """Beginnings of replies, as short as tell, and the detector; a reply without words is no use."""
-
-    def __init__(self, bench: Bench, prompts: Prompts) -> None:
-        super().__init__(bench, prompts)
-        self.detector = bench.detector
         self.length = Beginnings(bench, Tried(prompts.shows, [], prompts.ordinary)).length
 
     def read(self, controls: Sequence[Control | None], first: int, last: int) -> list[Read]:
+        """What every control does to prompts number `first` to `last` of each set."""
         asked = {name: self.prompts.of(name)[first:last] for name in TOLD}
         told = [prompt for name in TOLD for prompt in asked[name]]
         shown, useless = [], []
@@ -179,6 +114,10 @@ class ShortReplies(_Ordinary):
         left = torch.maximum(shows, torch.tensor(useless[:count], dtype=torch.float64))
         return Read(shows=shows, left=left, guard=guard, drift=drift)
 
+    def _kl(self, number: int, log_probs: Tensor) -> Tensor:
+        """KL(untouched || controlled) per token of one reply, from log_probs [token, vocab]."""
+        return kl_divergence(self.base[number].to(log_probs.device), log_probs.double()).mean()[None]
+
     def _moved(self, controls: Sequence[Control | None], first: int, last: int) -> list[Tensor]:
         numbers = range(first, min(last, len(self.said)))
         if not numbers:
@@ -186,7 +125,7 @@ class ShortReplies(_Ordinary):
         repeated = list(numbers) * len(controls)
         with rows_under(self.session, [control for control in controls for _ in numbers]):
             values = self.session.teacher_forced(
-                [self.starts[number] for number in repeated], [list(self.said[number]) for number in repeated], lambda row, log_probs: self.moved(repeated[row], log_probs)
+                [self.starts[number] for number in repeated], [list(self.said[number]) for number in repeated], lambda row, log_probs: self._kl(repeated[row], log_probs)
             )
         rows = torch.cat(values).double()
         return list(rows.reshape(len(controls), len(numbers)))

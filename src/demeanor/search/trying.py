@@ -23,7 +23,7 @@ from .objective import Asked, Objective, Quick
 from .plan import SearchPlan
 from .space import NO_GATE, Params, Space
 from .study import Recorded, Study
-from .surrogates import TOLD, Read, Surrogate, surrogate_for
+from .surrogates import TOLD, Read, ShortReplies, surrogate_for
 
 AT_ONCE, FEW_AT_ONCE = 16, 4  # settings of one batch: of a small model, whose many calls are what it costs, and of others
 SELECTIVE = (1.0, 2.0)  # strengths of the selective edits among the seeds
@@ -154,7 +154,7 @@ def _name(gate: Gate) -> str:
     return "+".join(gate.against)
 
 
-def _as_read(bench: Bench, surrogate: Surrogate, fires: Fires) -> Read:
+def _as_read(bench: Bench, surrogate: ShortReplies, fires: Fires) -> Read:
     """A gate's decisions on the surrogate's prompts, as ones and zeros."""
     import torch
 
