@@ -163,7 +163,7 @@ def test_python_of_a_page_runs(page: str) -> None:
 @pytest.mark.hub
 @pytest.mark.long
 @pytest.mark.skipif("DEMEANOR_HUB" not in os.environ, reason="needs the Hub and a large model; DEMEANOR_HUB=1 runs it")
-@pytest.mark.parametrize("shown", [shown for shown in SHOWN if shown.block and shown.needs_hub and not shown.placeholders], ids=str)
+@pytest.mark.parametrize("shown", [shown for shown in SHOWN if shown.page.endswith(".md") and shown.block and shown.needs_hub and not shown.placeholders], ids=str)
 def test_a_command_that_needs_the_hub_runs(shown: Shown, demeanor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
     assert demeanor(*shown.words).code == 0
