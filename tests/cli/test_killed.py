@@ -44,7 +44,7 @@ except SystemExit as end:
 """
 OPTIONS = {
     "find": ["find", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "24", "--device", "cpu"],
-    "find --stream": ["find", "organism", "-b", "refusal", "--stream", "--max-prompts", "24", "--device", "cpu"],
+    "find --stream": ["find", "organism", "-b", "refusal", "--stream", "--tried", "3", "--max-prompts", "24", "--device", "cpu"],
     "bake": ["bake", "organism", "-c", "CONTROL"],
     "run": ["run", "organism", "-b", "refusal", "--layer", "2", "--max-prompts", "20", "--doses", "0", "--device", "cpu"],
     "search": ["search", "organism", "-b", "refusal", "--max-prompts", "20", "--trials", "20", "--confirmed", "2", "--checked", "0", "--device", "cpu"],
@@ -112,7 +112,7 @@ def test_a_stream_that_was_killed_goes_on_after_its_last_whole_block(tmp_path: P
     folder.mkdir()
     moments = int(started(whole, 0, command("find --stream", control, whole / "out")).stdout.splitlines()[-1].split()[1])
     assert started(folder, 2 * moments // 3, command("find --stream", control, folder / "out")).returncode == -signal.SIGKILL
-    assert len(list((folder / ".out.resumed").glob("stream.*"))) in (1, 2)  # whole, and the one that is being written
+    assert len(list((folder / ".out.resumed" / "found").glob("stream.*"))) in (1, 2)  # whole, and the one that is being written
     again = started(folder, 0, command("find --stream", control, folder / "out"))
     assert again.returncode == 0, again.stderr
     assert "blocks were passed before" in again.stderr

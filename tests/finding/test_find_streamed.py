@@ -144,7 +144,7 @@ def test_the_command_says_what_is_not_done_and_leaves_a_direction_alone(demeanor
     out = tmp_path / "d.safetensors"
     ended: Ended = demeanor("find", "organism", "-b", "refusal", "--stream", "--max-prompts", 40, "--device", "cpu", "--json", "-o", out)
     assert ended.code == 0, ended.err
-    assert "none is tried" in ended.err
+    assert "no reply is generated" in ended.err
     facts = json.loads(ended.out)
     assert facts["filtered"] is False
     assert facts["bytes read, of the files"] <= 1.05

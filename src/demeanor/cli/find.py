@@ -17,12 +17,14 @@ from ..finding.find import Findings, search_directions
 from ..finding.plan import FindPlan, StreamPlan
 from ..finding.rank import find_again, refuse_readers
 from ..finding.streamed import find_streamed
+from ..finding.streamed_trials import try_streamed
 from ..io.atomic import kept_folder
 from ..io.claims import claimed
 from ..io.plan import BasePlan
 from ..measure import Bench, Ledger
 from ..measure.side_by_side import side_by_side
 from ..models import Loading, Session, open_streamed
+from ..models.kept_pass import part_of
 from ..models.plan import BehaviourPlan
 from ..models.streamed import larger_than_memory
 from ..progress import say
@@ -60,8 +62,10 @@ def find(
     if large is not None:
         say(f"{large}, so it is read block by block (as with --stream).")
     if streaming.stream or large is not None:
-        _find_streamed(subject, plan, choice, loading, target, as_json)
+        _find_streamed(subject, plan, choice, streaming.tried, loading, target, as_json)
         return
+    if streaming.tried:
+        raise DataError("--tried is for models that are read block by block; add --stream, or leave it out.")
     with ExitStack() as claims:
         for file in _files(target, choice.candidates)[1:]:
             claims.enter_context(claimed(file, "file", replaces=force))
@@ -100,7 +104,9 @@ def _find(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: L
         out.print(rounds_table(direction.rounds))
 
 
-def _find_streamed(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, loading: Loading, target: Path, as_json: bool) -> None:
+def _find_streamed(
+    subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, tried: int, loading: Loading, target: Path, as_json: bool
+) -> None:
     named = behaviour_named(subject.behaviour)
     named.needs_prompts()
     known_estimators(plan.estimators)
@@ -109,13 +115,16 @@ def _find_streamed(subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, l
         raise DataError(f"--{tries} tries directions, and a model that is read block by block generates no replies; leave it out.")
     session = open_streamed(subject.model, loading)
     with kept_folder(target) as folder:
-        findings = find_streamed(session, named, plan, folder=folder)
+        findings = find_streamed(session, named, plan, folder=part_of(folder, "found"))
+        if tried:
+            findings = try_streamed(session, named, findings, tried, part_of(folder, "tried"), plan)
         save_direction(findings.directions[0], target)
     direction = findings.directions[0]
+    did = direction.candidates[0]
     facts = {
         "site": str(direction.site), "estimator": direction.estimator, "separation": direction.separation, "auroc": direction.auroc, "gap": abs(direction.gap),
         "split_half_cosine": direction.split_half_cosine, "p": direction.p, "candidates": len(direction.candidates), "prompts": findings.counts,
-        "filtered": False, "tried": False, "shows.r": direction.component("shows"), "lacks.r": direction.component("lacks"),
+        "filtered": False, "tried": sum(candidate.n > 0 for candidate in direction.candidates), **({"bypass, ablated": did.bypass, "kl": did.kl} if did.n else {}), "shows.r": direction.component("shows"), "lacks.r": direction.component("lacks"),
         "bytes read, of the files": findings.bytes_read / findings.size, "file": str(target),
     }  # fmt: skip
     show(facts, f"{direction.behaviour} in {subject.model}", as_json)

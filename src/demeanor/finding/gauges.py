@@ -23,7 +23,7 @@ from ..detect import likely, present
 from ..measure.bench import Bench
 from ..models import Reply, Session
 from ..progress import say, track
-from .signal import Signal, _log_odds
+from .signal import Signal, log_odds
 
 TOKENS = 12  # of the model's own replies to neutral prompts
 ROWS = 96  # of one batch of short replies
@@ -105,7 +105,7 @@ class FirstTokens(_FirstTokenChange):
 
     def strength(self, name: SetName, control: Control | None) -> Strength:
         with _acting(self.session, control):
-            odds = _log_odds(self.session.logits(self.tried.of(name), self.signal.after), self.signal.first_tokens)
+            odds = log_odds(self.session.logits(self.tried.of(name), self.signal.after), self.signal.first_tokens)
         return Strength(float(odds.mean()), float(odds.sigmoid().mean()))
 
 

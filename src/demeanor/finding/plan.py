@@ -57,6 +57,9 @@ class StreamPlan(BasePlan):
     stream: bool = Field(
         default=False, description="model read from its files block by block and never held whole; so it is in any case where it does not fit into free memory"
     )
+    tried: int = Field(
+        default=0, ge=0, description="directions that are tried in a second pass over the files, by the first token of replies or by replies that are given"
+    )
 
 
 class CheckPlan(BasePlan):

@@ -41,7 +41,7 @@ def find_signal(ledger: Ledger, sets: Sets) -> Signal:
     first: Signal | None = None
     for after in common_openings(ledger, sets):
         first_tokens = _first_tokens(session, sets, after)
-        odds = [_log_odds(session.logits(sets.val[name], after), first_tokens) for name in ("shows", "lacks")]
+        odds = [log_odds(session.logits(sets.val[name], after), first_tokens) for name in ("shows", "lacks")]
         signal = Signal(after, first_tokens, bool(first_tokens.any()) and float(directions.auroc(*odds)) >= SEPARATES)
         if signal.tells:
             return signal
@@ -59,10 +59,15 @@ def common_openings(ledger: Ledger, sets: Sets, longest: int = OPENINGS) -> list
 def _first_tokens(session: Session, sets: Sets, after: Sequence[int]) -> Tensor:
     """Which tokens [vocab] the model's own replies go on with more often on `shows` than on `lacks`, boolean."""
     shows, lacks = (session.logits(sets.train[name], after).softmax(-1).mean(0) for name in ("shows", "lacks"))
+    return first_tokens_of(shows, lacks)
+
+
+def first_tokens_of(shows: Tensor, lacks: Tensor) -> Tensor:
+    """Which tokens stand for the behaviour, boolean [vocab], by their mean probabilities after prompts of both sets [vocab]."""
     return (shows > 2 * lacks) & (shows > 1e-3)
 
 
-def _log_odds(logits: Tensor, first_tokens: Tensor) -> Tensor:
+def log_odds(logits: Tensor, first_tokens: Tensor) -> Tensor:
     """log p - log(1 - p) of opening with one of the tokens, logits [prompt, vocab] -> [prompt], without 1 - p."""
     logits = logits.double()
     return logits[:, first_tokens].logsumexp(-1) - logits[:, ~first_tokens].logsumexp(-1)

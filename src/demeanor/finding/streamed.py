@@ -1,7 +1,7 @@
 """Finding where a model carries a behaviour when its weights stay on disk: one pass over its files, and what can be told from values alone.
 
 No reply is generated, since each of its tokens would take all of the files. So prompts are not filtered by what the model does, no opening is
-forced, and no direction is tried: directions are chosen by how well they tell held-out prompts apart.
+forced, and directions are ranked by how well they tell held-out prompts apart (`streamed_trials.py` tries some of them in a second pass).
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def _refuse(plan: FindPlan, session: StreamedSession) -> None:
 def _tell(session: StreamedSession, behaviour: Behaviour, sets: Sets) -> None:
     """What is done elsewhere and not here."""
     counts = ", ".join(f"{name} {len(sets.train[name]) + len(sets.val[name])}" for name in sets.train)
-    unfiltered = "" if behaviour.has_replies else f"prompts ({counts}) are taken as they are given, whatever the model says to them, and "
-    warn(f"{session.name} is read block by block: {unfiltered}directions are chosen by held-out statistics; none is tried.")
+    unfiltered = "" if behaviour.has_replies else f"prompts ({counts}) are taken as they are given, whatever the model says to them; "
+    warn(f"{session.name} is read block by block: {unfiltered}directions are ranked by held-out statistics, and no reply is generated.")
 
 
 def _layers(

@@ -99,6 +99,19 @@ class Chain:
             raise AccountingError(f"Text of another length comes by other blocks of {self.shell.name}; this model cannot be read block by block yet.")
         return Begun(stream, given)
 
+    @torch.no_grad()
+    def logits(self, stream: Tensor, count: int) -> Tensor:
+        """The output head's logits at the last `count` tokens [row, token, vocab], of the stream behind the last block. What is behind the blocks must be read."""
+        def ended(*_: Any, **__: Any) -> Any:
+            return self._form(stream)
+
+        try:
+            with _instead(dict.fromkeys(self.modules, ended)):  # the embedding is not read again: what comes before the last block is not used
+                logits: Tensor = self.shell.model(inputs_embeds=stream, use_cache=False, logits_to_keep=count).logits
+        except UNABLE as error:
+            raise self._unable(error) from error
+        return logits.float()
+
     def _first(self, candidates: Sequence[Sequence[nn.Module]], inputs: dict[str, Any]) -> _First:
         def stop(block: nn.Module) -> Callable[..., Any]:
             def called(*args: Any, **kwargs: Any) -> Any:

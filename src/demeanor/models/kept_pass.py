@@ -31,6 +31,12 @@ def of_key(folder: Path, key: str) -> Path:
     return folder
 
 
+def part_of(folder: Path, name: str) -> Path:
+    """A folder inside, for one of several passes."""
+    (folder / name).mkdir(exist_ok=True)
+    return folder / name
+
+
 class KeptPass:
     """The files of a pass in `folder`."""
 
