@@ -20,11 +20,11 @@ import transformers
 
 import demeanor as dm
 
-from .cases import BY_TURNS, UNTOUCHED, Case, cases
+from .cases import BOUNDS, BY_TURNS, UNTOUCHED, Case, cases
 from .compare import Answers, Distance, distance
 from .page import chatting, page, steering
 from .prepare import FIND, LAYER, NEW_TOKENS, Prepared, by_turns, export_all, model_file, own_answers, plain_answers, prepare, write_order
-from .steering import steer
+from .steering import holds, steer
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "engines.md"
@@ -46,7 +46,11 @@ def main() -> None:
         rows.append((case, distance(answers, own[case.control])))
         print(case.name, rows[-1][1], flush=True)
     effects = {name: distance(own[name], own[UNTOUCHED]) for name in prepared.controls}
-    write_page(rows, effects, prepared, versions(options), chatting(talked(prepared, options), own_talk(prepared)) + steering(steered(prepared, options.vllm)))
+    plugin = steered(prepared, options.vllm)
+    write_page(rows, effects, prepared, versions(options), chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin))
+    wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]] + ([] if holds(plugin) else ["the plugin of vLLM"])
+    if wrong:
+        raise SystemExit(f"Not what the control does at run time: {', '.join(wrong)}; see {PAGE}.")
 
 
 def versions(options: Any) -> str:
@@ -67,7 +71,8 @@ def talked(prepared: Prepared, options: Any) -> dict[str, Any]:
     """What llama.cpp's server makes of the questions."""
     file = prepared / "said.json"
     if not file.is_file():
-        models = {"packed": str(model_file()), "plain": str(prepared / "plain.gguf")}
+        files = {"packed": (model_file(), False), "plain": (prepared / "plain.gguf", False), "plain, cache F32": (prepared / "plain.gguf", True)}
+        models = {name: {"file": str(file), "float32": float32} for name, (file, float32) in files.items()}
         order = {"questions": prepared.questions, "new_tokens": NEW_TOKENS, "models": models, "out": str(file)}
         (prepared / "order-talk.json").write_text(json.dumps(order), encoding="utf-8")
         run([options.llama, HERE / "chat_llama_cpp.py", prepared / "order-talk.json"])
@@ -86,7 +91,8 @@ def steered(prepared: Prepared, python: str) -> dict[str, Any]:
 
 def own_talk(prepared: Prepared) -> dict[str, Any]:
     session = prepared.session
-    greedy = [reply.text for reply in session.generate(prepared.questions, NEW_TOKENS)]
+    said = session.continue_from(prepared.prompts, NEW_TOKENS)
+    greedy = [str(session.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in said]
     return {"prompts": [session.render(question) for question in prepared.questions], "ids": prepared.prompts, "greedy": greedy}
 
 

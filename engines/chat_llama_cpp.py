@@ -1,7 +1,7 @@
 """Runs in the environment of llama.cpp: `python engines/chat_llama_cpp.py ORDER.json`. Questions asked of its server as a person would ask them.
 
-The order holds `questions`, `new_tokens`, `models` (files, by name) and `out`, the file that is written: for each model what the server makes of every question (`prompts`,
-`ids`), its greedy reply (`greedy`) and the settings that it samples by unasked (`settings`).
+The order holds `questions`, `new_tokens`, `models` (a file and whether its cache is `float32`, by name) and `out`, the file that is written: for each model what the server makes of every
+question (`prompts`, `ids`), its greedy reply (`greedy`) and the settings that it samples by unasked (`settings`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import xllamacpp
 SAMPLED_BY = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
 
 
-def server(model: str) -> Any:
-    """As it starts unasked, but for the length of a context and the one thread."""
+def server(file: str, float32: bool) -> Any:
+    """As it starts unasked, but for the length of a context and the one thread; with a cache in float32 where that is told."""
     params = xllamacpp.CommonParams()
-    params.model.path = model
+    params.model.path = file
+    if float32:
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_ctx, params.n_parallel, params.verbosity = 512, 1, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     return xllamacpp.Server(params)
@@ -33,8 +36,8 @@ def post(to: Any, path: str, asked: dict[str, Any]) -> dict[str, Any]:
     return got
 
 
-def asked(model: str, questions: list[str], new_tokens: int) -> dict[str, Any]:
-    running = server(model)
+def asked(model: dict[str, Any], questions: list[str], new_tokens: int) -> dict[str, Any]:
+    running = server(**model)
     talks = [[{"role": "user", "content": question}] for question in questions]
     prompts = [post(running, "/apply-template", {"messages": talk})["prompt"] for talk in talks]
     ids = [post(running, "/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"] for prompt in prompts]

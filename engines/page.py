@@ -80,7 +80,7 @@ def chatting(said: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """What llama.cpp's server makes of the same questions, and why it answers otherwise."""
     n = len(own["prompts"])
     rows = []
-    for name, title in (("packed", "the model's own GGUF (packed)"), ("plain", "the same weights in F32")):
+    for name, title in TALKS.items():
         got = said[name]
         same = {key: sum(one == other for one, other in zip(got[key], own[key])) for key in ("prompts", "ids", "greedy")}
         rows.append(f"| {title} | {same['prompts']} of {n} | {same['ids']} of {n} | {same['greedy']} of {n} |")
@@ -88,6 +88,7 @@ def chatting(said: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     return CHAT.format(rows="\n".join(rows), settings=settings, n=n)
 
 
+TALKS = {"packed": "the model's own GGUF (packed)", "plain": "the same weights in F32", "plain, cache F32": "the same, with keys and values kept in F32 (F16 unasked)"}
 CHAT = """
 ## Why llama.cpp answers the same question otherwise
 
@@ -99,7 +100,8 @@ The {n} prompts, asked of llama.cpp's server as messages, greedy (`temperature` 
 
 - It is not the template. The server takes the one of the file, whose system prompt is in it, and adds no token before it: texts and token ids are the same.
 - It is the arithmetic on packed weights. llama.cpp rounds what goes into a packed matrix to 8 bits, too, so that whole numbers are multiplied. This program (and transformers) unpacks the weights and
-  multiplies in float32. Where two tokens are nearly as likely, the other one wins, and the reply goes another way.
+  multiplies in float32. Where two tokens are nearly as likely, the other one wins, and the reply goes another way. Keys and values that are
+  kept in F16 do the same, rarely.
 - Unasked the server samples ({settings}), so two calls of it differ as well.
 
 So a control's effect on a packed file is measured on that file, in that engine; figures from unpacked weights carry over only on average.
@@ -116,8 +118,8 @@ def steering(one: Mapping[str, Any]) -> str:
     ]
     refused = "\n".join(f"- {what}: \"{text}\"" for what, text in one["refused"].items())
     return STEERING.format(
-        rows="\n".join(rows), refused=refused, **{key: one[key] for key in ("tokens_alone", "floor_tokens", "bits", "bits_unsteered", "kept")}, alone=f"{one['alone']:.1e}",
-        floor=f"{one['floor']:.1e}", salted=f"{one['salted']:.1e}", worst=f"{runtime['worst']:.1e}", texts=runtime["texts"], n=runtime["n"], ranks=f"{runtime['ranks']:.4f}",
+        rows="\n".join(rows), refused=refused, **{key: one[key] for key in ("tokens_alone", "floor_tokens", "bits", "bits_unsteered", "kept")}, alone=f"{one['alone']:.1g}",
+        floor=f"{one['floor']:.1g}", salted=f"{one['salted']:.1e}", worst=f"{runtime['worst']:.1e}", texts=runtime["texts"], n=runtime["n"], ranks=f"{runtime['ranks']:.4f}",
     )  # fmt: skip
 
 
@@ -142,7 +144,7 @@ tokens alone. 16 requests, 4 without a control and 12 with 6 different ones (abl
 | the long prompt asked without a control first, then with one: largest difference to the control at run time | {salted} |
 
 Seconds of the batch (16 requests, 24 new tokens each), and processor seconds of all of the engine's processes: medians of 9 turns with the range. The two engines and the four ways took turns in one run, on two cores
-that other work used too, so that processor time says more:
+that other work used too, so that processor time says more. The first two ways compute the same, so what lies between them is how far these figures can be trusted:
 
 | way | seconds | to vLLM without the plugin | processor seconds | to vLLM without the plugin |
 | --- | --- | --- | --- | --- |

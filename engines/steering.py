@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import demeanor as dm
 from demeanor.controls import Control
 
+from .cases import BOUNDS, FLOAT32
 from .compare import Answers, Distance, distance
 from .prepare import NEW_TOKENS, Prepared, end_ids, own_answers
 
@@ -157,6 +158,13 @@ def _seconds(prompts: list[list[int]], names: list[str | None], nobody: list[str
         seconds, processor = zip(*times)
         told[way] = [statistics.median(seconds), min(seconds), max(seconds), statistics.median(processor), min(processor), max(processor)]
     return told
+
+
+def holds(told: Mapping[str, Any]) -> bool:
+    """Whether requests have what their controls do, and nobody else any of it."""
+    bound = BOUNDS[FLOAT32]
+    same = (told["tokens_alone"], told["bits"], told["bits_unsteered"]) == (REQUESTS, UNSTEERED, REQUESTS)
+    return same and max(told["runtime"]["worst"], told["alone"], told["salted"]) <= bound and all(told["refused"].values())
 
 
 def stacked(answers: list[Answers]) -> Answers:

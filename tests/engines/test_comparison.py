@@ -57,7 +57,7 @@ def test_the_page_says_what_is_within_its_tolerance_and_what_is_not() -> None:
 
 def test_the_page_counts_which_replies_are_the_same() -> None:
     said = {"prompts": ["a", "b"], "ids": [[1], [2]], "greedy": ["x", "y"], "settings": {"temperature": 0.8}}
-    text = chatting({"packed": {**said, "greedy": ["x", "z"]}, "plain": said}, said)
+    text = chatting({"packed": {**said, "greedy": ["x", "z"]}, "plain": said, "plain, cache F32": said}, said)
     assert "| the model's own GGUF (packed) | 2 of 2 | 2 of 2 | 1 of 2 |" in text
     assert "temperature 0.8" in text
 
