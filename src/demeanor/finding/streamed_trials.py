@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..algebra import directions
 from ..algebra.divergence import kl_divergence
+from ..algebra.schedule import layer_limit
 from ..behaviours import Behaviour, BehaviourLike, Prompt, as_behaviour
 from ..controls import ablate
 from ..controls.direction import Candidate, Direction
@@ -27,7 +28,7 @@ from .evaluate import promising
 from .filter import Sets, as_given
 from .gauges import Strength
 from .plan import FindPlan
-from .select import KL_MAX, Rules, layer_limit, rank_key, why_not
+from .select import KL_MAX, Rules, rank_key, why_not
 from .signal import SEPARATES, first_tokens_of, log_odds
 from .streamed import StreamedFindings
 
