@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 import demeanor as dm
 from demeanor.algebra.divergence import kl_divergence
+from demeanor.errors import DataError
 from demeanor.finding.filter import as_given
+from demeanor.finding.select import rank_key
 from demeanor.finding.signal import first_tokens_of, log_odds
 from demeanor.finding.streamed import find_streamed
 from demeanor.finding.streamed_trials import NEUTRAL, TOLD, TRIED, try_streamed
@@ -59,9 +62,43 @@ def test_what_a_first_token_tells_of_directions_is_what_it_tells_in_memory(organ
         assert candidate.kl == pytest.approx(float(change), abs=1e-4)
         assert candidate.n == min(TRIED, len(sets.val["shows"]))
     assert tried.directions[0].candidates[0].bypass < untouched - 2
-    merits = [candidate.merit for candidate in tried.directions[0].candidates[:6] if not candidate.discarded]
-    assert merits == sorted(merits, reverse=True) or max(merits) - merits[0] < 0.01
+    first = tried.directions[0].candidates[:6]
+    order = sorted(first, key=lambda candidate: (bool(candidate.discarded), *rank_key(candidate.row(), "trade_off")))
+    assert [(one.site, one.estimator) for one in first] == [(one.site, one.estimator) for one in order]
     assert {(one.site, one.estimator) for one in tried.directions} == {(one.site, one.estimator) for one in found.directions}
+
+
+def test_what_cannot_be_tried_is_said_before_the_pass(organism: dm.Session, tmp_path: Path) -> None:
+    behaviour, on_disk = dm.behaviour("over-refusal").settled(organism), open_streamed("organism", device="cpu")
+    readers = find_streamed(on_disk, behaviour, dm.FindPlan(estimators=("logistic",), max_prompts=40))
+    with pytest.raises(DataError, match="read and written alike"):
+        try_streamed(on_disk, behaviour, readers, 2, tmp_path / "tried")
+    with pytest.raises(DataError, match="ranked by what they did"):
+        try_streamed(on_disk, behaviour, readers, 2, tmp_path / "tried", dm.FindPlan(rank_by="gap"))
+    with pytest.raises(DataError, match="replies cannot be read"):
+        find_streamed(on_disk, behaviour, dm.FindPlan(read="replies"))
+
+
+def test_a_pass_takes_nothing_of_the_user_s_away(organism: dm.Session, tmp_path: Path) -> None:
+    behaviour, on_disk = dm.behaviour("over-refusal").settled(organism), open_streamed("organism", device="cpu")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds something else"):
+        find_streamed(on_disk, behaviour, dm.FindPlan(max_prompts=40), folder=tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_another_train_prompt_begins_anew(organism: dm.Session, tmp_path: Path) -> None:
+    """As many prompts, of which one in train says something else: what an earlier pass kept is not mixed in."""
+    behaviour, on_disk = dm.behaviour("over-refusal").settled(organism), open_streamed("organism", device="cpu")
+    plan = dm.FindPlan(max_prompts=40)
+    find_streamed(on_disk, behaviour, plan, folder=tmp_path / "pass")
+    first = next(prompt for prompt in behaviour.set("lacks", "train", 40))
+    other = replace(first, messages=(("user", f"{first.text} now"),), pair=first.pair or first.messages)
+    changed = replace(behaviour, lacks=tuple(other if prompt == first else prompt for prompt in behaviour.lacks))
+    assert [prompt.split for prompt in (other,)] == ["train"]
+    again = find_streamed(on_disk, changed, plan, folder=tmp_path / "pass")
+    anew = find_streamed(on_disk, changed, plan)
+    assert torch.equal(again.directions[0].lacks.mean, anew.directions[0].lacks.mean)
 
 
 def test_given_replies_tell_of_directions_what_they_tell_in_memory(organism: dm.Session, tmp_path: Path) -> None:

@@ -62,16 +62,27 @@ def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
 
 
 def with_own_replies(bench: Bench, sets: Sets) -> Sets:
-    """The same sets, `shows` and `lacks` with what the model says to them. Prompts to which it says nothing are left out, and told."""
-    kept, silent = (dict(sets.train), dict(sets.val)), 0
+    """The same sets, `shows` and `lacks` with what the model says to them.
+
+    Prompts to which it says nothing are left out (with their partners, where they are pairs), and told. Raises DataError when too few are left.
+    """
+    paired, kept, silent = bench.behaviour.pairs, (dict(sets.train), dict(sets.val)), 0
     for split in kept:
-        for name in ("shows", "lacks"):
-            replies = bench.ledger.replies(split[name], bench.budget)
-            split[name] = [replace(prompt, reply=reply.text) for prompt, reply in zip(split[name], replies) if reply.text.strip()]
-            silent += len(replies) - len(split[name])
+        said = {name: [reply.text for reply in bench.ledger.replies(split[name], bench.budget)] for name in ("shows", "lacks")}
+        spoke = {name: [bool(text.strip()) for text in texts] for name, texts in said.items()}
+        if paired:
+            both = [one and other for one, other in zip(*spoke.values(), strict=True)]
+            spoke = dict.fromkeys(spoke, both)
+        for name, texts in said.items():
+            split[name] = [replace(prompt, reply=text) for prompt, text, some in zip(split[name], texts, spoke[name]) if some]
+            silent += len(texts) - len(split[name])
     if silent:
-        say(f"{silent} prompts are left out, because the model's reply to them is empty.")
-    return Sets(*kept, sets.counts)
+        say(f"{silent} prompts are left out, because the model's reply to them{' or to their partners' if paired else ''} is empty.")
+    counts = {name: {**count, "kept": len(kept[0][name]) + len(kept[1][name])} for name, count in sets.counts.items()}
+    for name in ("shows", "lacks"):
+        if not _enough([*kept[0][name], *kept[1][name]]):
+            raise DataError(f"Only {counts[name]['kept']} prompts in {name!r} get a reply that says something, and at least {FEWEST} are needed ({FEWEST_VAL} in val); use other prompts, or read them at their ends.")
+    return Sets(*kept, counts)
 
 
 def as_given(behaviour: Behaviour, max_prompts: int | None = None) -> Sets:

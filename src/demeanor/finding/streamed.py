@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -116,9 +117,15 @@ def _layers(
 
 def _key(session: StreamedSession, sets: Sets, positions: Sequence[Position], estimators: Sequence[Estimator]) -> str:
     """What a pass and what is made of it depend on, as a hash."""
-    prompts = {name: [[session.encode(prompt), prompt.reply] for prompt in part[name]] for part in (sets.train, sets.val) for name in part}
-    told = [__version__, session.told, prompts, [len(part) for part in sets.train.values()], list(positions), [(record.name, record.origin) for record in estimators]]
+    prompts = [(name, [[session.encode(prompt), prompt.reply] for prompt in part[name]]) for part in (sets.train, sets.val) for name in part]
+    told = [__version__, session.told, prompts, list(positions), [(record.name, record.origin, _code(record)) for record in estimators]]
     return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _code(estimator: Estimator) -> str:
+    """The file that holds an estimator, as text: what its layers already are must not be mixed with what it has become."""
+    file = getattr(sys.modules.get(estimator.factory.__module__), "__file__", None)
+    return Path(file).read_text(encoding="utf-8") if file else ""
 
 
 def _file(work: Path, layer: int) -> Path:

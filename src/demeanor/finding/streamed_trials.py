@@ -20,15 +20,17 @@ from ..algebra.schedule import layer_limit
 from ..behaviours import Behaviour, BehaviourLike, Prompt, as_behaviour
 from ..controls import ablate
 from ..controls.direction import Candidate, Direction
+from ..errors import DataError, NoCandidate
 from ..models import StreamedSession
 from ..models.ended import Ended, ended
 from ..models.kept_pass import of_key
 from ..progress import say
+from ..version import __version__
 from .evaluate import promising
 from .filter import Sets, as_given
 from .gauges import Strength
 from .plan import FindPlan
-from .select import KL_MAX, Rules, rank_key, why_not
+from .select import KL_MAX, Rules, rank_key, table, why_not
 from .signal import SEPARATES, first_tokens_of, log_odds
 from .streamed import StreamedFindings
 
@@ -40,12 +42,19 @@ def try_streamed(
 ) -> StreamedFindings:
     """The findings with `count` of their directions tried, those of every depth that tell best, and ranked by what ablating them did; the others follow.
 
-    Where no first token tells the behaviour, the order stays as it was, which is said. folder: where the pass keeps what it has.
+    Where no first token tells the behaviour, the order stays as it was, which is said. folder: where the pass keeps what it has. Raises
+    NoCandidate where all that were tried are discarded, DataError where none can be tried.
     """
     plan = plan or FindPlan()
     behaviour = as_behaviour(behaviour, session)
+    if plan.rank_by == "gap":
+        raise DataError("Directions that are tried are ranked by what they did; leave out `tried`, or `rank_by`.")
     limit = layer_limit(session.layout.n_layers) if plan.layer is None else session.layout.n_layers
-    numbers = promising(findings.directions, count, limit)[:count]
+    # What is read along one vector and written along another acts at one site, in the middle of the pass.
+    alike = [number for number, direction in enumerate(findings.directions) if direction.write is None]
+    if not alike:
+        raise DataError("Only directions that are read and written alike are tried block by block; leave out `tried`, or name another estimator.")
+    numbers = [alike[number] for number in promising([findings.directions[number] for number in alike], count, limit)[:count]]
     trial = _Trial(session, behaviour, as_given(behaviour, plan.max_prompts), [findings.directions[number] for number in numbers])
     begun = session.shell.bytes_read
     candidates = trial.candidates(folder, limit)
@@ -54,6 +63,8 @@ def try_streamed(
         say("No token at the start of a reply tells the behaviour; directions stay in the order of the statistics.")
         return replace(findings, bytes_read=read)
     tried = sorted(zip(numbers, candidates, strict=True), key=lambda pair: (bool(pair[1].discarded), *rank_key(pair[1].row(), "trade_off")))
+    if all(candidate.discarded for candidate in candidates):
+        raise NoCandidate(table([candidate.row() for candidate in candidates], [candidate.discarded for candidate in candidates]))
     rest = [number for number in range(len(findings.directions)) if number not in numbers]
     before = findings.directions[0].candidates
     every = (*(candidate for _, candidate in tried), *(before[number] for number in rest))
@@ -69,7 +80,7 @@ class _Trial:
         parts = {(split, name): part[name][: TOLD if split == "train" else TRIED] for split, part in (("train", sets.train), ("val", sets.val)) for name in ("shows", "lacks")}
         if self.given:
             parts = {key: prompts for key, prompts in parts.items() if key[0] == "val"}
-        neutral = behaviour.set("neutral", "val", NEUTRAL) or [replace(prompt, reply=None) for prompt in sets.val["lacks"][:NEUTRAL]]
+        neutral = [replace(prompt, reply=None) for prompt in behaviour.set("neutral", "val", NEUTRAL) or sets.val["lacks"][:NEUTRAL]]
         self.parts: dict[tuple[str, str], list[Prompt]] = {**parts, ("val", "neutral"): neutral}
         again = [("val", "shows"), ("val", "neutral"), *([("val", "lacks")] if self.given else [])]
         self.rows: list[list[int]] = []
@@ -90,7 +101,7 @@ class _Trial:
     def candidates(self, folder: Path, limit: int) -> list[Candidate] | None:
         """What each direction did; None where nothing tells."""
         controls = [None, *(ablate(direction) for direction in self.tried)]
-        told = [self.session.told, self.rows, self.owners, [direction.basis.tolist() for direction in self.tried]]
+        told = [__version__, self.session.told, self.rows, self.owners, [direction.basis.tolist() for direction in self.tried]]
         folder = of_key(folder, hashlib.sha256(repr(told).encode()).hexdigest())
         with ended(self.session, self.rows, [controls[owner] for owner in self.owners], folder) as end:
             base = self._first(end, 0, "val", "neutral").log_softmax(-1)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import DataError, DemeanorError
+from ..errors import AccountingError, CheckFailed, DataError, DemeanorError
 from ..progress import say
 from .claims import REPLACED, RESUMED, beside, claimed, is_stream, refuse_target
 
 STATE, KEY = ".state", "key"  # in a work folder that can be gone on in: what was done, and of what
 TORCH_DISK = ("PytorchStreamWriter", "inline_container", "iostream")  # how torch.save says, as a RuntimeError, that a disk is full
+MAY_PASS = (OSError, MemoryError, RuntimeError)  # causes of errors that another try need not meet: a full disk, memory that was taken
 
 
 @contextmanager
@@ -57,20 +58,21 @@ def resumed_folder(target: Path, key: str) -> Iterator[Path]:
 
 @contextmanager
 def kept_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` for what a long job has, which is gone when the context ends, well or with an error that would come again.
+    """A hidden folder beside `target` for what a long job has, which is gone when the context ends well, or with what is no good whenever it is tried.
 
-    A kill or an interrupt leaves it, and the next context goes on with it; whoever uses it tells whose it is.
+    A kill, an interrupt and an error that may pass (memory, a full disk) leave it, and the next context goes on with it; whoever uses it tells whose it is.
     """
     work = target.with_name(f".{target.name}{RESUMED}")
-    with in_one_sentence(target):
+    with in_one_sentence(target, f"{work} holds what was computed, and the same command goes on from there"):
         work.mkdir(parents=True, exist_ok=True)
         try:
             yield work
-        except DemeanorError:
-            shutil.rmtree(work)
-            raise
-        except (KeyboardInterrupt, SystemExit):
-            say(f"The same command goes on from here; {work} holds what was computed.")
+        except (DemeanorError, KeyboardInterrupt, SystemExit) as error:
+            lasting = isinstance(error, CheckFailed | DataError | AccountingError) and not isinstance(error.__cause__, MAY_PASS)
+            if lasting:  # it is of the model and the prompts as they are
+                shutil.rmtree(work)
+            else:
+                say(f"The same command goes on from here; {work} holds what was computed.")
             raise
         shutil.rmtree(work)
 

@@ -19,12 +19,13 @@ def _free() -> int | None:
 
 
 def _of_group() -> int | None:
-    """What the control group of the process leaves, where it has a limit."""
+    """What the control group of the process leaves, where it has a limit. What it holds of files goes when memory is wanted."""
     try:
         most, used = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no such file, or "max"
+        told = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        return most - used + sum(int(told[name]) for name in ("active_file", "inactive_file"))
+    except (OSError, ValueError, KeyError):  # no such file, "max", or another table
         return None
-    return most - used
 
 
 def _of_limit(which: int, used: str) -> int | None:

@@ -252,4 +252,6 @@ def _same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return type(one) is type(other)
+    if _plain(one) or isinstance(one, set | frozenset):
+        return type(one) is type(other) and bool(one == other)
+    return type(one) is type(other)  # nothing is known of how such a thing is compared

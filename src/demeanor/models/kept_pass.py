@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from ..io.checkpoint import read_json
 from ..io.json_files import write_json
 from ..io.kernel_copy import read_at, write_at
@@ -22,11 +23,18 @@ STREAM, PART, FOUND, KEY = "stream", "part", "found", "key"
 
 
 def of_key(folder: Path, key: str) -> Path:
-    """The folder as a pass with this key (what it depends on) may use it: what another one left there goes."""
+    """The folder as a pass with this key (what it depends on) may use it: what another one left there goes.
+
+    Raises DataError for a folder that holds something and was never a pass's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / KEY
+    if not file.is_file() and any(folder.iterdir()):
+        raise DataError(f"{folder} holds something else, and a pass keeps what it has in a folder of its own; name an empty or a new one.")
     if not file.is_file() or file.read_text(encoding="utf-8") != key:
         for path in folder.iterdir():
-            path.unlink()
+            if path != file:
+                path.unlink()
         file.write_text(key, encoding="utf-8")
     return folder
 
