@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -264,6 +265,7 @@ def asked() -> argparse.Namespace:
 
 def main() -> None:
     options = asked()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))  # so that a peer at work is ended too
     options.behaviour = options.behaviour.resolve()
     options.out.mkdir(parents=True)
     out = options.out.resolve()
