@@ -21,12 +21,13 @@ import transformers
 
 import demeanor as dm
 
-from .cases import BOUNDS, BY_TURNS, UNTOUCHED, Case, cases
+from .cases import BOUNDS, BY_TURNS, FLOAT32, UNTOUCHED, Case, cases
 from .compare import Answers, Distance, distance
-from .page import chatting, page, steering
+from .page import chatting, page, steering, structures
 from .prepare import FIND, LAYER, NEW_TOKENS, Prepared, by_turns, export_all, model_file, own_answers, plain_answers, prepare, write_order
 from .served import ask_server
 from .steering import holds, steer
+from .structures import compare_structures
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "engines.md"
@@ -50,8 +51,12 @@ def main() -> None:
     effects = {name: distance(own[name], own[UNTOUCHED]) for name in prepared.controls}
     plugin = kept_json(prepared / "steered.json", lambda: steer(prepared, options.vllm).to_json())
     served = kept_json(prepared / "served.json", lambda: ask_server(prepared, options.vllm, own))
-    write_page(rows, effects, prepared, versions(options), chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin, served))
-    wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]] + ([] if holds(plugin) and set(served["same"].values()) == {served["asked"]} else ["the plugin of vLLM"])
+    others = compare_structures(prepared / "structures", options.vllm)
+    rest = chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin, served) + structures(others)
+    write_page(rows, effects, prepared, versions(options), rest)
+    wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]]
+    wrong += [] if holds(plugin) and set(served["same"].values()) == {served["asked"]} else ["the plugin of vLLM"]
+    wrong += [f"the plugin of vLLM on {name}" for name, told in others.items() if any(one["difference"] > BOUNDS[FLOAT32] for one in told.values())]
     if wrong:
         raise SystemExit(f"Not what the control does at run time: {', '.join(wrong)}; see {PAGE}.")
 
