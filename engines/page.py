@@ -160,7 +160,8 @@ What is refused, instead of being left out:
 {refused}
 - Gates, adapters and states of single prompts, edits before a norm behind a writer (Gemma), and controls of another structure: told when the engine starts.
 - A model that vLLM builds of other modules: the missing one is named when the engine starts. So it is with GPT-NeoX, which vLLM 0.32.0 runs through its wrapper of transformers.
-- A vLLM that compiles the model, its second model runner, several pipeline stages, and speculation: each request that names a control is told why.
+- A vLLM that compiles the model, has several pipeline stages or speculates does not start with controls in it, and says why (tried for the first). Under its second model runner it starts, and refuses each request that names
+  a control (not tried: that runner needs Triton).
 
 Weights are not compared with those that the control was made on. Tried on a processor alone; graphics cards and tensor parallelism were not.
 """
