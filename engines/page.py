@@ -145,7 +145,7 @@ tokens alone. 16 requests, 4 without a control and 12 with 6 different ones (abl
 | the long prompt asked without a control first, then with one: largest difference to the control at run time | {salted} |
 
 Seconds of the batch (16 requests, 24 new tokens each), and processor seconds of all of the engine's processes: medians of 9 turns with the range. The two engines and the four ways took turns in one run, on two cores
-that other work used too, so that processor time says more. The first two ways compute the same, so what lies between them is how far these figures can be trusted:
+that other work used too. The first two ways compute the same, so what lies between them is how far these figures can be trusted:
 
 | way | seconds | to vLLM without the plugin | processor seconds | to vLLM without the plugin |
 | --- | --- | --- | --- | --- |
