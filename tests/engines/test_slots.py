@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import demeanor as dm
 from demeanor.algebra.edits import add
 from demeanor.controls import Control
-from demeanor.engines.named import read_named, refuse_other_model, refuse_unknown
+from demeanor.engines.named import read_named, refuse_other_model, refuse_unknown, say_untried
 from demeanor.engines.slots import Slots, Stage, tokens_of
 from demeanor.errors import ControlError
 from demeanor.runtime.intervene import Reach
@@ -124,6 +124,13 @@ def test_what_cannot_be_carried_is_refused(tiny: dict[str, dm.Session], llama: d
         refuse_other_model(llama.layout, "qwen2", 3, llama.layout.d_model)
     with pytest.raises(ControlError, match="before layer 0"):
         Slots([dm.add(a_direction(llama, dm.Site(0, "resid_pre")), 1.0, tokens="all")], llama.layout)
+
+
+def test_an_untried_structure_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    say_untried("llama")
+    assert capsys.readouterr().err == ""
+    say_untried("falcon")
+    assert "not tried in an engine on falcon models" in capsys.readouterr().err
 
 
 def test_a_model_without_a_place_is_refused(llama: dm.Session) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from ..controls import Control, load_control
 from ..errors import ControlError
+from ..progress import warn
 from ..structure.layout import Layout
 
 CONTROLS = "DEMEANOR_CONTROLS"
+TRIED = ("gpt2", "llama", "phi3", "qwen2", "qwen3", "qwen3_moe")  # in vLLM, by `make engines`
 
 
 def read_named(text: str) -> dict[str, Control]:
@@ -64,3 +66,9 @@ def refuse_other_model(layout: Layout, model_type: str, n_layers: int, d_model: 
         raise ControlError(
             f"The controls were made for {wanted[0]} with {wanted[1]} layers and {wanted[2]} channels, and the engine serves {held[0]} with {held[1]} and {held[2]}; name controls of that model."
         )
+
+
+def say_untried(model_type: str) -> None:
+    """A sentence where nobody compared yet what controls do in an engine's model of this type."""
+    if model_type not in TRIED:
+        warn(f"Controls were not tried in an engine on {model_type} models; compare some replies with the control at run time before you rely on it.")

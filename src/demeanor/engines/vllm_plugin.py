@@ -16,7 +16,7 @@ from typing import Any
 from ..controls import Control
 from ..controls.files import digest
 from ..errors import ControlError
-from .named import CONTROLS, read_named, refuse_other_model, refuse_unknown
+from .named import CONTROLS, read_named, refuse_other_model, refuse_unknown, say_untried
 from .slots import slots_by_name, tokens_of
 
 KEY = "demeanor"
@@ -103,6 +103,7 @@ def _laid(load: Callable[..., None], named: Mapping[str, Control]) -> Callable[.
         _refuse_engine(self.vllm_config)
         config = self.model_config.hf_text_config
         refuse_other_model(next(iter(named.values())).layout, config.model_type, config.num_hidden_layers, config.hidden_size)
+        say_untried(config.model_type)
         slots, numbers = slots_by_name(named)
         slots.lay(self.model)
         setattr(self, MARK, (slots, numbers))
