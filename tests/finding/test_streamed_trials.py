@@ -60,7 +60,7 @@ def test_what_a_first_token_tells_of_directions_is_what_it_tells_in_memory(organ
         assert candidate.n == min(TRIED, len(sets.val["shows"]))
     assert tried.directions[0].candidates[0].bypass < untouched - 2
     merits = [candidate.merit for candidate in tried.directions[0].candidates[:6] if not candidate.discarded]
-    assert merits == sorted(merits, reverse=True) or max(merits) - merits[0] < 0.01
+    assert merits[0] > max(merits) - 0.01  # those that agree in two decimals are told apart by what is left
     assert {(one.site, one.estimator) for one in tried.directions} == {(one.site, one.estimator) for one in found.directions}
 
 

@@ -24,7 +24,7 @@ from ..runtime.batches import groups
 from ..runtime.capture import one_stream, taken
 from ..runtime.positions import REPLY, Position
 from ..structure.account import build_of
-from ..structure.block_by_block import BYTES, BlockByBlock, account_of_json, account_to_json
+from ..structure.block_by_block import BlockByBlock, account_of_json, account_to_json, memory_of
 from ..structure.embeddings import embedding_writers
 from ..structure.fetched import fetched
 from ..structure.layout import Layout
@@ -218,7 +218,7 @@ class _Pass(BlockMajor):
         return torch.stack([taken(value, begins, ends, position) for position in self.positions], 1).cpu()
 
     def _prove(self, proof: BlockByBlock, name: str, block: nn.Module, calls: Sequence[Call], number: int) -> None:
-        needed, room = BYTES * sum(parameter.numel() for parameter in block.parameters()), available()
+        needed, room = memory_of(block), available()
         if room is not None and needed > room:
             raise ModelError(
                 f"{name} of {self.session.name} is proven in float64, which takes about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB are free; use a machine with more."
