@@ -117,6 +117,8 @@ def test_a_layer_that_is_asked_for_is_the_only_one_that_is_ranked(organism: dm.S
     assert {one.site.layer for one in found.directions} == {4}
     assert found.directions[0].candidates[0].discarded == ()
     assert all(count <= 80 for count in found.counts.values())
+    same = dm.find(open_streamed("organism", device="cpu"), dm.behaviour("cheer"), layer=4, max_prompts=40)
+    assert torch.equal(same.basis, found.directions[0].basis)
 
 
 def test_sets_that_differ_in_nothing_have_no_direction(organism: dm.Session, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 import demeanor as dm
 from demeanor.algebra.divergence import kl_divergence
+from demeanor.errors import AccountingError
 from demeanor.finding.filter import as_given
+from demeanor.finding.plan import FindPlan
 from demeanor.finding.signal import first_tokens_of, log_odds
 from demeanor.finding.streamed import find_streamed
 from demeanor.finding.streamed_trials import NEUTRAL, TOLD, TRIED, try_streamed
@@ -62,6 +65,18 @@ def test_what_a_first_token_tells_of_directions_is_what_it_tells_in_memory(organ
     merits = [candidate.merit for candidate in tried.directions[0].candidates[:6] if not candidate.discarded]
     assert merits[0] > max(merits) - 0.01  # those that agree in two decimals are told apart by what is left
     assert {(one.site, one.estimator) for one in tried.directions} == {(one.site, one.estimator) for one in found.directions}
+
+
+def test_a_direction_that_comes_back_at_run_time_is_refused(organism: dm.Session, tmp_path: Path) -> None:
+    """As where a writer was overlooked: here one is taken out of what was proven."""
+    behaviour, on_disk = dm.behaviour("refusal").settled(organism), open_streamed("organism", device="cpu")
+    found = find_streamed(on_disk, behaviour, FindPlan(max_prompts=40))
+    layout = on_disk.layout
+    lacking = replace(layout, writers=tuple(writer for writer in layout.writers if (writer.layer, writer.role) != (4, "mlp")))
+    directions = tuple(replace(direction, layout=lacking) for direction in found.directions)
+    on_disk._proven(lacking)
+    with pytest.raises(AccountingError, match="of an ablated direction is left in the stream"):
+        try_streamed(on_disk, behaviour, replace(found, directions=directions), 2, tmp_path, FindPlan(max_prompts=40))
 
 
 def test_given_replies_tell_of_directions_what_they_tell_in_memory(organism: dm.Session, tmp_path: Path) -> None:

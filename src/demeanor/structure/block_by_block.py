@@ -2,7 +2,7 @@
 
 Each block is accounted for in float64 on what it receives, as there. That the stream is changed nowhere between blocks, and that each
 of them is given the same whatever the others do, is told by whoever runs them (`models/chain.py`). What is not done here is the
-check over all of its depth, with a direction ablated at run time: every block is checked by itself.
+check over all of its depth, with a direction ablated at run time: every block is checked by itself (`finding/streamed_trials.py` does it).
 """
 
 from __future__ import annotations
