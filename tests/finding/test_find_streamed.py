@@ -20,7 +20,7 @@ from demeanor.finding.filter import as_given
 from demeanor.finding.plan import FindPlan
 from demeanor.finding.streamed import StreamedFindings, find_streamed
 from demeanor.measure.ledger import Ledger
-from demeanor.models import open_streamed
+from demeanor.models import open_streamed, streamed
 from outside import Ended
 from quantised import pack
 
@@ -152,6 +152,13 @@ def test_the_command_says_what_is_not_done_and_leaves_a_direction_alone(demeanor
     assert facts["bytes read, of the files"] <= 1.05
     assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
     assert dm.load_direction(out).auroc == pytest.approx(facts["auroc"])
+
+
+def test_other_commands_say_that_a_model_may_not_fit_before_they_load_it(demeanor, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    assert "may fail" not in demeanor("inspect", "organism", "--device", "cpu").err
+    monkeypatch.setattr(streamed, "available", lambda: 1000)
+    said = demeanor("inspect", "organism", "--device", "cpu").err
+    assert "loading it may fail; find --stream finds directions of it block by block" in said
 
 
 LIMITED = """
