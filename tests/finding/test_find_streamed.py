@@ -20,7 +20,7 @@ from demeanor.finding.filter import as_given
 from demeanor.finding.plan import FindPlan
 from demeanor.finding.streamed import StreamedFindings, find_streamed
 from demeanor.measure.ledger import Ledger
-from demeanor.models import open_streamed
+from demeanor.models import open_streamed, streamed
 from outside import Ended
 from quantised import pack
 
@@ -117,6 +117,8 @@ def test_a_layer_that_is_asked_for_is_the_only_one_that_is_ranked(organism: dm.S
     assert {one.site.layer for one in found.directions} == {4}
     assert found.directions[0].candidates[0].discarded == ()
     assert all(count <= 80 for count in found.counts.values())
+    same = dm.find(open_streamed("organism", device="cpu"), dm.behaviour("cheer"), layer=4, max_prompts=40)
+    assert torch.equal(same.basis, found.directions[0].basis)
 
 
 def test_sets_that_differ_in_nothing_have_no_direction(organism: dm.Session, tmp_path: Path) -> None:
@@ -150,6 +152,13 @@ def test_the_command_says_what_is_not_done_and_leaves_a_direction_alone(demeanor
     assert facts["bytes read, of the files"] <= 1.05
     assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
     assert dm.load_direction(out).auroc == pytest.approx(facts["auroc"])
+
+
+def test_other_commands_say_that_a_model_may_not_fit_before_they_load_it(demeanor, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    assert "may fail" not in demeanor("inspect", "organism", "--device", "cpu").err
+    monkeypatch.setattr(streamed, "available", lambda: 1000)
+    said = demeanor("inspect", "organism", "--device", "cpu").err
+    assert "loading it may fail; find --stream finds directions of it block by block" in said
 
 
 LIMITED = """

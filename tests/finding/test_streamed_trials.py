@@ -12,7 +12,7 @@ import torch
 
 import demeanor as dm
 from demeanor.algebra.divergence import kl_divergence
-from demeanor.errors import DataError
+from demeanor.errors import AccountingError, DataError
 from demeanor.finding.filter import as_given
 from demeanor.finding.select import rank_key
 from demeanor.finding.signal import first_tokens_of, log_odds
@@ -99,6 +99,18 @@ def test_another_train_prompt_begins_anew(organism: dm.Session, tmp_path: Path) 
     again = find_streamed(on_disk, changed, plan, folder=tmp_path / "pass")
     anew = find_streamed(on_disk, changed, plan)
     assert torch.equal(again.directions[0].lacks.mean, anew.directions[0].lacks.mean)
+
+
+def test_a_direction_that_comes_back_at_run_time_is_refused(organism: dm.Session, tmp_path: Path) -> None:
+    """As where a writer was overlooked: here one is taken out of what was proven."""
+    behaviour, on_disk = dm.behaviour("refusal").settled(organism), open_streamed("organism", device="cpu")
+    found = find_streamed(on_disk, behaviour, dm.FindPlan(max_prompts=40))
+    layout = on_disk.layout
+    lacking = replace(layout, writers=tuple(writer for writer in layout.writers if (writer.layer, writer.role) != (4, "mlp")))
+    directions = tuple(replace(direction, layout=lacking) for direction in found.directions)
+    on_disk._proven(lacking)
+    with pytest.raises(AccountingError, match="of an ablated direction is left in the stream"):
+        try_streamed(on_disk, behaviour, replace(found, directions=directions), 2, tmp_path, dm.FindPlan(max_prompts=40))
 
 
 def test_given_replies_tell_of_directions_what_they_tell_in_memory(organism: dm.Session, tmp_path: Path) -> None:

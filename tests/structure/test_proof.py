@@ -14,7 +14,7 @@ import demeanor as dm
 from architectures.tiny import tiny_config
 from demeanor.errors import AccountingError
 from demeanor.io.tensors import decoded
-from demeanor.structure import proof
+from demeanor.structure import proof, writers
 from demeanor.structure.account import account
 from demeanor.structure.layout import Layout
 from demeanor.structure.proof import prove
@@ -225,3 +225,9 @@ def test_families_that_cannot_be_proven_are_refused_with_the_fact_in_one_sentenc
         prove(model)
     assert why in str(caught.value)
     assert str(caught.value).endswith("this model cannot be edited yet.")
+
+
+@pytest.mark.parametrize("family", ["gemma2", "qwen3_moe"])
+def test_gradients_that_are_taken_one_by_one_find_the_same(family: str, tiny: dict[str, dm.Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "AT_ONCE", 0)
+    assert prove(tiny[family].model).hash == tiny[family].layout.hash

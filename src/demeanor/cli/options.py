@@ -26,11 +26,16 @@ def behaviour_named(name: str) -> Behaviour | Preset:
 
 
 def opened(model: str, loading: Loading) -> Session:
-    """The model that a command names, loaded as its options say. What does not fit into memory is said before it is tried."""
+    """The model that a command names, loaded as its options say."""
+    warn_if_large(model, loading)
+    return load(model, loading=loading, reply_tokens=loading.reply_tokens)  # whose default may be a command's own
+
+
+def warn_if_large(model: str, loading: Loading) -> None:
+    """Says that a model does not fit into memory, before it is loaded, and what can be done with it all the same."""
     large = larger_than_memory(model, loading)
     if large is not None:
         warn(f"{large}, so loading it may fail; find --stream finds directions of it block by block, and bake edits its files.")
-    return load(model, loading=loading, reply_tokens=loading.reply_tokens)  # whose default may be a command's own
 
 
 def help_alone(context: typer.Context) -> None:

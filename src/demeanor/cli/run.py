@@ -15,7 +15,7 @@ from ..job.run import BAKEABLE
 from ..job.run import run as run_plan
 from ..report.sentence import in_words
 from .from_model import from_plans
-from .options import AsJson, print_json
+from .options import AsJson, print_json, warn_if_large
 from .outputs import Output
 from .tables import run_table
 from .terminal import out, say_result
@@ -26,6 +26,7 @@ Folder = Annotated[Path, typer.Option("-o", "--out", help="Run folder that is wr
 @from_plans
 def run(plan: Plan, folder: Folder, as_json: AsJson = False) -> None:
     """The main job: a behaviour found, controlled, measured both ways, baked and reported."""
+    warn_if_large(plan.model, plan.loading)
     result = run_plan(plan, folder)
     if as_json:
         print_json(json.loads((result.folder / "scores.json").read_text()))

@@ -15,7 +15,7 @@ from ..search.reproducing import reproduce as search_again
 from ..search.searching import RESULT, told
 from ..search.searching import search as search_plan
 from .from_model import PlanOf, from_plans, read_required
-from .options import AsJson, print_json
+from .options import AsJson, print_json, warn_if_large
 from .run import Folder
 from .search_tables import front_table
 from .tables import measurement_table
@@ -33,6 +33,7 @@ Earlier = Annotated[
 @from_plans
 def search(plan: SearchPlan, folder: Folder, reproduce: Earlier = None, as_json: AsJson = False) -> None:
     """The best trade-offs between what is removed, what the guard keeps and how far the model drifts; one of them measured."""
+    warn_if_large(plan.model, plan.loading)
     result, differs = (search_plan(plan, folder), []) if reproduce is None else search_again(reproduce, folder, plan)
     if as_json:
         print_json(json.loads((result.folder / RESULT).read_text(encoding="utf-8")) | ({} if reproduce is None else {"differs": differs}))

@@ -20,7 +20,7 @@ from ..algebra.schedule import layer_limit
 from ..behaviours import Behaviour, BehaviourLike, Prompt, as_behaviour
 from ..controls import ablate
 from ..controls.direction import Candidate, Direction
-from ..errors import DataError, NoCandidate
+from ..errors import AccountingError, DataError, NoCandidate
 from ..models import StreamedSession
 from ..models.ended import Ended, ended
 from ..models.kept_pass import of_key
@@ -104,6 +104,7 @@ class _Trial:
         told = [__version__, self.session.told, self.rows, self.owners, [direction.basis.tolist() for direction in self.tried]]
         folder = of_key(folder, hashlib.sha256(repr(told).encode()).hexdigest())
         with ended(self.session, self.rows, [controls[owner] for owner in self.owners], folder) as end:
+            self._refuse_left(end)
             base = self._first(end, 0, "val", "neutral").log_softmax(-1)
             read = _Given(self, end) if self.given else _FirstToken(self, end)
             if not read.tells:
@@ -111,6 +112,15 @@ class _Trial:
             variation = float(-(base.exp() * base).nan_to_num(nan=0.0).sum(-1).mean())
             rules = Rules(limit, max(KL_MAX, variation), induces=False)
             return [self._candidate(end, read, number, base, rules) for number in range(len(self.tried))]
+
+    def _refuse_left(self, end: Ended) -> None:
+        """AccountingError where something of an ablated direction is in the stream behind the last block: the last step of the proof (`models/proven.py`)."""
+        bound = max(1e-5, 16 * torch.finfo(self.session.shell.dtype).eps)
+        for number, direction in enumerate(self.tried, start=1):
+            stream = end.stream(self.places[number, "val", "shows"][0])
+            left = float(((stream @ direction.basis[0]).abs() / stream.norm(dim=-1)).max())
+            if left > bound:
+                raise AccountingError(f"{self.session.name}: {left:.1e} of an ablated direction is left in the stream (at most {bound:.0e}); this model cannot be edited yet.")
 
     def _candidate(self, end: Ended, read: _FirstToken | _Given, number: int, base: Tensor, rules: Rules) -> Candidate:
         direction, strength = self.tried[number], read.strength(number + 1)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
+from typing import Literal
 
 MEMINFO, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")
 
 
 def available() -> int | None:
     """Bytes; None where the system does not tell."""
-    left = [room for room in (_free(), _of_group(), _of_limit(resource.RLIMIT_AS, "VmSize"), _of_limit(resource.RLIMIT_DATA, "VmData")) if room is not None]
+    left = [room for room in (_free(), _of_group(), _of_limit("RLIMIT_AS", "VmSize"), _of_limit("RLIMIT_DATA", "VmData")) if room is not None]
     return max(0, min(left)) if left else None
 
 
@@ -28,9 +28,13 @@ def _of_group() -> int | None:
         return None
 
 
-def _of_limit(which: int, used: str) -> int | None:
+def _of_limit(which: Literal["RLIMIT_AS", "RLIMIT_DATA"], used: str) -> int | None:
     """What a limit of the process leaves."""
-    soft, _ = resource.getrlimit(which)
+    try:
+        import resource
+    except ImportError:  # no such system
+        return None
+    soft, _ = resource.getrlimit(getattr(resource, which))
     taken = _field(STATUS, used)
     return None if soft == resource.RLIM_INFINITY or taken is None else soft - taken
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..progress import Bar
 from ..runtime.batches import groups
+from ..runtime.capture import one_stream
 from ..runtime.rows import ControlLike
 from ..runtime.steering import Steering
 from .block_major import BUDGET, BlockMajor
@@ -23,15 +24,20 @@ from .streamed import StreamedSession
 class Ended:
     """Rows of token ids behind the last block."""
 
-    def __init__(self, chain: Chain, passed: BlockMajor, batches: Sequence[Sequence[int]]) -> None:
-        self._chain, self._passed = chain, passed
+    def __init__(self, chain: Chain, passed: BlockMajor, batches: Sequence[Sequence[int]], d_model: int) -> None:
+        self._chain, self._passed, self._d_model = chain, passed, d_model
         self._places = {row: (number, place) for number, batch in enumerate(batches) for place, row in enumerate(batch)}
 
     def logits(self, row: int, count: int = 1) -> Tensor:
         """Logits at the last `count` tokens of a row: [token, vocab], float32, on the CPU."""
-        batch, place = self._places[row]
-        stream = self._passed.kept.stream(len(self._chain.names), batch)[place : place + 1]
+        stream = self._passed.kept.stream(len(self._chain.names), *self._places[row])
         return self._chain.logits(stream.to(self._passed.shell.device), count)[0].cpu()
+
+
+    def stream(self, row: int) -> Tensor:
+        """The stream of a row behind the last block: [token, d_model], float32, on the CPU."""
+        value = self._passed.kept.stream(len(self._chain.names), *self._places[row])
+        return one_stream(value, 1, self._d_model)[0].float()
 
 
 class _OnDisk(Steering):
@@ -72,7 +78,7 @@ def ended(session: StreamedSession, rows: Sequence[Sequence[int]], controls: Seq
             _, done = passing.begin(chain)
         _passed(chain, passing, done)
     with outside_read(shell):
-        yield Ended(chain, passing, batches)
+        yield Ended(chain, passing, batches, layout.d_model)
 
 
 def _passed(chain: Chain, passing: BlockMajor, done: int) -> None:

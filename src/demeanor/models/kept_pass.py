@@ -72,9 +72,11 @@ class KeptPass:
         start, shape = self._places[-1]
         return start + torch.Size(shape).numel() * self.dtype.itemsize
 
-    def stream(self, blocks: int, batch: int) -> Tensor:
-        """The stream of a batch behind so many blocks."""
+    def stream(self, blocks: int, batch: int, row: int | None = None) -> Tensor:
+        """The stream of a batch, or of one row of it, behind so many blocks: [row, token, ...]."""
         start, shape = self._places[batch]
+        if row is not None:
+            start, shape = start + row * torch.Size(shape[1:]).numel() * self.dtype.itemsize, (1, *shape[1:])
         value = torch.empty(shape, dtype=self.dtype)
         with (self.folder / f"{STREAM}.{blocks}").open("rb", buffering=0) as file:
             read_at(file.fileno(), memoryview(value.view(-1).view(torch.uint8).numpy()), start)

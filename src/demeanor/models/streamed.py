@@ -24,7 +24,7 @@ from ..runtime.batches import groups
 from ..runtime.capture import one_stream, taken
 from ..runtime.positions import REPLY, Position
 from ..structure.account import build_of
-from ..structure.block_by_block import BYTES, BlockByBlock, account_of_json, account_to_json
+from ..structure.block_by_block import BlockByBlock, account_of_json, account_to_json, memory_of
 from ..structure.embeddings import embedding_writers
 from ..structure.fetched import fetched
 from ..structure.layout import Layout
@@ -73,12 +73,16 @@ def larger_than_memory(name: str, loading: Loading) -> str | None:
     folder = files_of(name)
     if folder is None or loading.quantized is not None or loading.device_map is not None or is_adapter(name):
         return None
-    device = device_named(loading.device)
-    room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available()
+    room = free_on(device_named(loading.device))
     needed = StoredValues(open_checkpoint(folder)).size(None if loading.dtype is None else getattr(torch, loading.dtype))
     if room is None or needed <= room:
         return None
     return f"{name} takes {needed / 1e9:.1f} GB in memory, and {room / 1e9:.1f} GB are free"
+
+
+def free_on(device: torch.device) -> int | None:
+    """Bytes of memory that are free on a device; None where that is not told."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available()
 
 
 def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
@@ -218,7 +222,7 @@ class _Pass(BlockMajor):
         return torch.stack([taken(value, begins, ends, position) for position in self.positions], 1).cpu()
 
     def _prove(self, proof: BlockByBlock, name: str, block: nn.Module, calls: Sequence[Call], number: int) -> None:
-        needed, room = BYTES * sum(parameter.numel() for parameter in block.parameters()), available()
+        needed, room = memory_of(block), free_on(self.shell.device)
         if room is not None and needed > room:
             raise ModelError(
                 f"{name} of {self.session.name} is proven in float64, which takes about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB are free; use a machine with more."

@@ -2,7 +2,7 @@
 
 Each block is accounted for in float64 on what it receives, as there. That the stream is changed nowhere between blocks, and that each
 of them is given the same whatever the others do, is told by whoever runs them (`models/chain.py`). What is not done here is the
-check over all of its depth, with a direction ablated at run time: every block is checked by itself.
+check over all of its depth, with a direction ablated at run time: every block is checked by itself (`finding/streamed_trials.py` does it).
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from .layout import Writer
 from .replay import Call, Replay
 from .writers import Unreached
 
-BYTES = 8 + 8 + 4  # of a number of a block: itself in float64, its gradient, and what comes between
+BYTES, OF_LARGEST = 8, 24  # of every number of a block, in float64; and of those of its largest weight: a gradient, and what it is compared with
+
+
+def memory_of(block: nn.Module) -> int:
+    """Bytes that a proof of a block takes."""
+    sizes = [parameter.numel() for parameter in block.parameters()]
+    return BYTES * sum(sizes) + OF_LARGEST * max(sizes, default=0)
 
 
 class BlockByBlock:

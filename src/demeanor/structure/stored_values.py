@@ -61,10 +61,10 @@ class StoredValues:
         step = max(1, BLOCK // columns)
         for number in range(count):
             codes = self._bytes(packed.codes, number * size, size).reshape(rows, columns // packed.per_byte)
-            scales = scales_of(packed, self.files, number)
+            scales = _as_stored(packed, self.files, number)
             for start in range(0, rows, step):
                 end = min(start + step, rows)
-                block = levels[codes_of(codes[start:end], packed.per_byte).long()] * (scales if scales.shape[0] == 1 else scales[start:end])
+                block = levels[codes_of(codes[start:end], packed.per_byte).long()] * _at_rows(scales, packed, self.files, start, end)
                 if packed.turned:
                     values[number, :, start:end] = block.mT
                 else:
@@ -75,9 +75,13 @@ class StoredValues:
 
 def scales_of(packed: Packed, source: Checkpoint, number: int) -> Tensor:
     """The scales of matrix `number`, float32 [rows, columns] or [.., 1] where one holds for a whole side, the overall one among them."""
+    return _at_rows(_as_stored(packed, source, number), packed, source, 0, packed.shape[-2])
+
+
+def _as_stored(packed: Packed, source: Checkpoint, number: int) -> Tensor:
+    """The scales of matrix `number` as there are some, times the overall one: float32 [blocks of rows, blocks of columns]."""
     stored = source.tensors[packed.scales]
-    rows, columns = packed.shape[-2:]
-    count = math.prod(packed.shape[:-2])
+    rows, count = packed.shape[-2], math.prod(packed.shape[:-2])
     size = math.prod(stored.shape)
     if size == 1:
         scales = _numbers(source, packed.scales, 0, 1).reshape(1, 1)
@@ -89,10 +93,20 @@ def scales_of(packed: Packed, source: Checkpoint, number: int) -> Tensor:
         alone = math.prod(source.tensors[packed.overall].shape) != count
         overall = _numbers(source, packed.overall, 0 if alone else number, 1)
         scales = scales / overall if packed.scaling == "divided" else scales * overall
+    return scales
+
+
+def _at_rows(scales: Tensor, packed: Packed, source: Checkpoint, start: int, end: int) -> Tensor:
+    """Scales as they stand at every weight of rows [start, end), [1, ..] or [.., 1] where one holds for a whole side."""
     told = source.section("quantization_config").get("weight_block_size")
     blocks = told if isinstance(told, list) and len(told) == 2 else [128, 128]
-    for axis, full in ((0, rows), (1, columns)):
-        scales = _spread(scales, axis, full, blocks[axis], packed, source)
+    for axis, full in ((0, packed.shape[-2]), (1, packed.shape[-1])):
+        size = scales.shape[axis]
+        first, last = (start, end) if axis == 0 else (0, full)
+        if size == full:
+            scales = scales.narrow(axis, first, last - first)
+        elif size > 1:
+            scales = scales.index_select(axis, torch.arange(first, last) // _each(size, full, blocks[axis], packed, source))
     return scales
 
 
@@ -110,15 +124,12 @@ def _numbers(source: Checkpoint, name: str, first: int, count: int) -> Tensor:
     return torch.exp2(values - 127) if exponents else values
 
 
-def _spread(scales: Tensor, axis: int, full: int, block: int, packed: Packed, source: Checkpoint) -> Tensor:
-    """Scales as they stand at every weight along an axis of `full` weights; ModelError where they do not fit it."""
-    size = scales.shape[axis]
-    if size in (1, full):
-        return scales
-    each = full // size if full % size == 0 else block
+def _each(size: int, full: int, block: int, packed: Packed, source: Checkpoint) -> int:
+    """How many of `full` weights along an axis share one of `size` scales; ModelError where they do not fit it."""
+    each = block if -(-full // block) == size else full // size  # the last block may be a part of one
     if -(-full // each) != size:
         raise ModelError(f"{packed.scales} in {source.folder} does not fit {packed.codes}; download the model again.")
-    return scales.repeat_interleave(each, axis).narrow(axis, 0, full)
+    return each
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from .null_test import found_by_null_test
 from .replay import Call, Replay, each_tensor, random_direction
 
 SAMPLE = 16  # rows of a gradient that are looked at first
+AT_ONCE = 1 << 25  # numbers whose gradients are held together
 GRADIENT_TOLERANCE = 1e-6  # of a gradient being along v on one axis, float64 with float32 norms inside
 
 
@@ -90,9 +91,8 @@ def weights_behind(
     d_model = out.shape[-1]
     v = torch.randn(d_model, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out)
     names, values = zip(*parameters)
-    gradients = torch.autograd.grad((out * v).sum(), values, allow_unused=True, retain_graph=True)
     weights, unused = [], []
-    for name, gradient, value in zip(names, gradients, values):
+    for name, gradient, value in zip(names, _gradients((out * v).sum(), values), values):
         if gradient is None or not gradient.any():
             unused += [(_pattern(name), tuple(value.shape), name)]
             continue
@@ -105,6 +105,16 @@ def weights_behind(
     if unreached is not None:
         raise Unreached(f"{place}.{unreached} was reached by no token, so what it writes is not known; this model cannot be edited yet.")
     return weights
+
+
+def _gradients(value: Tensor, weights: tuple[nn.Parameter, ...]) -> Iterator[Tensor | None]:
+    """The gradient of a number with respect to each weight; None where it does not depend on it. Of large blocks one is held at a time."""
+    if sum(weight.numel() for weight in weights) <= AT_ONCE:
+        yield from torch.autograd.grad(value, weights, allow_unused=True, retain_graph=True)
+        return
+    for weight in weights:
+        (gradient,) = torch.autograd.grad(value, (weight,), allow_unused=True, retain_graph=True)
+        yield gradient
 
 
 def _pattern(name: str) -> str:
