@@ -22,7 +22,7 @@ class _Page(HTMLParser):
 
 
 def broken(site: Path) -> list[str]:
-    """Links that lead nowhere, each with the page that it stands on; and links to the network, which the site does without except in `a`."""
+    """Links that lead nowhere, each with the page that it stands on. Links to the network are looked at by nobody."""
     pages = {path.resolve(): _read(path) for path in sorted(site.rglob("*.html")) if path.name != NOT_FOUND}
     wrong = []
     for path, page in pages.items():

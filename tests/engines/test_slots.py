@@ -36,6 +36,7 @@ def some_controls(llama: dm.Session) -> dict[str, Control]:
     return {
         "ablate": ablation(llama, 2), "add": added, "before a block": dm.add(a_direction(llama, dm.Site(2, "resid_pre"), 4.0, 3), 1.0, tokens="all"),
         "reply": dm.add(a_direction(llama, dm.Site(0), 5.0, 1), 1.0, tokens="reply"), "both": ablation(llama, 1, 0.5, seed=4).then(added),
+        "in the order of the pass": dm.clamp(a_direction(llama, dm.Site(2, "resid_pre"), 2.0, 5), 3.0, "all").then(added),
         "clamp": dm.clamp(a_direction(llama, dm.Site(1), 2.0, 2), 3.0),
     }  # fmt: skip
 

@@ -14,7 +14,16 @@ from typing import Any
 
 import torch
 from anyio import to_thread
-from inspect_ai.model import ChatCompletionChoice, ChatMessage, ChatMessageAssistant, GenerateConfig, ModelAPI, ModelOutput, ModelUsage
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    StopReason,
+)
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from ..behaviours import Prompt
@@ -22,7 +31,8 @@ from ..controls import Control, load_control
 from ..errors import DataError
 from ..models import Loading, load
 
-UNHEARD = ("best_of", "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "logprobs", "top_logprobs", "prompt_logprobs", "response_schema", "reasoning_effort", "reasoning_tokens")
+HEARD = {"max_tokens", "stop_seqs", "temperature", "top_p", "seed", "num_choices"}  # of a request; what is about sending it concerns no model
+SENDING = {"max_retries", "timeout", "attempt_timeout", "max_connections", "adaptive_connections", "system_message", "batch", "cache", "cache_prompt", "parallel_tool_calls", "internal_tools", "max_tool_output"}
 
 
 class Provider(ModelAPI):  # type: ignore[misc, unused-ignore]
@@ -55,14 +65,20 @@ class Provider(ModelAPI):  # type: ignore[misc, unused-ignore]
             (ids,) = session.continue_from([start], most, until, temperature, top_p)
         text = session.decode(ids)
         text = text[: min((at for at in map(text.find, until) if at >= 0), default=None)]
-        reason = "max_tokens" if len(ids) >= most else "stop"
+        room = most if session.longest is None else session.longest - len(start)
+        reason: StopReason = "max_tokens" if len(ids) >= most else "model_length" if len(ids) >= room else "stop"
         said = ChatMessageAssistant(content=text, source="generate", model=self.model_name)
         usage = ModelUsage(input_tokens=len(start), output_tokens=len(ids), total_tokens=len(start) + len(ids))
         return ModelOutput(model=self.model_name, choices=[ChatCompletionChoice(message=said, stop_reason=reason)], usage=usage)
 
 
 def _prompt(said: list[ChatMessage]) -> Prompt:
-    """A conversation as a prompt; what the model has begun to say is its prefill."""
+    """A conversation as a prompt; what the model has begun to say is its prefill. DataError for what is no text, or a system message in the middle."""
+    other = next((part.type for message in said if not isinstance(message.content, str) for part in message.content if part.type != "text"), None)
+    if other is not None:
+        raise DataError(f"The task shows the model {other}, and the provider demeanor hands on text alone; choose a task of texts.")
+    if any(message.role == "system" for message in said[next((place for place, message in enumerate(said) if message.role != "system"), 0) :]):
+        raise DataError("The task has a system message in the middle of a conversation, which no chat template takes there; choose another task.")
     turns = [(message.role, message.text) for message in said]
     system = "\n\n".join(text for role, text in turns if role == "system") or None
     talk = [(role, text) for role, text in turns if role != "system"]
@@ -74,7 +90,7 @@ def _refuse(tools: list[ToolInfo], config: GenerateConfig) -> None:
     """DataError for what a task asks of a model and does not get here."""
     if tools:
         raise DataError(f"The task gives the model tools ({tools[0].name}), which the provider demeanor does not hand on; choose a task without tools.")
-    unheard = [name for name in UNHEARD if getattr(config, name, None) is not None]
+    unheard = [name for name in type(config).model_fields if name not in HEARD | SENDING and getattr(config, name) is not None]
     if config.num_choices not in (None, 1):
         unheard.append("num_choices")
     if unheard:

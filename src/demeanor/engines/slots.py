@@ -126,9 +126,9 @@ class Slots:
 
 
 def _chains(control: Control, layout: Layout) -> dict[str, list[Link]]:
-    """What a control does at the output of every module, in order."""
+    """What a control does at the output of every module, in order: at run time a block's output is edited before the next one's input is."""
     chains: dict[str, list[Link]] = {}
-    for item in control.interventions(layout, _no_parameters):
+    for item in sorted(control.interventions(layout, _no_parameters), key=lambda item: item.side != "output"):
         for place in _outputs(item, layout):
             chains.setdefault(place, []).append((item.reach, item.edit))
     return chains

@@ -20,17 +20,25 @@ from .named import CONTROLS, read_named, refuse_other_model, refuse_unknown, say
 from .slots import slots_by_name, tokens_of
 
 KEY = "demeanor"
+TRIED = "0.32"  # what is exchanged below is internal to vLLM
 MARK = "_demeanor"  # what is exchanged once is not exchanged again
 
 
 def register() -> None:
-    """Called by vLLM once a process."""
-    from vllm.v1.engine.input_processor import InputProcessor
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    """Called by vLLM once a process. Raises ControlError where controls are named and this vLLM is built otherwise; without any, such a vLLM is left alone."""
+    named = read_named(os.environ.get(CONTROLS, ""))
+    try:
+        from vllm.v1.engine.input_processor import InputProcessor
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+        built = (InputProcessor.process_inputs, GPUModelRunner.load_model, GPUModelRunner._model_forward)
+    except (ImportError, AttributeError) as error:
+        if named:
+            raise ControlError(f"Controls act in vLLM {TRIED}, and this one is built otherwise ({error}); install that one, or leave {CONTROLS} out.") from error
+        return
     if hasattr(InputProcessor, MARK):
         return
-    named = read_named(os.environ.get(CONTROLS, ""))
+    assert all(map(callable, built))
     setattr(InputProcessor, MARK, True)
     InputProcessor.process_inputs = _checked(InputProcessor.process_inputs, named)
     if named:
@@ -88,6 +96,8 @@ def _refuse_engine(config: Any) -> None:
         "runs its second model runner; set VLLM_USE_V2_MODEL_RUNNER=0": config.use_v2_model_runner,
         "spreads layers over several devices; use tensor parallelism alone": config.parallel_config.pipeline_parallel_size > 1,
         "speculates with another model; start it without": config.speculative_config is not None,
+        "takes prompts as embeddings; start it without --enable-prompt-embeds": getattr(config.model_config, "enable_prompt_embeds", False),
+        "cuts a pass into pieces; start it without microbatches": getattr(config.parallel_config, "use_ubatching", False),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     if reason is not None:

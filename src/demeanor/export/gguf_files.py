@@ -58,6 +58,8 @@ def export_gguf(session: Session, control: Control, path: str | Path, edited_as:
     Edited tensors are stored as float32 (or float16, which halves them and rounds the edit too); tokenizer, template and all other tensors
     are the file's own, bit for bit. Raises ControlError where weights cannot do what the control does, ModelError for a model that is no GGUF file.
     """
+    if edited_as not in TYPES:
+        raise ControlError(f"Edited tensors are stored as {' or '.join(TYPES)}, not as {edited_as!r}.")
     values, found = _prepared(session, control)
     places = _places(session, values, [*found.weights, *found.vectors])
     exchanged = {place.name: _edited(name, place, found, edited_as) for name, place in places.items()}

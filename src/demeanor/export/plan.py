@@ -25,6 +25,8 @@ class ExportPlan(ControlsPlan, ModelPlan):
     def _something_to_export(self) -> Self:
         if not self.controls:
             raise ValueError("there is nothing to export; name a control's file with `controls`")
+        if "edited_as" in self.model_fields_set and self.form != "gguf":
+            raise ValueError(f"`edited_as` says how a whole model stores what is edited, and {self.form} holds no whole model; leave it out")
         return self
 
 

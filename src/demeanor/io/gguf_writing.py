@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, ModelError
 from ..progress import track
 from .atomic import new_file
 from .gguf import ARCHITECTURE, open_gguf
@@ -93,6 +93,8 @@ def _copy_header(source: Values, writer: Any) -> None:
         if field.name == ARCHITECTURE or field.name.startswith("GGUF."):
             continue
         kind = field.types[0]
+        if kind == GGUFValueType.ARRAY and len(field.types) < 2:
+            raise ModelError(f"{source.path} holds an empty list, {field.name}, which the package gguf does not write; remove it from the file first.")
         writer.add_key_value(field.name, field.contents(), kind, field.types[-1] if kind == GGUFValueType.ARRAY else None)
     writer.data_alignment = source.reader.alignment
 
