@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DogeConfig, GptOssConfig, LlamaConfig
 
 import demeanor as dm
+from architectures.tiny import tiny_config
+from architectures.tiny import tiny_model as tiny_of_type
 from demeanor.errors import AccountingError, DataError, ModelError
 from demeanor.models import StreamedSession, open_streamed
 from demeanor.models import streamed as module
@@ -151,6 +153,19 @@ def test_what_the_proof_refuses_of_a_loaded_model_is_refused_of_one_on_disk(tiny
         dm.load(folder, device="cpu")
     with pytest.raises(AccountingError, match=r"\(doge\): model\.layers\.0 changes the stream itself channel by channel"):
         streamed(open_streamed(folder, device="cpu"), tmp_path / "pass")
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neo", "glm_moe_dsa"])
+def test_what_blocks_return_beside_the_stream_may_be_given_to_no_other(model_type: str, tiny_folders: Mapping[str, Path], tmp_path: Path) -> None:
+    """GPT-Neo's blocks return attention weights that nobody takes; GLM's return indices that the next block takes."""
+    tiny_of_type(tiny_config(model_type)).save_pretrained(tmp_path / "model")
+    folder = with_tokenizer(tmp_path / "model", tiny_folders)
+    session = open_streamed(folder, device="cpu")
+    if model_type == "gpt_neo":
+        assert_same(streamed(session, tmp_path / "pass"), loaded(dm.load(folder, device="cpu")))
+        return
+    with pytest.raises(AccountingError, match=r"model\.layers\.1 is given what earlier blocks made, beside the stream"):
+        streamed(session, tmp_path / "pass")
 
 
 def test_what_is_never_in_memory_has_no_structure_before_it_was_passed(tiny_folders: Mapping[str, Path], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ..structure.blocks import UNABLE, outermost
 from ..structure.calls import STREAM, returned
 from .shell import Shell
 
+BESIDE = "what stands beside the stream"
 SHARED = (dict, list, set)  # what blocks may hand each other something in
 
 
@@ -36,14 +37,14 @@ class Given:
         return block(**{STREAM: stream}, **self.kwargs) if self.by_keyword else block(stream, *self.args, **self.kwargs)
 
     def run(self, block: nn.Module, stream: Tensor) -> Tensor:
-        """What the block makes of the stream. Raises ModelError where it hands on something beside it, which the next block would miss."""
+        """What the block makes of the stream. Raises ModelError where it cannot be run by itself."""
         try:
             out = self.call(block, stream)
         except UNABLE as error:
             raise ModelError(f"its blocks could not be run one by one ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
-        passed, beside = returned(out), out[1:] if isinstance(out, tuple) else ()
-        if not isinstance(passed, Tensor) or any(part is not None for part in beside):
-            raise ModelError("its blocks hand on more than a stream to each other")
+        passed = returned(out)
+        if not isinstance(passed, Tensor):
+            raise ModelError(f"its blocks return a value of type {type(passed).__name__} and no stream")
         return passed
 
 
@@ -81,15 +82,16 @@ class Chain:
         candidates = candidates_of(model)
         first = self._first(candidates, inputs)
         self.modules: list[nn.Module] = next(blocks for blocks in candidates if first.block in blocks)
-        self._form: Callable[[Tensor], Any] = self._form_of(first)
-        twice = [self._passed(inputs, change) for change in (lambda stream: stream, lambda stream: -0.5 * stream.flip(-2))]
+        self._form: Callable[[Tensor, Any], Any] = self._form_of(first)
+        # What is beside the stream is None in one of the two passes, and something that no block may be given in the other.
+        twice = [self._passed(inputs, lambda stream: stream), self._passed(inputs, lambda stream: -0.5 * stream.flip(-2), BESIDE)]
         ran = [place for place, given in enumerate(twice[0][1]) if given is not None]
         self.skipped = tuple(self._names[block] for place, block in enumerate(self.modules) if place not in ran)
         self.modules = [self.modules[place] for place in ran]
         self.names = tuple(self._names[block] for block in self.modules)
         for name, one, other in zip(self.names, *([given for given in calls if given is not None] for _, calls in twice), strict=True):
             if not _same((one.args, one.kwargs), (other.args, other.kwargs)):
-                raise AccountingError(f"{name} is given what was made of the stream of earlier blocks; this model cannot be read block by block yet.")
+                raise AccountingError(f"{name} is given what earlier blocks made, beside the stream; this model cannot be read block by block yet.")
 
     def begun(self, inputs: dict[str, Any]) -> Begun:
         """A batch as it comes to the first block. What is outside of the blocks must be read (see `outside_read`)."""
@@ -103,7 +105,7 @@ class Chain:
     def logits(self, stream: Tensor, count: int) -> Tensor:
         """The output head's logits at the last `count` tokens [row, token, vocab], of the stream behind the last block. What is behind the blocks must be read."""
         def ended(*_: Any, **__: Any) -> Any:
-            return self._form(stream)
+            return self._form(stream, None)
 
         try:
             with _instead(dict.fromkeys(self.modules, ended)):  # the embedding is not read again: what comes before the last block is not used
@@ -126,7 +128,7 @@ class Chain:
             return first
         raise AccountingError(f"{type(self.shell.model).__name__} has no list of blocks that pass a stream on; this model cannot be read block by block.")
 
-    def _form_of(self, first: _First) -> Callable[[Tensor], Any]:
+    def _form_of(self, first: _First) -> Callable[[Tensor, Any], Any]:
         """How a block returns the stream: alone, or with something beside it."""
         self.shell.read(self._names[first.block])  # it stays: it is the first that is run
         try:
@@ -135,15 +137,15 @@ class Chain:
         except UNABLE as error:
             raise self._unable(error) from error
         if isinstance(out, Tensor):
-            return lambda stream: stream
+            return lambda stream, beside: stream
         if not isinstance(out, tuple):
             raise AccountingError(f"{self._names[first.block]} returns a value of type {type(out).__name__}; this model cannot be read block by block yet.")
-        beside = (None,) * (len(out) - 1)
-        return lambda stream: (stream, *beside)
+        return lambda stream, beside: (stream, *[beside] * (len(out) - 1))
 
     @torch.no_grad()
-    def _passed(self, inputs: dict[str, Any], change: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Given | None]]:
-        """The stream as the first block gets it, and what each block is given; none of them does more to it than `change`."""
+    def _passed(self, inputs: dict[str, Any], change: Callable[[Tensor], Tensor], beside: Any = None) -> tuple[Tensor, list[Given | None]]:
+        """The stream as the first block gets it, and what each block is given; none of them does more to it than `change`, and all hand on
+        `beside` where they have more than a stream to return."""
         calls: list[Given | None] = [None] * len(self.modules)
         came: list[Tensor] = []
         handed: list[Tensor] = []  # the last stream that was handed on
@@ -161,7 +163,7 @@ class Chain:
                     came.append(stream.clone())
                 changed = change(stream)
                 handed.append(changed.clone())
-                return self._form(changed)
+                return self._form(changed, beside)
 
             return called
 
