@@ -32,7 +32,7 @@ from ..errors import DataError
 from ..models import Loading, load
 
 HEARD = {"max_tokens", "stop_seqs", "temperature", "top_p", "seed", "num_choices"}  # of a request; what is about sending it concerns no model
-SENDING = {"max_retries", "timeout", "attempt_timeout", "max_connections", "adaptive_connections", "system_message", "batch", "cache", "cache_prompt", "parallel_tool_calls", "internal_tools", "max_tool_output"}
+SENDING = {"max_retries", "timeout", "attempt_timeout", "max_connections", "adaptive_connections", "system_message", "batch", "cache", "cache_prompt", "parallel_tool_calls", "internal_tools", "max_tool_output", "extra_headers", "fail_on_refusal", "fallback_models", "stream_idle_timeout"}
 
 
 class Provider(ModelAPI):  # type: ignore[misc, unused-ignore]
