@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/engines").resolve(), help="where exports and answers are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    told = versions(options)
+    date = begun(options.out, told)
     prepared = prepare(options.out)
     export_all(prepared)
     own = {name: kept(prepared, f"own-{name}", lambda name=name: own_answers(prepared, prepared.controls.get(name))) for name in (UNTOUCHED, *prepared.controls)}
@@ -53,12 +57,24 @@ def main() -> None:
     served = kept_json(prepared / "served.json", lambda: ask_server(prepared, options.vllm, own))
     others = compare_structures(prepared / "structures", options.vllm)
     rest = chatting(talked(prepared, options), own_talk(prepared)) + steering(plugin, served) + structures(others)
-    write_page(rows, effects, prepared, versions(options), rest)
+    write_page(rows, effects, prepared, told, date, rest)
     wrong = [case.name for case, one in rows if one.worst > BOUNDS[case.numbers]]
     wrong += [] if holds(plugin) and set(served["same"].values()) == {served["asked"]} else ["the plugin of vLLM"]
     wrong += [f"the plugin of vLLM on {name}" for name, told in others.items() if any(one["difference"] > BOUNDS[FLOAT32] for one in told.values())]
     if wrong:
         raise SystemExit(f"Not what the control does at run time: {', '.join(wrong)}; see {PAGE}.")
+
+
+def begun(out: Path, told: str) -> str:
+    """The day on which what is kept in the folder was begun. What other versions, or other sources of ours, left there goes."""
+    sources = sorted([*HERE.glob("*.py"), *Path(dm.__file__).parent.rglob("*.py")])
+    key = hashlib.sha256("".join([told, *(file.read_text(encoding="utf-8") for file in sources)]).encode()).hexdigest()
+    file = out / "begun.json"
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["key"] != key:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        file.write_text(json.dumps({"key": key, "date": datetime.date.today().isoformat()}), encoding="utf-8")
+    return str(json.loads(file.read_text(encoding="utf-8"))["date"])
 
 
 def versions(options: Any) -> str:
@@ -102,8 +118,8 @@ def own_talk(prepared: Prepared) -> dict[str, Any]:
     return {"prompts": [session.render(question) for question in prepared.questions], "ids": prepared.prompts, "greedy": greedy}
 
 
-def write_page(rows: list[tuple[Case, Distance]], effects: dict[str, Distance], prepared: Prepared, told: str, rest: str) -> None:
-    facts = {"versions": told, "date": datetime.date.today().isoformat(), "layer": LAYER, "found": FIND["max_prompts"], "n": len(prepared.prompts), "new": NEW_TOKENS}
+def write_page(rows: list[tuple[Case, Distance]], effects: dict[str, Distance], prepared: Prepared, told: str, date: str, rest: str) -> None:
+    facts = {"versions": told, "date": date, "layer": LAYER, "found": FIND["max_prompts"], "n": len(prepared.prompts), "new": NEW_TOKENS}
     PAGE.write_text(page(rows, effects, facts, rest), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
 

@@ -37,15 +37,13 @@ class Estimated:
 @dataclass(frozen=True)
 class LayerFound:
     """One layer at all positions. shows, lacks: moments [position, d_model]; separation, cosine [position] of the mean difference, held out and
-    of split halves; products [position, val prompt, train prompt] of shows and lacks, one below the other; size: the mean length of `lacks`
-    rows [position]."""
+    of split halves; products [position, val prompt, train prompt] of shows and lacks, one below the other."""
 
     shows: Moments
     lacks: Moments
     separation: Tensor
     cosine: Tensor
     products: Tensor
-    size: Tensor
     estimated: tuple[Estimated, ...]
 
     @classmethod
@@ -60,14 +58,13 @@ class LayerFound:
             separation=directions.separation(*along),
             cosine=directions.split_half_cosine(train["shows"], train["lacks"], torch.Generator().manual_seed(0)),
             products=directions.products(*(torch.cat([values["shows"], values["lacks"]]) for values in (train, val))),
-            size=train["lacks"].norm(dim=-1).mean(0),
             estimated=tuple(_estimated(train, val, estimators)),
         )
 
     def save(self, path: Path) -> None:
         tensors = {
             "shows.mean": self.shows.mean, "shows.variance": self.shows.variance, "lacks.mean": self.lacks.mean, "lacks.variance": self.lacks.variance,
-            "separation": self.separation, "cosine": self.cosine, "products": self.products, "size": self.size,
+            "separation": self.separation, "cosine": self.cosine, "products": self.products,
         }  # fmt: skip
         for number, one in enumerate(self.estimated):
             tensors[f"read.{number}"] = one.estimate.read
@@ -84,8 +81,8 @@ class LayerFound:
             Moments(n, stored.tensor(f"{name}.mean"), stored.tensor(f"{name}.variance")) for n, name in zip(header.n, ("shows", "lacks"))
         )
         estimated = tuple(_entry(stored, number, entry) for number, entry in enumerate(header.estimated))
-        separation, cosine, products, size = (stored.tensor(name) for name in ("separation", "cosine", "products", "size"))
-        return cls(shows, lacks, separation, cosine, products, size, estimated)
+        separation, cosine, products = (stored.tensor(name) for name in ("separation", "cosine", "products"))
+        return cls(shows, lacks, separation, cosine, products, estimated)
 
 
 class _Entry(BaseModel):
