@@ -20,19 +20,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import random_llama
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 import demeanor as dm
 from demeanor.controls import Control, Part, Scope
 from demeanor.structure.layout import Layout, Weight, Writer
 
-D_MODEL, INNER, WORDS, PER_SHARD = 1024, 4096, 32000, 6
-HELD: dict[str, tuple[int, int]] = {
-    **{f"self_attn.{name}_proj": (D_MODEL, D_MODEL) for name in "qkvo"},
-    "mlp.gate_proj": (INNER, D_MODEL), "mlp.up_proj": (INNER, D_MODEL), "mlp.down_proj": (D_MODEL, INNER),
-}  # fmt: skip
+D_MODEL, WORDS, PER_SHARD = 1024, 32000, 6
+HELD = random_llama.shapes(D_MODEL)
 
 
 def main() -> None:
@@ -73,35 +69,9 @@ def main() -> None:
 
 
 def save(folder: Path, layers: int) -> int:
-    """Write the model, some layers a shard; returns its bytes."""
+    """Write the model; returns its bytes."""
     rng = torch.Generator().manual_seed(0)
-    folder.mkdir()
-    places: dict[str, str] = {}
-
-    def random(*shape: int) -> Tensor:
-        return (0.02 * torch.randn(shape, generator=rng)).bfloat16()
-
-    def shard(tensors: dict[str, Tensor]) -> int:
-        name = f"model-{len(set(places.values())):05d}.safetensors"
-        save_file(tensors, folder / name, {"format": "pt"})
-        places.update(dict.fromkeys(tensors, name))
-        return sum(tensor.nbytes for tensor in tensors.values())
-
-    ones = torch.ones(D_MODEL, dtype=torch.bfloat16)
-    size = shard({"model.embed_tokens.weight": random(WORDS, D_MODEL), "lm_head.weight": random(WORDS, D_MODEL), "model.norm.weight": ones})
-    for first in range(0, layers, PER_SHARD):
-        tensors: dict[str, Tensor] = {}
-        for layer in range(first, min(first + PER_SHARD, layers)):
-            tensors |= {f"model.layers.{layer}.{name}.weight": random(*shape) for name, shape in HELD.items()}
-            tensors |= {f"model.layers.{layer}.{norm}_layernorm.weight": ones.clone() for norm in ("input", "post_attention")}
-        size += shard(tensors)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}))
-    config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": D_MODEL, "intermediate_size": INNER, "num_hidden_layers": layers,
-        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": WORDS, "tie_word_embeddings": False, "dtype": "bfloat16",
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    return size
+    return random_llama.save(folder, layers, D_MODEL, WORDS, PER_SHARD, lambda shape: (0.02 * torch.randn(shape, generator=rng)).bfloat16())
 
 
 def ablation(layers: int) -> Control:

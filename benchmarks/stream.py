@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
+import random_llama
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from demeanor.models.loading import resolve
 
@@ -76,36 +76,10 @@ def main() -> None:
 
 
 def save(folder: Path, layers: int, d_model: int) -> int:
-    """Write the model, some layers a shard, and a tokenizer; returns the bytes of its tensors. Layers hold the same numbers, moved along."""
-    rng = torch.Generator().manual_seed(0)
-    inner, places, size = 4 * d_model, dict[str, str](), 0
-    pool = (d_model**-0.5 * torch.randn(inner * d_model, generator=rng)).bfloat16()
-    shapes = {**{f"self_attn.{name}_proj": (d_model, d_model) for name in "qkvo"}, "mlp.gate_proj": (inner, d_model), "mlp.up_proj": (inner, d_model), "mlp.down_proj": (d_model, inner)}
-    folder.mkdir()
-
-    def taken(number: int, shape: tuple[int, int]) -> Tensor:
-        return pool.roll(number * 7919)[: shape[0] * shape[1]].reshape(shape).contiguous()
-
-    def shard(tensors: dict[str, Tensor]) -> int:
-        name = f"model-{len(set(places.values())):05d}.safetensors"
-        save_file(tensors, folder / name, {"format": "pt"})
-        places.update(dict.fromkeys(tensors, name))
-        return sum(tensor.nbytes for tensor in tensors.values())
-
-    ones = torch.ones(d_model, dtype=torch.bfloat16)
-    size += shard({"model.embed_tokens.weight": taken(1, (WORDS, d_model)), "lm_head.weight": taken(2, (WORDS, d_model)), "model.norm.weight": ones})
-    for first in range(0, layers, PER_SHARD):
-        tensors: dict[str, Tensor] = {}
-        for layer in range(first, min(first + PER_SHARD, layers)):
-            tensors |= {f"model.layers.{layer}.{name}.weight": taken(layer * 10 + number, shape) for number, (name, shape) in enumerate(shapes.items(), 3)}
-            tensors |= {f"model.layers.{layer}.{norm}_layernorm.weight": ones.clone() for norm in ("input", "post_attention")}
-        size += shard(tensors)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}))
-    config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": d_model, "intermediate_size": inner, "num_hidden_layers": layers,
-        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": WORDS, "tie_word_embeddings": False, "dtype": "bfloat16",
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
+    """Write the model and a tokenizer; returns the bytes of its tensors. Layers hold the same numbers, moved along."""
+    pool = (d_model**-0.5 * torch.randn(4 * d_model * d_model, generator=torch.Generator().manual_seed(0))).bfloat16()
+    numbers = count(1)
+    size = random_llama.save(folder, layers, d_model, WORDS, PER_SHARD, lambda shape: pool.roll(next(numbers) * 7919)[: shape[0] * shape[1]].reshape(shape).contiguous())
     own = Path(resolve("organism").where)
     for path in (*own.glob("token*"), *own.glob("*.jinja")):
         (folder / path.name).write_bytes(path.read_bytes())

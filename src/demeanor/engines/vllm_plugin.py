@@ -31,21 +31,20 @@ def register() -> None:
         from vllm.v1.engine.input_processor import InputProcessor
         from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-        built = (InputProcessor.process_inputs, GPUModelRunner.load_model, GPUModelRunner._model_forward)
+        process, forward = InputProcessor.process_inputs, GPUModelRunner._model_forward
     except (ImportError, AttributeError) as error:
         if named:
             raise ControlError(f"Controls act in vLLM {TRIED}, and this one is built otherwise ({error}); install that one, or leave {CONTROLS} out.") from error
         return
     if hasattr(InputProcessor, MARK):
         return
-    assert all(map(callable, built))
     setattr(InputProcessor, MARK, True)
-    InputProcessor.process_inputs = _checked(InputProcessor.process_inputs, named)
+    InputProcessor.process_inputs = _checked(process, named)
     if named:
         for runner in (GPUModelRunner, *_subclasses(GPUModelRunner)):
             if "load_model" in vars(runner):
                 runner.load_model = _laid(runner.load_model, named)
-        GPUModelRunner._model_forward = _steered(GPUModelRunner._model_forward)
+        GPUModelRunner._model_forward = _steered(forward)
 
 
 def _subclasses(runner: type) -> list[type]:

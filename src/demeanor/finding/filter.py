@@ -47,9 +47,7 @@ def filter_prompts(bench: Bench, max_prompts: int | None = None) -> Sets:
             heard[name] = _as_given(prompts) if given else _heard(bench, prompts, wanted)  # type: ignore[index]
     if behaviour.pairs:
         if len(heard["shows"].fits) != len(heard["lacks"].fits):
-            raise DataError(
-                f"The pairs of {behaviour.name!r} do not correspond: its shows and lacks have different numbers of train and val prompts."
-            )
+            raise _uneven(behaviour)
         both = [one and other for one, other in zip(heard["shows"].fits, heard["lacks"].fits, strict=True)]
         heard |= {name: replace(heard[name], fits=both) for name in ("shows", "lacks")}
     for name, replied in heard.items():
@@ -97,9 +95,7 @@ def as_given(behaviour: Behaviour, max_prompts: int | None = None) -> Sets:
         sets.train[name], sets.val[name] = list(train), list(val)
         sets.counts[name] = {"given": len(train) + len(val), "kept": len(train) + len(val)}
     if behaviour.pairs and [len(part["shows"]) for part in (sets.train, sets.val)] != [len(part["lacks"]) for part in (sets.train, sets.val)]:
-        raise DataError(
-            f"The pairs of {behaviour.name!r} do not correspond: its shows and lacks have different numbers of train and val prompts."
-        )
+        raise _uneven(behaviour)
     return sets
 
 
@@ -119,6 +115,10 @@ def _heard(bench: Bench, prompts: list[Prompt], exhibits: bool) -> _Heard:
 
 def _as_given(prompts: list[Prompt]) -> _Heard:
     return _Heard(prompts, [], [True] * len(prompts))
+
+
+def _uneven(behaviour: Behaviour) -> DataError:
+    return DataError(f"The pairs of {behaviour.name!r} do not correspond: its shows and lacks have different numbers of train and val prompts.")
 
 
 def _too_few(model: str, name: str, kept: Sequence[Prompt], heard: _Heard, paired: bool) -> str:

@@ -44,9 +44,9 @@ class Values:
 
     def named(self, parameters: Iterable[str], blocks: int) -> dict[str, str]:
         """llama.cpp's names of parameters that transformers names; those that it has no name for, or no tensor, are left out."""
-        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+        from gguf import get_tensor_name_map
 
-        arch = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == self.architecture), None)
+        arch = self._arch()
         if arch is None:
             return {}
         names = get_tensor_name_map(arch, blocks)
@@ -55,9 +55,16 @@ class Values:
 
     def may_have_head(self) -> bool:
         """Whether llama.cpp reads an output head of its own for this architecture where there is one."""
-        from gguf import MODEL_ARCH_NAMES, MODEL_TENSOR, MODEL_TENSORS
+        from gguf import MODEL_TENSOR, MODEL_TENSORS
 
-        return any(MODEL_TENSOR.OUTPUT in MODEL_TENSORS[arch] for arch, name in MODEL_ARCH_NAMES.items() if name == self.architecture)
+        arch = self._arch()
+        return arch is not None and MODEL_TENSOR.OUTPUT in MODEL_TENSORS[arch]
+
+    def _arch(self) -> Any:
+        """The architecture as the package gguf numbers it; None where it does not know it."""
+        from gguf import MODEL_ARCH_NAMES
+
+        return next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == self.architecture), None)
 
 
 def write_copy(source: Values, path: Path, exchanged: Mapping[str, np.ndarray[Any, Any]], added: Mapping[str, str]) -> None:
@@ -116,7 +123,12 @@ def write_adapter(path: Path, architecture: str, halves: Mapping[str, tuple[Tens
             first = a.mT if name == EMBEDDING else a  # rows of it are looked up there
             writer.add_tensor(f"{name}.lora_a", first.float().contiguous().numpy())
             writer.add_tensor(f"{name}.lora_b", b.float().contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_out(writer)
+
+
+def write_out(writer: Any) -> None:
+    """All that a writer of the package gguf was given, into its file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

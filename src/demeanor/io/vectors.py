@@ -6,7 +6,6 @@ llama.cpp knows none for block 0, and sums those of several files. repeng and ot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from ..errors import DataError
 from .atomic import new_file
 from .gguf import ARCHITECTURE, open_gguf
+from .gguf_writing import refuse_without_package, write_out
 
 KIND = "controlvector"
 NAME = "direction."
@@ -23,8 +23,7 @@ NAME = "direction."
 
 def write_vectors(path: Path, vectors: Mapping[int, Tensor], model_type: str) -> None:
     """Vectors [d_model] by the number of their block, 1 or more, as float32; `model_type` is a hint, which llama.cpp does not read."""
-    if find_spec("gguf") is None:
-        raise DataError("A control vector of llama.cpp takes the extra `gguf`: pip install 'demeanor[gguf]'.")
+    refuse_without_package()
     from gguf import GGUFWriter
 
     with new_file(path) as work:
@@ -33,10 +32,7 @@ def write_vectors(path: Path, vectors: Mapping[int, Tensor], model_type: str) ->
         writer.add_uint32(f"{KIND}.layer_count", len(vectors))
         for layer, vector in sorted(vectors.items()):
             writer.add_tensor(f"{NAME}{layer}", vector.detach().float().cpu().contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_out(writer)
 
 
 def read_vectors(path: Path) -> dict[int, Tensor]:

@@ -104,6 +104,7 @@ class Chain:
     @torch.no_grad()
     def logits(self, stream: Tensor, count: int) -> Tensor:
         """The output head's logits at the last `count` tokens [row, token, vocab], of the stream behind the last block. What is behind the blocks must be read."""
+
         def ended(*_: Any, **__: Any) -> Any:
             return self._form(stream, None)
 

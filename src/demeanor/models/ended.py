@@ -33,7 +33,6 @@ class Ended:
         stream = self._passed.kept.stream(len(self._chain.names), *self._places[row])
         return self._chain.logits(stream.to(self._passed.shell.device), count)[0].cpu()
 
-
     def stream(self, row: int) -> Tensor:
         """The stream of a row behind the last block: [token, d_model], float32, on the CPU."""
         value = self._passed.kept.stream(len(self._chain.names), *self._places[row])

@@ -72,9 +72,10 @@ class Session(LanguageModel):
         prompts, sites = as_prompts(prompts), as_sites(sites)
         reader = Reader(self.model, self.layout, sites)
         said = any(site.position == REPLY for site in sites)
-        replies = [self._own_reply(prompt) if said else [] for prompt in prompts]
+        replies = [self.own_reply(prompt) if said else [] for prompt in prompts]
         starts = [[*self.encode(prompt), *after] for prompt in prompts]
-        self._refuse_outside(starts, sites)
+        if starts:
+            self.refuse_outside(min(map(len, starts)), (site.position for site in sites))
 
         def run(batch: Batch) -> list[Tensor]:
             lengths = torch.tensor([len(replies[row]) for row in batch.rows], device=self.device)
@@ -94,21 +95,6 @@ class Session(LanguageModel):
         Cosines, under the control that is in force: where it takes the direction out, they are 0. `print(...)` says where they are largest.
         """
         return projections(self, prompt, direction, reply)
-
-    def _own_reply(self, prompt: str | Prompt) -> list[int]:
-        prompt = as_prompt(prompt)
-        ids = self.encode_reply(prompt.reply) if prompt.reply is not None else []
-        if not ids:
-            raise DataError(f"The prompt {prompt.text[:40]!r} comes without a reply, so nothing can be read over it; give it one.")
-        return ids
-
-    def _refuse_outside(self, starts: Sequence[Sequence[int]], sites: Sequence[Site]) -> None:
-        shortest = min(map(len, starts), default=0)
-        outside = next((site for site in sites if site.position != REPLY and starts and not -shortest <= site.position < 0), None)
-        if outside is not None:
-            raise DataError(
-                f"There is no position {outside.position} in a prompt of {shortest} tokens; positions count from its end, -1 being the last."
-            )
 
     @contextmanager
     def controlled(self, control: ControlLike) -> Iterator[Session]:

@@ -22,7 +22,7 @@ from ..io.memory import available
 from ..progress import Bar, say
 from ..runtime.batches import groups
 from ..runtime.capture import one_stream, taken
-from ..runtime.positions import REPLY, Position
+from ..runtime.positions import LAST, REPLY, Position
 from ..structure.account import build_of
 from ..structure.block_by_block import BlockByBlock, account_of_json, account_to_json, memory_of
 from ..structure.embeddings import embedding_writers
@@ -145,22 +145,13 @@ class StreamedSession(Texts):
         folder: where the pass keeps the stream; one that was left by a pass of the same prompts is gone on in, and then the first layer
         is the one after those that were finished. A layer counts as finished when the next one is asked for.
         """
-        replies = [self._own_reply(prompt) if REPLY in positions else [] for prompt in prompts]
+        replies = [self.own_reply(prompt) if REPLY in positions else [] for prompt in prompts]
         rows = [[*self.encode(prompt), *reply] for prompt, reply in zip(prompts, replies)]
         for row, prompt in zip(rows, prompts):
             self.refuse_too_long(row, as_prompt(prompt).text)
-        deepest = max([1, *(-position for position in positions if isinstance(position, int))])
         shortest = min((len(row) - len(reply) for row, reply in zip(rows, replies)), default=0)
-        if shortest < deepest:
-            raise DataError(f"There is no position {-deepest} in a prompt of {shortest} tokens; positions count from its end, -1 being the last.")
+        self.refuse_outside(shortest, [*positions, LAST])
         return _Pass(self, rows, [len(reply) for reply in replies], tuple(positions), KeptPass(folder)).layers()
-
-    def _own_reply(self, prompt: str | Prompt) -> list[int]:
-        prompt = as_prompt(prompt)
-        ids = self.encode_reply(prompt.reply) if prompt.reply is not None else []
-        if not ids:
-            raise DataError(f"The prompt {prompt.text[:40]!r} comes without a reply, so nothing can be read over it; give it one.")
-        return ids
 
 
 class _Pass(BlockMajor):

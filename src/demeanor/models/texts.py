@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..behaviours import Prompt, as_prompt
 from ..errors import DataError, ModelError
 from ..progress import warn
+from ..runtime.positions import REPLY, Position
 from .template import KEPT, SHORT, ChatTemplate, Messages
 from .thinking import kept_tokens
 
@@ -96,6 +97,21 @@ class Texts:
             raise ModelError(
                 f"The tokenizer of {self.name} makes token {max(ids)}, and the model knows {known}; they do not belong together."
             )
+
+    def own_reply(self, prompt: str | Prompt) -> list[int]:
+        """Token ids of the reply that comes with a prompt. DataError where there is none, or an empty one."""
+        prompt = as_prompt(prompt)
+        ids = self.encode_reply(prompt.reply) if prompt.reply is not None else []
+        if not ids:
+            raise DataError(f"The prompt {prompt.text[:40]!r} comes without a reply, so nothing can be read over it; give it one.")
+        return ids
+
+    @staticmethod
+    def refuse_outside(shortest: int, positions: Iterable[Position]) -> None:
+        """DataError for a position that a prompt of `shortest` tokens does not have."""
+        outside = next((position for position in positions if position != REPLY and not -shortest <= position < 0), None)
+        if outside is not None:
+            raise DataError(f"There is no position {outside} in a prompt of {shortest} tokens; positions count from its end, -1 being the last.")
 
     def encode_reply(self, text: str) -> list[int]:
         """Token ids of a text as a reply, without special tokens."""
