@@ -29,6 +29,8 @@ COSTS = {
     "first_token_kl": "first-token KL (nats)",
     "perplexity": "perplexity of base replies",
     "repetition": "repeated 4-grams",
+    "repetition_shows": "shows: repeated 4-grams",
+    "shared_shows": "shows: 4-grams that other replies have",
     "other_script": "replies in another script",
     "empty": "empty replies",
     "length": "reply tokens",
