@@ -61,10 +61,10 @@ def carried(target: Tensor, error: Tensor, by: Carriers, rounded: Callable[[Tens
     """
     values = rounded(target)
     error = error - by.basis @ (values - target)  # of all the other rows
-    for place in range(len(target)):
-        wanted = torch.addmv(target[place], error.mT, by.gains[place], alpha=-1)
-        values[place] = rounded(wanted)
-        error.addr_(by.basis[:, place], values[place] - target[place])
+    of_all = error.mT
+    for exact, value, gain, along in zip(target, values, by.gains, by.basis.mT):
+        value.copy_(rounded(torch.addmv(exact, of_all, gain, alpha=-1)))
+        error.addr_(along, value - exact)
     return values, error
 
 

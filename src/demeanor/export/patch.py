@@ -6,8 +6,9 @@ A weight whose rows are outputs is read twice: what its rows say together along 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -65,6 +66,13 @@ class Span:
             last = min(first + self.step, end)
             raw = self.read(first, self._raw[: last - first]) if held is None else held[first - start : last - start]
             yield first, last, self._values[: last - first].copy_(raw)
+
+    def rows(self, numbers: Sequence[int]) -> Tensor:
+        """Single rows as numbers that may be changed."""
+        raw = torch.empty(len(numbers), self.columns, dtype=self.dtype)
+        for row, number in zip(raw, numbers):
+            self.read(number, row)
+        return raw.to(self._values.dtype)
 
     def read(self, first: int, into: Tensor) -> Tensor:
         """Rows from `first` on, as they are stored."""
@@ -186,12 +194,9 @@ def _by_columns(span: Span, rows: int, change: Change) -> PutBack:
     after = before + (basis @ left) @ right if len(basis) else before[:0]
     after = after if scale is None else after * scale
     error = -after if by is not None else before[:0]
-    rows_kept = [] if by is None else by.rows.tolist()  # read before anything is written: both files may be one
-    kept = basis.new_empty(len(rows_kept), span.columns)
-    for place, row in enumerate(rows_kept):
-        for _, _, exact in span.blocks(row, row + 1):
-            exact.addmm_(left[row : row + 1], right)
-            kept[place] = exact[0] if scale is None else exact[0] * scale
+    carrying = [] if by is None else by.rows.tolist()
+    kept = span.rows(carrying).addmm_(left[carrying], right)  # read before anything is written: both files may be one
+    kept = kept if scale is None else kept.mul_(scale)
     for first, last, exact in span.blocks(0, rows):
         exact.addmm_(left[first:last], right)
         stored = span.write(first, exact if scale is None else exact.mul_(scale))
@@ -203,8 +208,8 @@ def _by_columns(span: Span, rows: int, change: Change) -> PutBack:
         return PutBack()
     values, error = carried(kept, error, by, _rounding(span.dtype))
     _finite(error, in_source=False)
-    for row, stored in zip(by.rows.tolist(), values):
-        span.write(row, stored[None])
+    for row, stored in zip(carrying, values.to(span.dtype)):
+        span.write_stored(row, stored)
     return PutBack(float(error.square().sum()), float((after - before).square().sum()))
 
 
@@ -214,7 +219,13 @@ def _back_to(was: Tensor, now: Tensor) -> Tensor:
 
 
 def _carriers(dtype: torch.dtype, basis: Tensor) -> Carriers | None:
-    return carriers(basis) if len(basis) and dtype not in EXACT else None
+    return _carriers_of(basis.numpy().tobytes(), basis.shape[1]) if len(basis) and dtype not in EXACT else None
+
+
+@lru_cache(maxsize=16)
+def _carriers_of(basis: bytes, d: int) -> Carriers:
+    """The same for every tensor that is edited along the same directions (float32), as most are."""
+    return carriers(torch.frombuffer(bytearray(basis), dtype=torch.float32).reshape(-1, d))
 
 
 def _rounding(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

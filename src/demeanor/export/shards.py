@@ -32,7 +32,7 @@ from .patch import NotFinite, PutBack, patched, tasks
 THREADS = 4
 PIECE = 1 << 20  # bytes that are read, looked at and written at a time
 MB = 10**6
-TASK = 16 << 20  # bytes that one task copies
+TASK = 8 << 20  # bytes that one task copies
 HANDED = 32 << 20  # bytes that are made before the disk is told to begin with them
 PARTIAL = ".partial"
 # A float is no number where its bits, as a whole number with or without a sign, are above these: the infinities.
@@ -135,7 +135,7 @@ def _write(
             for job in parts
         ]
         jobs += [(None, end - start, partial(_copied, source, copy, start, end, spans, shared)) for start, end, spans in _rest(held, edited, size)]
-        jobs.sort(key=lambda job: -job[1])  # the longest first, so that no thread is left with one at the end
+        jobs.sort(key=lambda job: (job[0] is None, -job[1]))  # what takes long first, so that no thread is left with it at the end
         put_back = _all(pool, jobs, _handing(copy, told))
     except BaseException:
         if copy >= 0:
