@@ -48,13 +48,16 @@ def main() -> None:
         dm.save_control(ablation(options.layers), control)
         command = [sys.executable, "-m", "demeanor", "bake", str(source), "-c", str(control), "-o", str(out), "--no-verify"]
         read = dm.load_control(control)
+        # An installed program has its modules' bytecode: a first process writes what is missing of it.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        subprocess.run([*command[:3], "bake", "--help"], check=True, capture_output=True, env=environment)
         ways: dict[str, Callable[[], object]] = {
             "cp -r": lambda: subprocess.run(["cp", "-r", str(source), str(out)], check=True),
             "cp -r, sync": lambda: subprocess.run(f"cp -r {source} {out} && sync -f {out}", shell=True, check=True),
             "bake": lambda: dm.bake(source, read, out),
             "bake, not flushed": lambda: not_flushed(source, read, out),
-            "python -c 'import torch'": lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True),
-            "bake, process": lambda: subprocess.run(command, check=True, capture_output=True),
+            "import torch": lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True),
+            "bake, process": lambda: subprocess.run(command, check=True, capture_output=True, env=environment),
             "load, edit, save": lambda: load_edit_save(source, read, out),
         }
         seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
