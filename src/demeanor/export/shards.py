@@ -80,11 +80,11 @@ def write_shards(source: Checkpoint, changes: Mapping[str, Change], work: Path, 
             elif not edited and not copy and linked(place, target):
                 written.links += 1
             else:
-                file, put_back = _write(pool, source, place, target, keys, edited, lambda count, before=done: bar.to((before + count) // MB))  # type: ignore[misc]
+                file, put_back = _write(pool, source, place, target, keys, edited, lambda count, start=done: bar.to((start + count) // MB))  # type: ignore[misc]
                 written.put_back |= put_back
-                if flush is not None:
-                    flush.result()
-                flush = flushing.submit(_named, file, work, shard, target, put_back)
+                before, flush = flush, flushing.submit(_named, file, work, shard, target, put_back)
+                if before is not None:
+                    before.result()
             done += size
             bar.to(done // MB)
         if flush is not None:
