@@ -8,8 +8,9 @@ by our judge and drift on the test split, which no tool has seen.
     python benchmarks/search_peers.py --out FOLDER --heretic PYTHON:FOLDER --abliterated PYTHON:FOLDER [--trials 60] [--rounds 3]
     python benchmarks/search_peers.py --model MODEL.gguf --behaviour real/everyday.yaml --tokens 24 --minutes 1 --tools ours heretic ...
 
-A peer is named by a Python that can run it and a folder that is put on its module path. With --minutes, ours tries for so long, and a peer gets --times as
-long as ours took in all, set-up and confirmation included; Heretic is then stopped as by Ctrl+C. Of trials a second two are told: of all trials, and of
+A peer is named by a Python that can run it and a folder that is put on its module path. A tool has decided when its front is there: ours is confirmed by whole
+replies, one of Heretic's is written, temaq-abliterated has verified its best. With --minutes, ours tries for so long, and a peer gets --times as long as ours
+took to decide, set-up and confirmation included; Heretic is then stopped as by Ctrl+C. Of trials a second two are told: of all trials, and of
 distinct settings. One setting of ours behind several gates is several trials in its study; temaq-abliterated takes what it had before from memory. Ratios
 are told of wall time and, since others may use the machine, of processor time too.
 Hypervolumes are of (share of `shows` that is left, drift), below 1 and 1 nat per token. Each row is added to FOLDER/results.jsonl as it is done.
@@ -74,7 +75,8 @@ def ours(job: Job, seed: int, _: float | None) -> Searched:
     command = ["-m", "demeanor", "search", str(job.model), "-b", options.behaviour, "--reply-tokens", str(options.tokens), "--seed", str(seed), "-o", str(run)]
     command += ["--minutes", str(options.minutes)] if options.minutes else ["--trials", str(options.trials)]
     command += ["--max-prompts", str(options.max_prompts), "--confirmed", str(options.front), *shlex.split(options.ours)]
-    ended = job.timed("ours", command, settled="Running the front, and a few other trials", began=" settings that selection would choose among")
+    marks = {"began": " settings that selection would choose among", "settled": "Running the front, and a few other trials", "over": "Measuring the picked point"}
+    ended = job.timed("ours", command, **marks)
     if not (run / "search.json").is_file():
         return Searched(ended, 0, 0, None)
     told = json.loads((run / "search.json").read_text(encoding="utf-8"))
@@ -138,7 +140,7 @@ def figures(points: Sequence[Point]) -> dict[str, Any]:
     good, near = [point for point in kept if point["left"] <= LEFT], [point for point in points if point["drift"] <= DRIFT]
     return {
         "points": len(points), "volume": _volume(points), "volume_guarded": _volume(kept), "volume_useful": _volume(points, "useless"),
-        "best": min(good, key=lambda point: point["drift"], default=None), "least_left": min(near, key=lambda point: point["left"], default=None),
+        "best": min(good, key=lambda point: point["drift"], default=None), "least_left": min(near, key=lambda point: (point["left"], point["drift"]), default=None),
     }  # fmt: skip
 
 
@@ -156,12 +158,13 @@ def model_folder(options: argparse.Namespace, out: Path) -> Path:
     return out.resolve()
 
 
-def spoken(rows: Sequence[dict[str, Any]], name: str) -> str:
+def spoken(rows: Sequence[dict[str, Any]], name: str, digits: int = 4) -> str:
     """The median over rounds, and their range."""
     values = [row[name] for row in rows if row.get(name) is not None]
     if not values:
         return "-"
-    return f"{statistics.median(values):.4g}" + (f" ({min(values):.4g} to {max(values):.4g})" if min(values) < max(values) else "")
+    low, middle, high = (f"{value:.{digits}g}" for value in (min(values), statistics.median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def ratios(rows: Sequence[dict[str, Any]], tool: str, name: str) -> str:
@@ -189,11 +192,11 @@ def printed(rows: Sequence[dict[str, Any]], title: str) -> None:
         "ours by this, settings": lambda tool, _: ratios(rows, tool, "settings_s"),
         "the same of processor time, trials": lambda tool, _: ratios(rows, tool, "trials_p"),
         "the same of processor time, settings": lambda tool, _: ratios(rows, tool, "settings_p"),
-        **{f"{what}, seconds": lambda _, own, what=name: spoken(own, what) for what, name in {"set-up": "set_up", "trials": "trying", "in all": "whole", "of processors": "processor"}.items()},  # type: ignore[misc]
+        **{f"{what}, seconds": lambda _, own, what=name: spoken(own, what) for what, name in {"set-up": "set_up", "trials": "trying", "until it has decided": "whole", "of processors, to its end": "processor"}.items()},  # type: ignore[misc]
         "points of the front": lambda _, own: spoken(own, "points"),
-        "hypervolume": lambda _, own: spoken(own, "volume"),
-        f"hypervolume, guard >= {GUARD:.0%}": lambda _, own: spoken(own, "volume_guarded"),
-        "hypervolume, useless replies left": lambda _, own: spoken(own, "volume_useful"),
+        "hypervolume": lambda _, own: spoken(own, "volume", 5),
+        f"hypervolume, guard >= {GUARD:.0%}": lambda _, own: spoken(own, "volume_guarded", 5),
+        "hypervolume, useless replies left": lambda _, own: spoken(own, "volume_useful", 5),
         f"guard >= {GUARD:.0%}, left <= {LEFT:.0%}": lambda _, own: best_of(own, "best"),
         f"least left, drift <= {DRIFT}": lambda _, own: best_of(own, "least_left"),
     }
@@ -223,13 +226,13 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--front", type=int, default=10, help="most points of a front")
     parser.add_argument("--ours", default="", help="more options of `demeanor search`")
     parser.add_argument("--system", help="the system prompt that the model's template says by itself")
-    parser.add_argument("--heretic-start", type=int, help="its trials at random; as large a share as by its defaults unless given")
+    parser.add_argument("--heretic-start", type=int, help="its trials at random; as many, or of --trials as large a share, as by its defaults unless given")
     parser.add_argument("--heretic-batch", type=int, default=0, help="its batch size, which it looks for itself unless given")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which a tool is ended")
     parser.add_argument("--keep", action="store_true", help="keep the models that the peers wrote")
     options = parser.parse_args()
     options.heretic_trials = options.abliterated_trials = UNBOUNDED if options.minutes else options.trials
-    options.heretic_start = options.heretic_start or (15 if options.minutes else round(0.3 * options.trials))
+    options.heretic_start = options.heretic_start or (60 if options.minutes else round(0.3 * options.trials))
     options.system = options.system if options.system is not None else "" if options.model == "organism" else SYSTEM
     if Path(options.behaviour).is_file():
         options.behaviour = str(Path(options.behaviour).resolve())

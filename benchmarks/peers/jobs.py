@@ -110,7 +110,8 @@ def abliterated(job: Job, *, most: int = 0, seed: int = 0) -> Made:
     ]  # fmt: skip
     bounds = {"--time-budget-min": options.abliterated_minutes, "--trials": options.abliterated_trials, "--n-probe": getattr(options, "abliterated_probes", 0)}
     command += [text for name, value in bounds.items() if value for text in (name, str(value))]
-    ended = job.timed("abliterated", command, settled="Search ended." if most else ABLITERATED_OVER, began="Search begins.")
+    marks = {"began": "Search begins.", "settled": "Search ended.", "over": ABLITERATED_OVER} if most else {"settled": ABLITERATED_OVER}
+    ended = job.timed("abliterated", command, **marks)
     minutes, trials = options.abliterated_minutes, options.abliterated_trials
     bound = ", ".join([*([f"{minutes:g} minutes of search"] if minutes else []), *([f"{trials} trials"] if trials else [])])
     found = sorted([*folder.glob("front/*/config.json"), *folder.glob("**/edited*/config.json")])
