@@ -13,7 +13,8 @@ replies, one of Heretic's is written, temaq-abliterated has verified its best. W
 took to decide, set-up and confirmation included; Heretic is then stopped as by Ctrl+C. Of trials a second two are told: of all trials, and of
 distinct settings. One setting of ours behind several gates is several trials in its study; temaq-abliterated takes what it had before from memory. Ratios
 are told of wall time and, since others may use the machine, of processor time too.
-Hypervolumes are of (share of `shows` that is left, drift), below 1 and 1 nat per token. Each row is added to FOLDER/results.jsonl as it is done.
+Hypervolumes are of (share of `shows` that is left, drift), below 1 and 1 nat per token. The guard is the share kept of those prompts on which the
+untouched model shows the behaviour. Each row is added to FOLDER/results.jsonl as it is done.
 """
 
 from __future__ import annotations
@@ -123,12 +124,13 @@ TOOLS: dict[str, Callable[[Job, int, float | None], Searched]] = {"ours": ours, 
 
 
 def measured(bench: Bench, made: Makes) -> Point:
-    """A point of a front on the bench's prompts."""
+    """A point of a front on the bench's prompts; of the guard, what is kept of what the untouched model shows."""
     trial: Trial = bench.try_(made(bench.session))
     outcomes = trial.observation.sets["shows"]
     useful = sum(outcome.engaged and outcome.right is not False for outcome in outcomes)
+    kept = [now.shown for was, now in zip(bench.untouched.observation.sets["guard"], trial.observation.sets["guard"], strict=True) if was.shown]
     values = {
-        "left": trial.rate("shows_rate"), "drift": trial.drift.kl.value, "guard": trial.rate("guard_rate"), "lacks": trial.rate("lacks_rate"),
+        "left": trial.rate("shows_rate"), "drift": trial.drift.kl.value, "guard": sum(kept) / len(kept) if kept else None, "lacks": trial.rate("lacks_rate"),
         "useless": 1 - useful / len(outcomes), "first_token_kl": trial.drift.first_token_kl.value,
     }  # fmt: skip
     return {name: None if value is None else max(0.0, round(value, 6)) for name, value in values.items()}
