@@ -16,72 +16,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peers.processes import Answer, Ended, HereticMenu, timed
+from peers.jobs import SYSTEM, Job, Made, abliterated, as_folder, check_system, edited, heretic, write_prompts
 from rich.console import Console
 from rich.table import Table
 
 import demeanor as dm
-from demeanor.behaviours import Behaviour
 from demeanor.controls.foreign import convert
 from demeanor.measure import Bench, Ledger, Measurement, measure_all
 from demeanor.measure.condition import Condition
-from demeanor.models.loading import save_whole
 from demeanor.report.scores import interval, number
 
 HERE = Path(__file__).parent
-SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # what the model's template says where nobody says anything
 COLUMNS = {
     "shows_rate": "deflected", "engaged_shows": "engaging", "guard_rate": "guard refused", "lacks_rate": "ordinary refused", "drift": "drift, neutral",
     "drift_text": "drift, prose",
 }  # fmt: skip
 COEFFICIENTS = (0.5, 1.0, 2.0, 4.0)
 VAL = 24  # prompts of each set that a choice is made by, as many as a run of ours uses
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every way gets. `prompts` holds good and bad prompts, a file for train, for val, and for both."""
-
-    model: Path
-    prompts: Path
-    out: Path
-    options: argparse.Namespace
-
-    def timed(self, way: str, command: list[str], settled: str, answer: Answer | None = None, over: str | None = None, **env: str) -> Ended:
-        """A peer's process in a folder of its own; see `timed`."""
-        named = getattr(self.options, way, None)
-        python, _, folder = (named or sys.executable).partition(":")
-        # The process is started elsewhere, so the places of its modules must not depend on where.
-        path = os.pathsep.join(str(Path(each).resolve()) for each in (os.environ.get("PYTHONPATH", "") if named is None else folder).split(os.pathsep) if each)
-        env = {**os.environ, **env, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-        work = self.out / way
-        work.mkdir(exist_ok=True)
-        return timed([python, *command], work, env, self.out / f"{way}.log", settled=settled, over=over, answer=answer, limit=self.options.limit)
-
-    def file(self, kind: str, split: str) -> Path:
-        return self.prompts / f"{kind}-{split}.txt"
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a way came to: how long it took, what was bounded, and the results among which its user would choose, by name."""
-
-    ended: Ended
-    bound: str
-    results: Mapping[str, Callable[[dm.Session], Condition]] = field(default_factory=dict)
-
-
-def edited(folder: Path) -> Callable[[dm.Session], Condition]:
-    return lambda session: Condition(dm.load(str(folder), reply_tokens=session.reply_tokens))
 
 
 def ours(job: Job) -> Made:
@@ -95,45 +53,6 @@ def ours(job: Job) -> Made:
         return Made(ended, "none", {"baked": edited(run / "model")})
     control = run / "control.safetensors"
     return Made(ended, "none", {"at run time": lambda session: Condition(session, dm.load_control(control))} if control.is_file() else {})
-
-
-def heretic(job: Job) -> Made:
-    """Heretic's command line with its defaults, but for the number of trials, the reply's length and prompts of ours; up to four trials of its front."""
-    options, folder = job.options, job.out / "heretic"
-    folder.mkdir(exist_ok=True)
-    sets = {"good_prompts": ("good", "train"), "bad_prompts": ("bad", "train"), "good_evaluation_prompts": ("good", "val"), "bad_evaluation_prompts": ("bad", "val")}
-    settings = {
-        "n_trials": options.heretic_trials, "n_startup_trials": options.heretic_start, "max_response_length": options.tokens, "seed": 0,
-        "batch_size": options.heretic_batch,
-        "system_prompt": options.system, "export_strategy": "merge",
-    }  # fmt: skip
-    written = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-    written += [f"[{name}]\ndataset = {json.dumps(str(job.file(*kind)))}" for name, kind in sets.items()]
-    (folder / "config.toml").write_text("\n".join(written) + "\n", encoding="utf-8")
-    menu = HereticMenu(folder / "trials", most=4)
-    start = [str(HERE / "peers" / "start_heretic.py"), "--model", str(job.model)]
-    # With COLAB_GPU it asks by lines on standard input, not by keys on a terminal.
-    ended = job.timed("heretic", start, settled="Optimization finished!", over="Model saved to", answer=menu, COLAB_GPU="1")
-    bound = f"{options.heretic_trials} trials, {options.heretic_start} of them random (its defaults: 200, 60)"
-    return Made(ended, bound, {name: edited(path) for name, path in menu.saved.items() if (path / "config.json").is_file()})
-
-
-def abliterated(job: Job) -> Made:
-    """temaq-abliterated's command line with its defaults, but for the time of its search, the reply's length and prompts of ours."""
-    options, folder = job.options, job.out / "abliterated"
-    folder.mkdir(exist_ok=True)
-    (folder / "settings.toml").write_text(f"system_prompt = {json.dumps(options.system)}\n", encoding="utf-8")
-    command = [
-        "-m", "temaq_abliterated", str(job.model), "--config", "settings.toml", "--workdir", "work", "--output", "edited", "--select", "auto", "--seed", "0",
-        "--harmful-file", str(job.file("bad", "all")), "--harmless-file", str(job.file("good", "all")), "--max-new-tokens", str(options.tokens),
-        "--time-budget-min", str(options.abliterated_minutes), "--no-report",
-    ]  # fmt: skip
-    if options.abliterated_trials:
-        command += ["--trials", str(options.abliterated_trials)]
-    ended = job.timed("abliterated", command, settled="[Model export]")
-    bound = f"{options.abliterated_minutes:g} minutes of search{f', {options.abliterated_trials} trials' if options.abliterated_trials else ''}"
-    found = [file.parent for file in sorted(folder.glob("**/edited*/config.json"))]
-    return Made(ended, bound, {path.name: edited(path) for path in found})
 
 
 def repeng(job: Job) -> Made:
@@ -183,43 +102,6 @@ def row_of(way: str, job: Job, benches: tuple[Bench, Bench]) -> tuple[dict[str, 
     said |= {"result": name, "choosing": round(time.monotonic() - began, 1) if tried else 0.0, "tried": tried}
     measured = measure_all(test, {way: made.results[name](test.session)})[way]
     return {**said, **measured.to_json()}, measured
-
-
-def as_folder(model: Path, out: Path) -> Path:
-    """A model folder: itself, or a float32 copy of a GGUF file."""
-    if model.is_dir():
-        return model.resolve()
-    out.mkdir()
-    save_whole(str(model), out)
-    return out.resolve()
-
-
-def write_prompts(bench: Callable[[str], Bench], behaviour: Behaviour, folder: Path, most: int | None) -> str:
-    """Good and bad prompts, one a line, of train, val and both; what there is, in words."""
-    folder.mkdir(parents=True, exist_ok=True)
-    every: dict[str, list[str]] = {"good": [], "bad": []}
-    for split in ("train", "val"):
-        on = bench(split)
-        shown = on.on({"shows": on.prompts["shows"]}).untouched.observation
-        sets = {
-            "good": [prompt.text for prompt in behaviour.set("lacks", split, most)],
-            "bad": [outcome.prompt.text for outcome in shown.sets["shows"] if outcome.shown],
-        }
-        for kind, texts in sets.items():
-            lines = [" ".join(text.split()) for text in texts]
-            every[kind] += lines
-            (folder / f"{kind}-{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for kind, lines in every.items():
-        (folder / f"{kind}-all.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return ", ".join(f"{kind} {len(lines)}" for kind, lines in every.items())
-
-
-def check_system(session: dm.Session, system: str) -> None:
-    """The peers always send a system prompt, and the measurement none: ends where the two do not make the same text."""
-    said = [{"role": "user", "content": "Hello."}]
-    texts = [session.tokenizer.apply_chat_template(messages, tokenize=False) for messages in (said, [{"role": "system", "content": system}, *said])]
-    if texts[0] != texts[1]:
-        raise SystemExit(f"The model's template does not say {system!r} by itself; give what it says with --system.")
 
 
 def printed(rows: list[tuple[dict[str, Any], Measurement | None]], untouched: Measurement) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -18,53 +19,82 @@ TAIL = 1500
 
 @dataclass(frozen=True)
 class Ended:
-    """`settled`: seconds until the search was over, None where that was never said. `seconds`: until the result was written. `how`: in words."""
+    """`settled`: seconds until the search was over, None where that was never said. `seconds`: until the result was written. `how`: in words.
+    `began`: seconds until the search began, the same. `processor`: seconds of all processors until the process ended; `trying`: those from the
+    search's beginning to its end, None where that was not said or the system does not tell."""
 
     settled: float | None
     seconds: float
     how: str
     tail: str
+    began: float | None = None
+    processor: float = 0.0
+    trying: float | None = None
 
 
 def timed(
-    command: list[str], folder: Path, env: Mapping[str, str], log: Path, *, settled: str, over: str | None, answer: Answer | None, limit: float
-) -> Ended:
-    """Runs a command in `folder`. `settled` and `over` are what it says when its search is over, and when its result is written (at its end, unless
-    told). It is ended after `limit` seconds."""
-    began = time.monotonic()
+    command: list[str], folder: Path, env: Mapping[str, str], log: Path, *, settled: str, over: str | None, answer: Answer | None, limit: float,
+    began: str = "", interrupt: float | None = None,
+) -> Ended:  # fmt: skip
+    """Runs a command in `folder`. `began`, `settled` and `over` are what it says when its search begins, when that is over, and when its result is written
+    (at its end, unless told). It is interrupted, as by Ctrl+C, after `interrupt` seconds, and ended after `limit` seconds."""
+    start, before = time.monotonic(), _processor()
     process = subprocess.Popen(
         command, cwd=folder, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
-    talk = _Talk(process, answer, [mark for mark in (settled, over) if mark], began)
+    talk = _Talk(process, answer, [mark for mark in (began, settled, over) if mark], start)
     late = False
     try:
         with log.open("w", encoding="utf-8") as file:
             while not late and talk.goes_on(file):
-                late = time.monotonic() - began > limit
+                passed = time.monotonic() - start
+                late = passed > limit
+                if interrupt is not None and passed > interrupt:
+                    process.send_signal(signal.SIGINT)
+                    interrupt = None
     finally:  # also where this program is interrupted: it must not work on by itself
         if process.poll() is None and (late or not talk.silent):
             os.killpg(process.pid, signal.SIGKILL)
     seen, heard = talk.seen, talk.heard
     code = process.wait()
-    seconds = seen.get(over or "", time.monotonic() - began)
+    seconds = seen.get(over or "", time.monotonic() - start)
     how = f"ended after {limit:g} seconds" if late else "done" if code == 0 else f"ended with status {code}"
-    return Ended(round(seen[settled], 1) if settled in seen else None, round(seconds, 1), how, heard[-TAIL:])
+    at = {mark: round(when, 2) for mark, when in seen.items()}
+    spent = [talk.spent.get(mark) for mark in (began, settled)]
+    trying = None if spent[0] is None or spent[1] is None else round(spent[1] - spent[0], 2)
+    return Ended(at.get(settled), round(seconds, 1), how, heard[-TAIL:], at.get(began), round(_processor() - before, 1), trying)
+
+
+def _processor() -> float:
+    """Processor time of the processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _spent(process: int) -> float | None:
+    """Processor time of a process at work, all its threads together; None where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
 
 
 @dataclass
 class _Talk:
-    """What a process says, as it says it. `seen`: when it first said each of the marks, in seconds."""
+    """What a process says, as it says it. `seen`: when it first said each of the marks, in seconds; `spent`: its processor time then."""
 
     process: subprocess.Popen[bytes]
     answer: Answer | None
     marks: list[str]
-    began: float
+    start: float
     heard: str = ""
     fresh: str = ""
     silent: bool = False  # it has closed its output
     seen: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, float | None] = field(default_factory=dict)
 
     def goes_on(self, file: TextIO) -> bool:
         """Takes what was said since the last call, and answers it; False once nothing more can come."""
@@ -81,8 +111,8 @@ class _Talk:
         file.flush()
         self.heard, self.fresh = self.heard[-TAIL:] + text, self.fresh + text
         for mark in self.marks:
-            if mark in self.heard:
-                self.seen.setdefault(mark, time.monotonic() - self.began)
+            if mark in self.heard and mark not in self.seen:
+                self.seen[mark], self.spent[mark] = time.monotonic() - self.start, _spent(self.process.pid)
         line = self.answer(self.fresh) if self.answer is not None else None
         if line is not None:
             self.fresh = ""
