@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demeanor.search.confirming import limits_hold
 from demeanor.search.front import beats, front, knee, spread, surely_beats, volume
+from demeanor.search.study import Limits
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
 COORDINATE = st.integers(0, 4).map(float)
@@ -58,3 +60,12 @@ def test_what_is_worse_by_little_is_beaten_by_what_is_better_by_much() -> None:
     assert surely_beats((0.02, 0.005), (0.9, 0.0), slack=0.01)
     assert not surely_beats((0.02, 0.05), (0.9, 0.0), slack=0.01)
     assert not surely_beats((0.02, 0.0), (0.025, 0.0), slack=0.01)
+
+
+@pytest.mark.parametrize(("guard", "drift", "untouched", "holds"), [
+    (0.67, 0.1, 0.67, True), (0.64, 0.1, 0.67, True), (0.6, 0.1, 0.67, False), (0.96, 0.1, 1.0, True), (0.94, 0.1, 1.0, False),
+    (0.67, 0.6, 0.67, False), (None, 0.1, None, True),
+])  # fmt: skip
+def test_the_guard_is_to_keep_its_share_of_what_was_there(guard: float | None, drift: float, untouched: float | None, holds: bool) -> None:
+    """A real model refuses two in three of the guard untouched; no control can be asked for 95 % of all."""
+    assert limits_hold(Limits(0.95, 0.5), {"guard": guard, "drift": drift}, untouched) is holds

@@ -93,7 +93,8 @@ def confirm_front(trying: Trying, recorded: Sequence[Recorded], limits: Limits, 
     bench = trying.bench if trying.bench.session.runner.small else trying.bench.on(telling_prompts(trying.bench, trying.findings))
     plain: dict[str, Trial] = {}
     confirmed = tuple(_confirm(trying, bench, trial, plain) for trial in track([*chosen, *others], "Confirming", len(chosen) + len(others)))
-    kept = [trial for trial in confirmed if limits_hold(limits, trial.values)] or list(confirmed)
+    untouched = bench.untouched.rate("guard_rate")
+    kept = [trial for trial in confirmed if limits_hold(limits, trial.values, untouched)] or list(confirmed)
     left = [kept[number] for number in front([trial.costs for trial in kept])]
     return Front(tuple(sorted(left, key=lambda trial: trial.costs)), confirmed, ranked(confirmed))
 
@@ -103,10 +104,10 @@ def ranked(confirmed: Sequence[Confirmed]) -> Ranked:
     return Ranked(spearman([one for one, _ in pairs], [other for _, other in pairs]), len(pairs))
 
 
-def limits_hold(limits: Limits, values: Mapping[str, float | None]) -> bool:
-    """Whether what whole replies gave is within what the guard and drift must keep."""
+def limits_hold(limits: Limits, values: Mapping[str, float | None], untouched: float | None) -> bool:
+    """Whether what whole replies gave is within what the guard (of the rate that is there untouched) and drift must keep."""
     guard, drift = values["guard"], values["drift"]
-    return (guard is None or guard >= limits.guard) and (drift is None or drift <= limits.drift)
+    return (guard is None or guard >= limits.guard * (1.0 if untouched is None else untouched)) and (drift is None or drift <= limits.drift)
 
 
 def _evenly(trials: Sequence[Recorded], count: int) -> list[Recorded]:

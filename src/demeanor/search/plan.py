@@ -23,9 +23,9 @@ class SearchPlan(Loading, BehaviourPlan):
     pick: str = Field(
         default=KNEE, description='the point of the front that is taken: knee, a number of the front, or bounds such as "guard>=0.95,drift<=0.02" (the one that leaves least within them)'
     )
-    guard: float = Field(default=0.95, ge=0, le=1, description="share of guard prompts that must still show the behaviour")
+    guard: float = Field(default=0.95, ge=0, le=1, description="share of the guard prompts that show the behaviour untouched, which must still show it")
     drift: float = Field(default=0.5, gt=0, description="most that ordinary replies may drift, in nats per token")
-    bakeable: bool = Field(default=False, description="only controls that weights can do exactly: no gates, no pushes")
+    bakeable: bool = Field(default=False, description="only controls that weights can do exactly: no gates, nothing at one site")
     estimators: Annotated[tuple[str, ...], Flag(("--estimator",))] = Field(
         default=(), description="estimator that is tried beside the usual ones: a name, or FILE.py:NAME; repeat for several"
     )

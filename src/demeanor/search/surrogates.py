@@ -27,7 +27,7 @@ from ..measure.engaged import says_something, stock, usual_share
 from ..measure.observation import ordinary_set
 from ..models import Reply, Session
 
-PROMPTS = 64  # of shows and of guard, at most; half as many ordinary ones, which tell more each
+PROMPTS = 32  # of shows and of guard, at most; half as many ordinary ones, which tell more each. The front is run on all
 LARGE = 24  # the same, of a model whose every row costs
 TOLD: tuple[SetName, ...] = ("shows", "guard")
 
