@@ -116,7 +116,7 @@ def test_workers_load_models_by_name_from_files_that_they_see(two: Two, organism
 
 
 def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`), so no cluster is looked for")
     command = [sys.executable, "-m", "demeanor", "find", "organism", "-b", "refusal", "--on", "ray", "-o", str(tmp_path / "d")]
     places = {"PYTHONPATH": os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place), "RAY_ADDRESS": "127.0.0.1:1"}
     ended = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, check=False)
@@ -140,3 +140,16 @@ def test_what_workers_cannot_do_is_told_before_anything_is_loaded(demeanor, tmp_
     ended = demeanor("measure", "organism", "-b", "refusal", "--base", "organism", "--on", "ray")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "leave out --on" in ended.err
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match=r"the extra `ray` brings: pip install 'demeanor\[ray\]'"):
+        dm.load("organism", on="ray")
+
+
+def test_work_that_was_begun_here_may_go_on_over_workers(tmp_path: Path) -> None:
+    plan = dm.Plan(model="organism", behaviour="refusal", max_prompts=8)
+    (tmp_path / "plan.yaml").write_text(plan.written(), encoding="utf-8")
+    assert dm.Plan(model="organism", behaviour="refusal", max_prompts=8, on="ray", workers=2).same_as(tmp_path / "plan.yaml")
+    assert not dm.Plan(model="organism", behaviour="refusal", max_prompts=9, on="ray").same_as(tmp_path / "plan.yaml")

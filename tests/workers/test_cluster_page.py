@@ -24,7 +24,7 @@ def test_the_first_command_of_the_page_finds_over_workers_and_prints_results_alo
     alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": sources}
     ended = subprocess.run([sys.executable, "-m", "demeanor", *words, *few], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "workers on 1 machines" in ended.stderr
+    assert "worker on 1 machine, each of" in ended.stderr
     found = json.loads(ended.stdout)
     here = dm.find(organism, "over-refusal", layer=3, max_prompts=40)
     assert found["site"] == str(here.site)

@@ -96,11 +96,15 @@ def placed(ray: Any, workers: int | None, cpus: float | None, gpus: float | None
             " give a smaller --cpus-per-worker or --gpus-per-worker."
         )
     place = Place(workers or room, cpus, gpus)
-    each = f"{place.cpus:g} CPUs" + (f" and {place.gpus:g} GPUs" if place.gpus else "")
-    say(f"{place.workers} workers on {len(machines)} machines, {each} each.")
+    each = _counted(place.cpus, "CPU") + (f" and {_counted(place.gpus, 'GPU')}" if place.gpus else "")
+    say(f"{_counted(place.workers, 'worker')} on {_counted(len(machines), 'machine')}, each of {each}.")
     return place
 
 
 def _fits(machine: Mapping[str, float], cpus: float, gpus: float) -> int:
     """How many workers one machine has room for."""
     return int(min(machine.get(kind, 0) // wanted for kind, wanted in (("CPU", cpus), ("GPU", gpus)) if wanted))
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"

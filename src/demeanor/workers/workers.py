@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from ..errors import DemeanorError, ModelError
@@ -59,10 +59,10 @@ class Workers:
 
     def close(self) -> None:
         """Ends the workers."""
-        with self._lock:
+        with self._lock, suppress(self._ray.exceptions.RayError):  # of a cluster that is gone
             for actor in self._actors:
                 self._ray.kill(actor)
-            self._actors, self._idle, self._coming, self._shared = [], [], {}, {}
+        self._actors, self._idle, self._coming, self._shared = [], [], {}, {}
 
     # -- pieces -----------------------------------------------------------------------------------
 
