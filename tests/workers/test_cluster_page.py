@@ -1,4 +1,4 @@
-"""The page on clusters as a person would do it: a command that begins a cluster here, and leaves nothing running."""
+"""The page on clusters as a person would do it: a command that begins a cluster here."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import demeanor as dm
 from clusters import Striking, Two, the_same, two_machines
+from demeanor.errors import ModelError
 from demeanor.models import SpreadSession
 from demeanor.search.surrogates import Divergence
 from demeanor.workers import Workers
@@ -63,3 +65,15 @@ def test_a_search_goes_on_when_a_machine_dies(two: Two, monkeypatch: pytest.Monk
         assert [point.recorded.number for point in several.front.points] == [point.recorded.number for point in other.front.points]
         for name in ("shows_rate", "guard_rate", "answers"):
             assert several.measurement.after[name] == other.measurement.after[name]
+
+
+def large(held: int, piece: int) -> bytes:
+    return bytes(3_000_000)  # which lies in the memory of machines, and not in the message
+
+
+def test_when_the_machine_of_this_process_dies_that_is_told(two: Two, tmp_path: Path) -> None:
+    workers = Workers(partial(int, "40"))
+    other = next(machine.node_id for machine in two.cluster.worker_nodes)
+    with pytest.raises(ModelError, match="The machine of this process has left the Ray cluster"):
+        workers.map(Striking(large, tmp_path / "struck", machine=True, spared=other), range(40))
+    workers.close()

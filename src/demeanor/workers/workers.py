@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from ..errors import DemeanorError, ModelError
@@ -18,6 +18,7 @@ from .connection import connected, placed
 from .worker import Call, Worker
 
 SPARE = 3  # deaths that one piece may see, beyond one of each worker, before it is taken for the reason
+ALONE = "The machine of this process has left the Ray cluster, so no answer comes any more; start Ray there again, and give the same command."
 PATIENCE = 10.0  # seconds without any worker after which that is said
 
 
@@ -75,7 +76,8 @@ class Workers:
                 while len(answers) < len(pieces):
                     while waiting and self._idle:
                         actor, number = self._idle.pop(), waiting.popleft()
-                        at[actor.do.remote(call, pieces[number], *shared)] = actor, number
+                        with _with_cluster():
+                            at[actor.do.remote(call, pieces[number], *shared)] = actor, number
                     for answer in self._first([*at, *self._coming], alone=not at):
                         if answer in self._coming:
                             self._welcome(answer)
@@ -97,9 +99,10 @@ class Workers:
 
     def _first(self, answers: list[Any], alone: bool) -> list[Any]:
         """What is answered next; `alone`: whether nobody is at work."""
-        done, _ = self._ray.wait(answers, num_returns=1, timeout=PATIENCE)
-        if not done:
-            self._refuse_alone()
+        with _with_cluster():
+            done, _ = self._ray.wait(answers, num_returns=1, timeout=PATIENCE)
+            if not done:
+                self._refuse_alone()
         if not done and alone and not self._waits:
             say("No worker is there at the moment; waiting for one to start.")
         self._waits = not done and (self._waits or alone)
@@ -109,19 +112,19 @@ class Workers:
         """No answer ever comes to a process whose own machine the cluster has given up."""
         own = self._ray.get_runtime_context().get_node_id()
         if not any(machine["Alive"] and machine["NodeID"] == own for machine in self._ray.nodes()):
-            raise ModelError("The machine of this process has left the Ray cluster, so no answer comes any more; start Ray there again, and give the same command.")
+            raise ModelError(ALONE)
 
     def _got(self, answer: Any) -> Any:
         """An answer. Raises the worker's own error, or _Lost where the worker or its machine died."""
-        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             return self._ray.get(answer)
         except RayTaskError as error:
             cause = getattr(error, "cause", error)
             raise cause from (None if isinstance(cause, DemeanorError) else error)
-        except GetTimeoutError:
-            raise
+        except OSError as error:
+            raise ModelError(ALONE) from error
         except RayError as error:  # of a worker, a machine, or an answer that lay on it
             raise _Lost(str(error).strip().splitlines()[0]) from error
 
@@ -162,8 +165,18 @@ class Workers:
 
     def _sent(self, place: int, value: Any) -> Any:
         if place not in self._shared or self._shared[place][0] is not value:
-            self._shared[place] = value, self._ray.put(value)
+            with _with_cluster():
+                self._shared[place] = value, self._ray.put(value)
         return self._shared[place][1]
+
+
+@contextmanager
+def _with_cluster() -> Iterator[None]:
+    """What is asked of Ray inside; a connection that breaks is told in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(ALONE) from error
 
 
 class _Lost(Exception):
