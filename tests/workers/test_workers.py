@@ -67,7 +67,10 @@ def test_what_a_worker_says_and_what_it_raises_come_here(workers: Workers) -> No
     assert sorted(sentences) == ["Piece 0 is odd.", "Piece 1 is odd."]
     with pytest.raises(DataError, match="The third piece is not usable"):
         workers.map(complains, range(8))
-    assert workers.map(plus, range(3), [0])[0] == [40, 41, 42]  # and they go on
+    for _ in range(3):  # and each of them goes on
+        with pytest.raises(DataError, match="The third piece is not usable"):
+            workers.map(complains, [3, 3, 3])
+    assert workers.map(plus, range(3), [0])[0] == [40, 41, 42]
 
 
 def test_a_piece_that_ends_every_worker_is_told(workers: Workers) -> None:

@@ -82,7 +82,7 @@ class Workers:
                         if answer in self._coming:
                             self._welcome(answer)
                             continue
-                        actor, number = at.pop(answer)
+                        actor, number = at[answer]
                         try:
                             answers[number], said = self._got(answer)
                             sentences += said
@@ -91,6 +91,7 @@ class Workers:
                             deaths[number] += 1
                             self._bury(actor, lost, deaths[number])
                             waiting.appendleft(number)
+                        del at[answer]
                     bar.to(len(answers))
         finally:
             for answer, (actor, _) in at.items():  # an error or an interrupt left them at work
