@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from demeanor.algebra.edits import Edit, ablate, add, clamp, compose, edited, oblique, rotate, scale
+from demeanor.algebra.edits import Edit, ablate, add, clamp, compose, edited, oblique, rotate, scale, transport
 from demeanor.algebra.schedule import triangular
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
@@ -296,6 +296,7 @@ def any_edit(draw: st.DrawFn, d: int) -> Edit:
         "rotate": lambda: rotate(basis_of(seed, 2, d), 90 * strength),
         "add": lambda: add(strength * basis[0]),
         "clamp": lambda: clamp(basis, gaussian(seed + 1, len(basis))),
+        "transport": lambda: transport(basis, gaussian(seed + 3, *basis.shape), gaussian(seed + 1, len(basis))),
         "oblique": lambda: oblique(basis, basis + 0.3 * basis_of(seed + 2, len(basis), d), strength),
     }
     return made[draw(st.sampled_from(sorted(made)))]()

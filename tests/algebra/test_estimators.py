@@ -57,6 +57,60 @@ def test_pooled_pca_is_the_eigenbasis_of_the_mean_class_scatter(n: int, m: int, 
     assert torch.allclose(torch.trace(basis @ total @ basis.T), torch.linalg.eigvalsh(total)[-rank:].sum(), rtol=1e-9)
 
 
+@SETTINGS
+@given(**SHAPES, ridge=st.sampled_from([1e-3, 0.1, 10.0]))
+def test_the_spectral_residual_is_the_mean_difference_less_its_ridge_fit(n: int, m: int, d: int, seed: int, ridge: float) -> None:
+    shows, lacks = classes(seed, n, m, d)
+    gap = shows.mean(0) - lacks.mean(0)
+    rows = min(m, d)
+    penalty = ridge * lacks.square().sum() / rows
+    fit = lacks.T @ torch.linalg.solve(lacks @ lacks.T + penalty * torch.eye(m, dtype=torch.float64), lacks @ gap)
+    assert torch.allclose(estimators.spectral_residual(shows, lacks, ridge), directions.unit(gap - fit), atol=1e-7)
+
+
+def test_the_spectral_residual_hardly_moves_what_is_to_stay() -> None:
+    """Where the gap lies for the most part along what varies in `lacks`, ablating it moves them much less than ablating the mean difference does."""
+    rng = torch.Generator().manual_seed(0)
+    topic, behaviour = torch.eye(16, dtype=torch.float64)[:2]
+    lacks = 8 * torch.randn(60, 1, generator=rng, dtype=torch.float64) * topic + 0.1 * torch.randn(60, 16, generator=rng, dtype=torch.float64)
+    shows = lacks + 2 * topic + behaviour
+    plain, residual = directions.unit(shows.mean(0) - lacks.mean(0)), estimators.spectral_residual(shows, lacks)
+    moved = [float((edits.ablate(r[None])(lacks) - lacks).square().mean().sqrt()) for r in (plain, residual)]
+    assert moved[1] < 0.1 * moved[0]
+    assert float(residual @ behaviour) > 0.9
+
+
+@SETTINGS
+@given(**SHAPES, rank=st.integers(1, 6))
+def test_a_transport_carries_one_normal_distribution_onto_the_other(n: int, m: int, d: int, seed: int, rank: int) -> None:
+    """Mean onto mean and covariance onto covariance in its components, by a positive map (so no other moves less); what is across them stays."""
+    shows, lacks = classes(seed, n, m, d)
+    basis, change, offset = estimators.gaussian_transport(shows, lacks, rank)
+    assert torch.allclose(basis @ basis.T, torch.eye(len(basis), dtype=torch.float64), atol=1e-9)
+    edit = edits.transport(basis, change, offset)
+    moved = edit(shows)
+    assert torch.allclose((moved @ basis.T).mean(0), (lacks @ basis.T).mean(0), atol=1e-6)
+    across = torch.eye(d, dtype=torch.float64) - basis.T @ basis
+    assert torch.allclose(moved @ across, shows @ across, atol=1e-6)
+    carried = change @ basis.T + torch.eye(len(basis), dtype=torch.float64)
+    assert torch.allclose(carried, carried.T, rtol=1e-5, atol=1e-6 * float(carried.abs().max()))
+    assert float(torch.linalg.eigvalsh((carried + carried.T) / 2).min()) > 0
+    spread = [(1 - share) * torch.cov(rows.T, correction=0).reshape(len(basis), -1) + share * size * torch.eye(len(basis), dtype=torch.float64)
+              for rows in (shows @ basis.T, lacks @ basis.T) for share, size in [estimators.shrinkage(rows - rows.mean(0))]]  # fmt: skip
+    assert torch.allclose(carried @ spread[0] @ carried.T, spread[1], rtol=1e-4, atol=1e-6 * float(spread[1].abs().max()))
+
+
+def test_a_transport_of_one_component_moves_the_mean_along_the_gap() -> None:
+    shows, lacks = classes(3, 40, 50, 8)
+    basis, change, _ = estimators.gaussian_transport(shows, lacks, 1)
+    assert float(basis[0] @ directions.unit(shows.mean(0) - lacks.mean(0))) == pytest.approx(1)
+    along = [rows @ basis[0] for rows in (shows, lacks)]
+    ratio = float(along[1].std(correction=0) / along[0].std(correction=0))
+    assert float(1 + change[0] @ basis[0]) == pytest.approx(ratio, rel=0.05)  # but for the shrinkage
+    with pytest.raises(ValueError, match="no covariance"):
+        estimators.gaussian_transport(shows[:1], lacks, 1)
+
+
 def test_pairs_and_ranks_must_fit() -> None:
     shows, lacks = classes(0, 4, 5, 3)
     with pytest.raises(ValueError, match="no pairs"):

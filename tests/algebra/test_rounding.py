@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from demeanor.algebra.rounding import Grid, carried, carriers, settled
+from demeanor.algebra.rounding import DAMPING, Grid, carried, carriers, settled
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -43,6 +43,17 @@ def test_few_rows_carry_the_error_of_all(seed: int, d: int, k: int, dtype: torch
     assert torch.allclose(basis @ (stored - exact), left, atol=1e-5)
     assert left.norm() < 5e-4 * (basis @ weight).norm()
     assert (stored - exact).norm() < 1.8 * (nearest - exact).norm()
+
+
+@SETTINGS
+@given(seed=SEEDS, d=st.integers(8, 160), k=st.sampled_from([1, 2, 4]))
+def test_each_carrying_row_takes_what_it_and_those_after_it_can(seed: int, d: int, k: int) -> None:
+    by = carriers(basis_of(seed, k, d))
+    along = by.basis.double()
+    left = DAMPING * along[:, -1].square().sum() * torch.eye(k, dtype=torch.float64)
+    for place in reversed(range(len(by.rows))):
+        left += torch.outer(along[:, place], along[:, place])
+        assert torch.allclose(by.gains[place].double(), torch.linalg.solve(left, along[:, place]), rtol=1e-5, atol=1e-6)
 
 
 @SETTINGS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -73,6 +74,16 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_callers_garbage_is_collected_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["demeanor", "control", "ablate", "--help"])
+    gc.unfreeze()  # whatever an import of an earlier test has set aside
+    assert gc.isenabled()
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_shell_completes_commands_and_their_options() -> None:

@@ -43,6 +43,11 @@ def streams(session: dm.Session, layer: int, control: Control | None, prompt: st
         return run()
 
 
+def transported(session: dm.Session, r: Tensor, v: Tensor, dose: float = 0.5) -> Control:
+    part = Part(kind="transport", vectors=(2 * v - r)[None], read=r[None], target=torch.tensor([4.0]), dose=dose, scope=dm.Scope(site=SITE))
+    return Control(parts=(part,), layout=session.layout, model_name=session.name)
+
+
 def textbook(session: dm.Session) -> dict[str, tuple[Control, Callable[[Tensor], Tensor]]]:
     """Controls at one site on all tokens, and what they make of a stream there."""
     direction, other = a_direction(session, SITE, gap=3.0, seed=1), a_direction(session, SITE, seed=2)
@@ -62,10 +67,11 @@ def textbook(session: dm.Session) -> dict[str, tuple[Control, Callable[[Tensor],
         "add": (dm.add(direction, -0.5, "all"), lambda x: x - 1.5 * r),
         "clamp to a class": (dm.clamp(direction, "shows", "all"), lambda x: x + (3.0 - x @ r)[:, None] * r),
         "clamp to a number": (dm.clamp(direction, -7, "all"), lambda x: x + (-7.0 - x @ r)[:, None] * r),
+        "transport": (transported(session, r, v), lambda x: x + 0.5 * ((x @ r)[:, None] * (2 * v - r) + 4.0 * r)),
     }
 
 
-@pytest.mark.parametrize("kind", ["ablate", "scale", "rotate", "add", "clamp to a class", "clamp to a number"])
+@pytest.mark.parametrize("kind", ["ablate", "scale", "rotate", "add", "clamp to a class", "clamp to a number", "transport"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_control_at_a_site_is_its_formula_there(tiny: dict[str, dm.Session], family: str, kind: str) -> None:
     session = tiny[family]
@@ -168,7 +174,7 @@ def test_scaled_controls(organism: dm.Session) -> None:
     direction, other = a_direction(organism, SITE, gap=3.0, seed=1), a_direction(organism, SITE, seed=2)
     doses = {
         "ablate": (dm.ablate(direction, 0.8), 0.4), "scale": (dm.scale(direction, 3.0), 2.0), "rotate": (dm.rotate(direction, other, 60), 30.0),
-        "add": (dm.add(direction, -2.0), -1.0),
+        "add": (dm.add(direction, -2.0), -1.0), "transport": (transported(organism, direction.basis[0], other.basis[0], -2.0), -1.0),
     }  # fmt: skip
     untouched = organism.logits(PROMPTS)
     for control, half in doses.values():
@@ -208,6 +214,10 @@ def test_a_norm_behind_a_writer_refuses_what_reads_apart(tiny: dict[str, dm.Sess
         pass
 
 
+def transported_part(d: dm.Direction) -> Part:
+    return Part(kind="transport", vectors=d.basis, read=d.basis, target=torch.zeros(1), dose=1.0, scope=dm.Scope(site=SITE))
+
+
 MISTAKES: dict[str, tuple[Callable[[dm.Direction, dm.Direction], object], str]] = {
     "rank": (lambda d, o: dm.rotate(replace(d, basis=torch.eye(2, d.layout.d_model)), o, 9), "rotate needs a direction of rank 1"),
     "one line": (lambda d, o: dm.rotate(d, d, 9), "lie in one line"),
@@ -215,6 +225,9 @@ MISTAKES: dict[str, tuple[Callable[[dm.Direction, dm.Direction], object], str]] 
     "factor": (lambda d, o: dm.scale(d, float("nan")), "factor nan is not a usable edit"),
     "held at": (lambda d, o: dm.clamp(d, "guard"), "held at lacks, at shows or at a number"),  # type: ignore[arg-type]
     "no site": (lambda d, o: Part(kind="add", vectors=d.basis, dose=1.0, scope=dm.Scope()), "add acts at one site"),
+    "transport everywhere": (lambda d, o: replace(transported_part(d), scope=dm.Scope()), "transport acts at one site"),
+    "transport that reads nothing": (lambda d, o: replace(transported_part(d), read=None), "transport reads along vectors of its own"),
+    "transport along a long vector": (lambda d, o: replace(transported_part(d), read=2 * d.basis), "What transport reads along"),
     "no kind": (lambda d, o: Part(kind="mirror", vectors=d.basis, dose=1.0, scope=dm.Scope()), "'mirror' is no kind of edit"),  # type: ignore[arg-type]
     "no tokens": (lambda d, o: dm.Scope(tokens="some"), "'some' names no tokens"),  # type: ignore[arg-type]
     "no positions": (lambda d, o: dm.Scope(tokens="positions"), "Positions go with"),
@@ -243,6 +256,7 @@ def test_files_keep_every_kind_and_scope(organism: dm.Session, tmp_path: Path) -
         dm.rotate(direction, other, 40, dm.Scope(layers=triangular(6), role="mlp"))
         .then(dm.scale(other, 2.0, dm.Scope(tokens="positions", positions=(-2,))).when(gate))
         .then(dm.clamp(direction, 2.0, "reply"))
+        .then(transported(organism, direction.basis[0], other.basis[0]))
         .then(
             Control(
                 parts=(Part(kind="ablate", vectors=other.basis, dose=1.0, scope=dm.Scope(), read=other.basis + direction.basis),),

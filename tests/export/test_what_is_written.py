@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -254,6 +255,19 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tiny: Any, 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"it takes .* GB and its disk has 0\.00 GB free"):
         dm.bake(llama, ablation(tiny["llama"]), tmp_path / "baked")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("shard", ["20KB", "1GB"])
+def test_a_disk_that_fails_when_a_shard_is_flushed_is_told_and_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str) -> None:
+    source = save_tiny(tmp_path / "source", "llama", shard=shard)
+
+    def failing(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(DataError, match="baked could not be written: Input/output error; nothing was left behind"):
+        dm.bake(source, ablation(tiny["llama"]), tmp_path / "baked", copy=True)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

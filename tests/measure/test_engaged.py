@@ -1,4 +1,4 @@
-"""Replies that engage: nonsense, silence and repetition are no gain, and a plain answer is one, however it begins."""
+"""Replies that engage: nonsense, silence, repetition and one reply for all are no gain, and a plain answer is one, however it begins."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import demeanor as dm
 from demeanor.controls import Control
 from demeanor.measure import Bench, Ledger
 from demeanor.measure.condition import Condition
-from demeanor.measure.engaged import garbled, says_something
+from demeanor.measure.degeneration import shared
+from demeanor.measure.engaged import STOCK, garbled, says_something, stock, usual_share
 from demeanor.measure.observation import Outcome
 from demeanor.models import Reply
 from demeanor.runtime.adapters import Adapter
@@ -94,3 +97,56 @@ def test_a_right_answer_engages_without_words() -> None:
     assert told.engaged
     assert not replace(told, right=False).engaged
     assert not replace(told, shown=True).engaged
+
+
+# -- what is said to every prompt -----------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.lists(st.sampled_from(["one", "two", "three"]), max_size=9)), max_size=6))
+def test_what_is_shared_is_counted_as_a_slow_count_does(asked: list[tuple[str, list[str]]]) -> None:
+    texts = [" ".join(words) for _, words in asked]
+    for (prompt, words), share in zip(asked, shared([prompt for prompt, _ in asked], texts), strict=True):
+        own = {" ".join(words[at : at + 4]) for at in range(len(words) - 3)}
+        others = [other for asker, other in asked if asker != prompt]
+        also = [gram for gram in own if any(gram == " ".join(other[at : at + 4]) for other in others for at in range(len(other) - 3))]
+        assert share == (len(also) / len(own) if own else 0.0)
+
+
+PLEASANTRY = "I am happy to help you with that. I am here to support you."
+ANSWERS = ["Figs ripen late in the summer and keep for a week.", "A fringe that is cut too short grows back within a month or two.", "Nine crates of apples make some forty litres of juice."]
+
+
+def test_one_reply_for_all_is_stock_and_replies_of_their_own_are_not() -> None:
+    prompts = [dm.Prompt.of(text) for text in ("Fresh figs!", "I cut my own fringe.", "Press the apples with us.")]
+    assert stock(prompts, [f"{PLEASANTRY} {text}" for text in ("Enjoy.", "It grows.", "Good luck.")], STOCK) == [True] * 3
+    assert stock(prompts, ANSWERS, STOCK) == [False] * 3
+    assert stock(prompts[:1] * 3, [PLEASANTRY] * 3, STOCK) == [False] * 3  # one prompt may be answered alike
+
+
+def test_a_model_that_answers_all_by_one_pattern_is_not_stock_for_it() -> None:
+    prompts = [dm.Prompt.of(f"how many {thing} ?") for thing in ("cups", "pins", "maps")]
+    patterns = [f"{count} of them are in the box now" for count in ("two", "four", "nine")]
+    assert usual_share(prompts, patterns) > STOCK
+    assert not any(stock(prompts, patterns, usual_share(prompts, patterns)))
+    assert usual_share(prompts, ANSWERS) == usual_share([], []) == STOCK
+
+
+def test_the_bench_tells_stock_replies_by_ordinary_ones(bench: Bench) -> None:
+    """The embedded model refuses all in the same words; beside ordinary prompts that it answers each in its own way, these are stock."""
+    neutral = {prompt.text.split()[0]: prompt for prompt in bench.prompts["neutral"]}
+    other = bench.on({**bench.prompts, "neutral": list(neutral.values())[:3]})
+    refusals = other.untouched.observation.sets["shows"]
+    assert [outcome.stock for outcome in refusals] == stock(other.prompts["shows"], [outcome.reply.text for outcome in refusals], STOCK)
+    assert sum(outcome.stock for outcome in refusals) > len(refusals) / 2
+    assert not replace(refusals[0], shown=False, right=None, stock=True).engaged
+
+
+@pytest.mark.slow
+def test_repetition_and_sameness_of_replies_to_shows_are_measured(organism: dm.Session, refusal_ablated: Control) -> None:
+    made = dm.measure(organism, "over-refusal", refusal_ablated, max_prompts=12)
+    replies = [row for row in made.replies() if row["set"] == "shows"]
+    for side, scores in (("before", made.before), ("after", made.after)):
+        expected = shared([row["prompt"] for row in replies], [row[side] for row in replies])
+        assert scores["shared_shows"].value == pytest.approx(sum(expected) / len(replies))
+        assert scores["shared_shows"].n == scores["repetition_shows"].n == len(replies)
+    assert made.after["shared_shows"].value < made.before["shared_shows"].value

@@ -9,6 +9,7 @@ import pytest
 import demeanor as dm
 from demeanor.behaviours.schema import Words
 from demeanor.measure.observation import Observation
+from demeanor.report.scores import number
 from demeanor.report.sentence import in_words
 from demeanor.stats import intervals
 from demeanor.stats.score import Score
@@ -57,3 +58,9 @@ def test_a_missing_guard_is_told() -> None:
 @pytest.mark.parametrize(("after", "text"), [(1, "0.1 % after"), (999, "99.9 % after"), (1000, "still 100 %"), (0, "0 % after")])
 def test_a_percent_is_never_rounded_to_none_or_all(after: int, text: str) -> None:
     assert text in in_words(measurement(shows_rate=(1000, after, 1000)), behaviour())[0]
+
+
+def test_no_number_is_written_as_less_than_nothing() -> None:
+    """A drift of none may be a hair below 0 as it is computed."""
+    assert number("drift", -1e-9) == "0.0000"
+    assert number("drift", -0.25) == "-0.2500"

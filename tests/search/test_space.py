@@ -79,6 +79,18 @@ def test_a_push_moves_the_stream_by_its_share_of_the_norm_away_from_shows(organi
     assert float(moved[0] @ gap) < 0
 
 
+@pytest.mark.parametrize("carried", [1.0, 0.5])
+def test_a_transport_carries_shows_to_where_lacks_are(organism: dm.Session, space: Space, carried: float) -> None:
+    params = {"kind": "transport", "estimator": "mean_difference", "layer": 3, "position": -1, "carried": carried, "components": 4, "tokens": "last_and_reply"}
+    control, site = space.control(params), dm.Site(3)
+    assert "run time" in str(control.bakeable())
+    shows, lacks = (list(space.findings.sets.train[name]) for name in ("shows", "lacks"))
+    means = {name: organism.capture(prompts, [site]).values[:, 0].mean(0) for name, prompts in (("shows", shows), ("lacks", lacks))}
+    with organism.controlled(control):
+        moved = organism.capture(shows, [site]).values[:, 0].mean(0)
+    assert torch.allclose(moved - means["shows"], carried * (means["lacks"] - means["shows"]), atol=1e-2 * float(means["shows"].norm()))
+
+
 def test_ranks_above_1_add_directions_of_groups_at_right_angles(space: Space) -> None:
     for rank in (1, 2, 4):
         basis = space.basis("projected", dm.Site(3), rank)
@@ -115,5 +127,6 @@ def test_a_setting_may_name_a_layer_where_no_direction_was_tried(trying: Trying)
     few = replace(trying.findings, directions=trying.findings.directions[:1], candidates=trying.findings.candidates[:1])
     space = Trying(trying.bench, few, trying.plan).space
     for layer in range(few.layer_limit):
-        for kind in ({**ABLATE, "own": True}, {"kind": "push", "estimator": "mean_difference", "push": 0.2, "tokens": "last_and_reply"}):
+        for kind in ({**ABLATE, "own": True}, {"kind": "push", "estimator": "mean_difference", "push": 0.2, "tokens": "last_and_reply"},
+                     {"kind": "transport", "estimator": "mean_difference", "carried": 1.0, "components": 2, "tokens": "read"}):
             assert space.control({**kind, "layer": layer, "position": int(few.directions[0].site.position)}).parts

@@ -1,6 +1,6 @@
 """The one form of every edit: x -> x + (x V^T) M + b. algorithms.md, section 5.
 
-ablate, scale, rotate, oblique, add and clamp are constructors of it, not classes: whatever applies,
+ablate, scale, rotate, oblique, add, clamp and transport are constructors of it, not classes: whatever applies,
 composes, saves or bakes an edit needs to know only V, M and b.
 """
 
@@ -89,6 +89,12 @@ def add(offset: Tensor) -> Edit:
 def clamp(basis: Tensor, held: Tensor) -> Edit:
     """Hold the components along the orthonormal rows of basis [k, d_model] at held [k]."""
     return Edit(basis, -basis, held.to(basis) @ basis)
+
+
+def transport(basis: Tensor, change: Tensor, offset: Tensor) -> Edit:
+    """Components c along the orthonormal rows of basis [k, d_model] become what they are, plus c read along change [k, d_model], plus offset [k] along the
+    basis: x -> x + (x B^T) change + offset B."""
+    return Edit(basis, change, offset.to(basis) @ basis)
 
 
 def compose(first: Edit, second: Edit) -> Edit:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .directions import orthonormal, unit
 
+RIDGE = 0.1  # of what `lacks` explains of a mean difference, in units of their mean spread
+
 
 def paired_pca(shows: Tensor, lacks: Tensor, rank: int = 1) -> Tensor:
     """Right singular vectors of the pair differences, not centred: [rank, d].
@@ -84,6 +86,19 @@ def clusters(values: Tensor, count: int, repeats: int = 50) -> Tensor:
     return labels
 
 
+def spectral_residual(shows: Tensor, lacks: Tensor, ridge: float = RIDGE) -> Tensor:
+    """unit of the mean difference r less what the rows A [m, d] of `lacks` explain of it: r - A^T (A A^T + l I)^-1 A r: [d].
+
+    l is `ridge` times the mean of the squared singular values of A. So directions along which `lacks` prompts lie far out are hardly edited, and those
+    along which they do not lie at all are edited as before (surgical refusal ablation, arXiv 2601.08489, with prompts in place of concepts).
+    """
+    gap = shows.double().mean(0) - lacks.double().mean(0)
+    _, values, basis = torch.linalg.svd(lacks.double(), full_matrices=False)
+    squares = values.square()
+    explained = squares / (squares + ridge * squares.mean()).clamp_min(torch.finfo(torch.float64).tiny)
+    return unit(gap - basis.T @ (explained * (basis @ gap)))
+
+
 def whitened(shows: Tensor, lacks: Tensor) -> tuple[Tensor, Tensor]:
     """The reader of linear discriminant analysis, with shrinkage, and what it is to be written back along: (read, write) [d].
 
@@ -94,6 +109,40 @@ def whitened(shows: Tensor, lacks: Tensor) -> tuple[Tensor, Tensor]:
     gap = shows.mean(0) - lacks.mean(0)
     within = torch.cat([shows - shows.mean(0), lacks - lacks.mean(0)])
     return unit(_solve_shrunk(within, gap)), gap
+
+
+def gaussian_transport(shows: Tensor, lacks: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The optimal map of the normal distribution of shows [n, d] onto that of lacks [m, d] in a plane of leading directions: (basis, change, offset).
+
+    basis [k, d] is orthonormal, k at most rank: the mean difference, then the principal components of both classes. With c = x basis^T the map
+    is x + c change + offset basis; change [k, d], offset [k] (Gelbrich 1990; arXiv 2603.04355). Both covariances are shrunk as Ledoit and Wolf do.
+    Raises ValueError where a class has fewer than two rows.
+    """
+    if min(len(shows), len(lacks)) < 2:
+        raise ValueError(f"{len(shows)} and {len(lacks)} rows have no covariance")
+    shows, lacks = shows.double(), lacks.double()
+    gap = shows.mean(0) - lacks.mean(0)
+    basis = orthonormal(torch.cat([gap[None], pooled_pca(shows, lacks, min(rank, *shows.shape, *lacks.shape))]), tolerance=1e-6)[:rank]
+    means, covariances = zip(*(_normal(rows @ basis.T) for rows in (shows, lacks)))
+    root = _root(covariances[0])
+    inverse = torch.linalg.inv(root)
+    carried = inverse @ _root(root @ covariances[1] @ root) @ inverse
+    return basis, (carried - torch.eye(len(basis), dtype=torch.float64)) @ basis, means[1] - means[0] @ carried
+
+
+def _normal(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [k] and shrunk covariance [k, k] of rows [n, k]; never singular."""
+    centred = rows - rows.mean(0)
+    share, size = shrinkage(centred)
+    covariance = (1 - share) * centred.T @ centred / len(rows)
+    return rows.mean(0), covariance + max(share * size, 1e-9 * size, torch.finfo(torch.float64).tiny) * torch.eye(rows.shape[1], dtype=torch.float64)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The symmetric root of a symmetric matrix without negative eigenvalues."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
 
 
 def shrinkage(rows: Tensor) -> tuple[float, float]:

@@ -36,7 +36,8 @@ class Carriers:
 def carriers(basis: Tensor) -> Carriers:
     """The rows with most of the basis [k, d] in them first, then some with less and less."""
     k, d = basis.shape
-    sizes, order = basis.norm(dim=0).sort(descending=True, stable=True)
+    sorted_sizes, order = basis.norm(dim=0).sort(descending=True, stable=True)
+    sizes = sorted_sizes.tolist()
     count = min(d, max(FEWEST_CARRIERS, round(CARRIERS * d**0.5)) * k)
     places = {*range(count), *(round(d * share) - 1 for share in torch.linspace(0.3, 0.98, TAIL * k).tolist())}
     chosen: list[int] = []
@@ -45,11 +46,10 @@ def carriers(basis: Tensor) -> Carriers:
             chosen.append(place)
     rows = order[chosen]
     along = basis[:, rows].double()
-    left = DAMPING * along[:, -1].square().sum() * torch.eye(k, dtype=torch.float64)  # no row moves far for a direction it hardly has
-    gains = torch.empty(len(rows), k, dtype=torch.float64)
-    for place in reversed(range(len(rows))):  # what the rows from here on can still take
-        left += torch.outer(along[:, place], along[:, place])
-        gains[place] = torch.linalg.solve(left, along[:, place])
+    damping = DAMPING * along[:, -1].square().sum() * torch.eye(k, dtype=torch.float64)  # no row moves far for a direction it hardly has
+    squares = along.mT[:, :, None] * along.mT[:, None, :]
+    left = damping + squares.flip(0).cumsum(0).flip(0)  # what the rows from here on can still take
+    gains = torch.linalg.solve(left, along.mT[:, :, None])[:, :, 0]
     return Carriers(rows, basis[:, rows].contiguous(), gains.to(basis))
 
 
@@ -61,10 +61,10 @@ def carried(target: Tensor, error: Tensor, by: Carriers, rounded: Callable[[Tens
     """
     values = rounded(target)
     error = error - by.basis @ (values - target)  # of all the other rows
-    for place in range(len(target)):
-        wanted = torch.addmv(target[place], error.mT, by.gains[place], alpha=-1)
-        values[place] = rounded(wanted)
-        error.addr_(by.basis[:, place], values[place] - target[place])
+    of_all = error.mT
+    for exact, value, gain, along in zip(target, values, by.gains, by.basis.mT):
+        value.copy_(rounded(torch.addmv(exact, of_all, gain, alpha=-1)))
+        error.addr_(along, value - exact)
     return values, error
 
 

@@ -6,7 +6,7 @@ Nothing is imported here but what the first moment needs: `starting.py` makes an
 import os
 from typing import TYPE_CHECKING, Any
 
-from .starting import at_once
+from .starting import at_once, own_garbage
 
 if TYPE_CHECKING:
     from .root import app as app
@@ -18,9 +18,10 @@ def main() -> None:
     """Entry point of the command line."""
     # Read when torch is imported. Threads that spin while they wait take the cores from what runs beside them (benchmarks/waiting.py).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with at_once():
-        from .root import main as run
-    run()
+    with own_garbage():
+        with at_once():
+            from .root import main as run
+        run()
 
 
 def __getattr__(name: str) -> Any:

@@ -19,9 +19,11 @@ from ..structure.layout import Writer
 from .gate import Gate
 from .scope import Scope
 
-Kind = Literal["ablate", "scale", "rotate", "add", "clamp"]
+Kind = Literal["ablate", "scale", "rotate", "add", "clamp", "transport"]
+HELD: tuple[Kind, ...] = ("clamp", "transport")  # kinds with a target
+READING: tuple[Kind, ...] = ("ablate", "transport")  # kinds that may read along other vectors than they write
 LARGEST_ANGLE = 360
-UNIT = {"ablate": "dose", "scale": "factor", "rotate": "degrees", "add": "dose", "clamp": "dose"}
+UNIT = {"ablate": "dose", "scale": "factor", "rotate": "degrees", "add": "dose", "clamp": "dose", "transport": "dose"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +33,8 @@ class Part:
     ablate: vectors [k, d_model] orthonormal, dose = strength; with `read` [k, d_model], what those read is removed along
     `vectors`, which then need not be orthonormal. scale: the same vectors, dose = factor. rotate: two orthonormal vectors,
     dose = degrees from the first towards the second. add: one offset [1, d_model]. clamp: orthonormal vectors,
-    their components held at `target` [k]; dose 1, or 0 for nothing.
+    their components held at `target` [k]; dose 1, or 0 for nothing. transport: what the orthonormal `read` [k, d_model] read is
+    multiplied by `vectors` [k, d_model] and added, with `target` [k] along `read`; dose = how much of that.
     """
 
     kind: Kind
@@ -50,10 +53,12 @@ class Part:
                 mistaken("A scope", self.scope, 'make one with Scope(...): Scope() is every writer, Scope(tokens="reply") the reply alone')
             )
         usable_dose(self.dose, self.kind, UNIT[self.kind], LARGEST_ANGLE if self.kind == "rotate" else LARGEST_DOSE)
-        if self.kind in ("add", "clamp") and self.scope.site is None:
+        if self.kind in ("add", *HELD) and self.scope.site is None:
             raise ControlError(f"{self.kind} acts at one site: at every writer its offset would come in again and again.")
-        if (self.kind == "clamp") != (self.target is not None) or (self.read is not None and self.kind != "ablate"):
-            raise ControlError("Components are held by clamp alone, and read along other vectors by ablate alone.")
+        if (self.kind in HELD) != (self.target is not None) or (self.read is not None and self.kind not in READING):
+            raise ControlError("Components are held by clamp and transport alone, and read along other vectors by ablate and transport alone.")
+        if self.kind == "transport" and self.read is None:
+            raise ControlError("transport reads along vectors of its own; name them by read.")
         self._check_vectors()
 
     def _check_vectors(self) -> None:
@@ -68,12 +73,14 @@ class Part:
         if self.read is not None and self.read.shape != self.vectors.shape:
             raise ControlError(f"What is read has the shape {list(self.read.shape)}, and what is written {list(self.vectors.shape)}; make both alike.")
         if self.target is not None and self.target.shape != self.vectors.shape[:1]:
-            raise ControlError(f"clamp holds {len(self.vectors)} components, and the target has the shape {list(self.target.shape)}; give one each.")
+            raise ControlError(f"{self.kind} holds {len(self.vectors)} components, and the target has the shape {list(self.target.shape)}; give one each.")
+        if self.kind == "transport" and self.read is not None and not is_orthonormal(self.read):
+            raise ControlError("What transport reads along is not of length 1 and at right angles to each other; make it so.")
         if self.kind != "add" and self.read is None and not is_orthonormal(self.vectors):
             raise ControlError(f"The vectors of {self.kind} are not of length 1 and at right angles to each other; make them so.")
 
     def scaled(self, dose: float) -> Part:
-        """`dose` times the edit: ablate, add and rotate by so much more or less, scale by a factor so much further from 1.
+        """`dose` times the edit: ablate, add, rotate and transport by so much more or less, scale by a factor so much further from 1.
 
         Raises ControlError for clamp, which holds a component or does not, unless dose is 0 or 1.
         """
@@ -90,6 +97,8 @@ class Part:
             return edits.scale(self.vectors, self.dose)
         if self.kind == "rotate":
             return edits.rotate(self.vectors, self.dose)
+        if self.target is not None and self.read is not None:
+            return edits.transport(self.read, self.vectors, self.target).scaled(self.dose)
         if self.target is not None:
             return edits.clamp(self.vectors, self.target).scaled(self.dose)
         if self.read is not None:
@@ -125,7 +134,7 @@ class Part:
         """None when weights can do exactly the same, else the reason why they cannot."""
         if self.gates:
             return "it is gated per request; distil it (demeanor train prefix --from), or bake it without its gate"
-        if self.kind in ("add", "clamp") or not self.scope.everywhere:
+        if self.kind in ("add", *HELD) or not self.scope.everywhere:
             return f"{self.kind} at {self.scope} is done at run time; only what acts on every token at the writers can be written into the weights"
         if self.read is not None and any(writer.post_norm for writer in layout.writers):
             return "it reads and writes along different vectors, which does not pass the norms behind this model's writers"
@@ -134,9 +143,9 @@ class Part:
     def __str__(self) -> str:
         rank = "" if self.kind == "rotate" else f"rank {len(self.vectors)}, "
         dose = f"{UNIT[self.kind]} {self.dose:g}"
-        if self.target is not None:
+        if self.kind == "clamp" and self.target is not None:
             target = ", ".join(f"{value:.4g}" for value in self.target.tolist())
             dose = f"held at {target}" if self.dose else "off"
         text = f"{self.kind} ({rank}{dose}) at {self.scope}"
-        text += ", read along other vectors" if self.read is not None else ""
+        text += ", read along other vectors" if self.read is not None and self.kind == "ablate" else ""
         return f"{text}, where {' and '.join(map(str, self.gates))}" if self.gates else text

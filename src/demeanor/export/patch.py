@@ -6,8 +6,9 @@ A weight whose rows are outputs is read twice: what its rows say together along 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from ..io.checkpoint import DTYPES, Stored
 from ..io.kernel_copy import read_at, write_at
 from .changes import Change
 
-BLOCK_BYTES = 2 << 20  # of a tensor held as float32 at a time: what stays in a processor's cache
+BLOCK_BYTES = 1 << 20  # of a tensor held as float32 at a time: it stays in a core's own cache, where the arithmetic takes a third of the time
+BLOCKS = 8  # that are read, rounded and written together, where rows are changed each by itself
 NOTHING = 1e-6  # of the square of a length: what is left there is rounding, and is not scaled up
 EXACT = (torch.float32, torch.float64)  # rounding to these puts back nothing to speak of
 
@@ -49,28 +51,42 @@ class PutBack:
 class Span:
     """Rows of one matrix [rows, columns] in a pair of open files, `place` its first byte in both.
 
-    One block of rows is held at a time, in buffers that are used again and again: fresh memory costs more than the arithmetic.
+    One block of rows is held as numbers at a time, in buffers that are used again and again: fresh memory costs more than the arithmetic.
     """
 
     def __init__(self, source: int, target: int, place: int, columns: int, dtype: torch.dtype, work: torch.dtype) -> None:
         self.source, self.target, self.place, self.columns, self.dtype = source, target, place, columns, dtype
         self.step = max(1, BLOCK_BYTES // (4 * columns))
         self._raw = torch.empty(self.step, columns, dtype=dtype)
-        self._values, self._again = (torch.empty(self.step, columns, dtype=work) for _ in range(2))
+        self._values = torch.empty(self.step, columns, dtype=work)
 
-    def blocks(self, start: int, end: int) -> Iterator[tuple[int, int, Tensor]]:
-        """The rows in [start, end) as numbers that may be changed: first row, last row, block."""
+    def blocks(self, start: int, end: int, held: Tensor | None = None) -> Iterator[tuple[int, int, Tensor]]:
+        """The rows in [start, end) as numbers that may be changed: first row, last row, block. held: these rows, where they were read before."""
         for first in range(start, end, self.step):
             last = min(first + self.step, end)
-            raw = self._raw[: last - first]
-            read_at(self.source, _bytes(raw), self._at(first))
+            raw = self.read(first, self._raw[: last - first]) if held is None else held[first - start : last - start]
             yield first, last, self._values[: last - first].copy_(raw)
 
+    def rows(self, numbers: Sequence[int]) -> Tensor:
+        """Single rows as numbers that may be changed."""
+        raw = torch.empty(len(numbers), self.columns, dtype=self.dtype)
+        for row, number in zip(raw, numbers):
+            self.read(number, row)
+        return raw.to(self._values.dtype)
+
+    def read(self, first: int, into: Tensor) -> Tensor:
+        """Rows from `first` on, as they are stored."""
+        read_at(self.source, _bytes(into), self._at(first))
+        return into
+
     def write(self, first: int, values: Tensor) -> Tensor:
-        """Store the values of rows from `first` on; returns them as they are stored."""
+        """Store the values of rows from `first` on, a block at most, and make them what is stored."""
         stored = self._raw[: len(values)].copy_(values)
+        self.write_stored(first, stored)
+        return values.copy_(stored)
+
+    def write_stored(self, first: int, stored: Tensor) -> None:
         write_at(self.target, _bytes(stored), self._at(first))
-        return self._again[: len(values)].copy_(stored)
 
     def _at(self, row: int) -> int:
         return self.place + row * self.columns * self.dtype.itemsize
@@ -105,7 +121,7 @@ def tasks(stored: Stored, change: Change) -> list[tuple[int, int, int]]:
         return []
     if form.axis == 0:
         return [(number, 0, form.rows) for number in range(form.count)]
-    step = max(1, 16 * BLOCK_BYTES // (4 * form.columns))
+    step = max(1, BLOCKS * BLOCK_BYTES // (4 * form.columns))
     return [(0, start, min(start + step, form.rows)) for start in range(0, form.rows, step)]
 
 
@@ -124,11 +140,13 @@ def patched(source: int, target: int, stored: Stored, change: Change, task: tupl
 
 
 def _by_rows(span: Span, start: int, end: int, change: Change) -> PutBack:
-    """Rows that are changed each by itself: their columns are the outputs."""
+    """Rows that are changed each by itself: their columns are the outputs. They are read and written at once, and changed block by block."""
     left, edit, basis = change.low_rank, change.edit, change.basis
     by = _carriers(span.dtype, basis)
-    total = PutBack()
-    for first, last, exact in span.blocks(start, end):
+    stored = span.read(start, torch.empty(end - start, span.columns, dtype=span.dtype))
+    moved, error, kept = 0.0, basis.new_empty(len(basis), end - start), basis.new_empty(0 if by is None else len(by.rows), end - start)
+    for first, last, exact in span.blocks(start, end, stored):
+        here = slice(first - start, last - start)
         before = exact @ basis.mT  # [rows, k]
         _finite(before if len(basis) else exact, in_source=True)
         was = exact.double().square().sum(1) if change.keep_norms and end > 1 else None  # a bias is one row, and has no inputs
@@ -138,16 +156,18 @@ def _by_rows(span: Span, start: int, end: int, change: Change) -> PutBack:
         if was is not None:
             exact.mul_(_back_to(was, exact.double().square().sum(1)).to(exact)[:, None])
         if by is None:
-            _finite(span.write(first, exact), in_source=False)
+            _finite(exact.copy_(stored[here].copy_(exact)), in_source=False)
             continue
         after = exact @ basis.mT
-        values = exact.to(span.dtype).to(exact.dtype)
-        carrying, error = carried(exact[:, by.rows].mT.contiguous(), (values @ basis.mT - after).mT.contiguous(), by, _rounding(span.dtype))
-        values[:, by.rows] = carrying.mT
+        moved += float((after - before).square().sum())
+        kept[:, here] = exact[:, by.rows].mT
+        error[:, here] = (exact.copy_(stored[here].copy_(exact)) @ basis.mT - after).mT
+    if by is not None:
+        carrying, error = carried(kept, error, by, _rounding(span.dtype))
         _finite(error, in_source=False)
-        span.write(first, values)
-        total += PutBack(float(error.square().sum()), float((after - before).square().sum()))
-    return total
+        stored[:, by.rows] = carrying.mT.to(span.dtype)
+    span.write_stored(start, stored)
+    return PutBack() if by is None else PutBack(float(error.square().sum()), moved)
 
 
 def _by_columns(span: Span, rows: int, change: Change) -> PutBack:
@@ -174,22 +194,22 @@ def _by_columns(span: Span, rows: int, change: Change) -> PutBack:
     after = before + (basis @ left) @ right if len(basis) else before[:0]
     after = after if scale is None else after * scale
     error = -after if by is not None else before[:0]
-    kept = basis.new_empty(0 if by is None else len(by.rows), span.columns)
+    carrying = [] if by is None else by.rows.tolist()
+    kept = span.rows(carrying).addmm_(left[carrying], right)  # read before anything is written: both files may be one
+    kept = kept if scale is None else kept.mul_(scale)
     for first, last, exact in span.blocks(0, rows):
         exact.addmm_(left[first:last], right)
         stored = span.write(first, exact if scale is None else exact.mul_(scale))
         if by is None:
             _finite(stored, in_source=False)
             continue
-        here = (by.rows >= first) & (by.rows < last)
-        kept[here] = exact[by.rows[here] - first]
         error.addmm_(basis[:, first:last], stored)
     if by is None:
         return PutBack()
     values, error = carried(kept, error, by, _rounding(span.dtype))
     _finite(error, in_source=False)
-    for row, stored in zip(by.rows.tolist(), values):
-        span.write(row, stored[None])
+    for row, stored in zip(carrying, values.to(span.dtype)):
+        span.write_stored(row, stored)
     return PutBack(float(error.square().sum()), float((after - before).square().sum()))
 
 
@@ -199,7 +219,13 @@ def _back_to(was: Tensor, now: Tensor) -> Tensor:
 
 
 def _carriers(dtype: torch.dtype, basis: Tensor) -> Carriers | None:
-    return carriers(basis) if len(basis) and dtype not in EXACT else None
+    return _carriers_of(basis.numpy().tobytes(), basis.shape[1]) if len(basis) and dtype not in EXACT else None
+
+
+@lru_cache(maxsize=16)
+def _carriers_of(basis: bytes, d: int) -> Carriers:
+    """The same for every tensor that is edited along the same directions (float32), as most are."""
+    return carriers(torch.frombuffer(bytearray(basis), dtype=torch.float32).reshape(-1, d))
 
 
 def _rounding(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -2,7 +2,7 @@
 
 A shard without an edited tensor becomes another name of the same file (a hard link), or shares its blocks. In others, edited
 tensors are written as they become, by several threads, and the bytes between them are copied. A shard has its name only when
-it is whole and on the disk, so that a bake that was killed goes on after the last of them.
+it is whole and on the disk, so that a bake that was killed goes on after the last of them. The disk works while the rest is made.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import DataError
 from ..io.atomic import STATE
 from ..io.checkpoint import Checkpoint, Stored, read_header
-from ..io.kernel_copy import cloned, copy_range, linked, read_at, write_at
+from ..io.kernel_copy import begin_writing, cloned, copy_range, linked, read_at, write_at
 from ..progress import Bar
 from ..runtime.runner import one_thread
 from . import packed
@@ -32,7 +32,8 @@ from .patch import NotFinite, PutBack, patched, tasks
 THREADS = 4
 PIECE = 1 << 20  # bytes that are read, looked at and written at a time
 MB = 10**6
-TASK = 64 << 20  # bytes that one task copies
+TASK = 8 << 20  # bytes that one task copies
+HANDED = 32 << 20  # bytes that are made before the disk is told to begin with them
 PARTIAL = ".partial"
 # A float is no number where its bits, as a whole number with or without a sign, are above these: the infinities.
 INFINITIES = {"F16": (np.int16, 0x7C00, 0xFC00), "BF16": (np.int16, 0x7F80, 0xFF80), "F32": (np.int32, 0x7F800000, 0xFF800000)}
@@ -67,7 +68,8 @@ def write_shards(source: Checkpoint, changes: Mapping[str, Change], work: Path, 
     total = sum((source.folder / shard).stat().st_size for shard in source.shards)
     done = 0
     threads = min(THREADS, os.cpu_count() or 1)
-    with closing(Bar("Editing (MB)", total // MB)) as bar, one_thread(), ThreadPoolExecutor(threads) as pool:
+    flush: Future[None] | None = None  # of the shard before, while the next one is made
+    with closing(Bar("Editing (MB)", total // MB)) as bar, one_thread(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as flushing:
         for shard, keys in by_shard.items():
             edited = {key: changes[key] for key in keys if key in changes}
             place, target = source.folder / shard, work / names[shard]
@@ -78,11 +80,15 @@ def write_shards(source: Checkpoint, changes: Mapping[str, Change], work: Path, 
             elif not edited and not copy and linked(place, target):
                 written.links += 1
             else:
-                written.put_back |= _write(pool, source, place, target, keys, edited, lambda count, before=done: bar.to((before + count) // MB))  # type: ignore[misc]
-                _keep(work, shard, {key: written.put_back[key] for key in edited})
-                os.replace(target.with_name(target.name + PARTIAL), target)
+                file, put_back = _write(pool, source, place, target, keys, edited, lambda count, start=done: bar.to((start + count) // MB))  # type: ignore[misc]
+                written.put_back |= put_back
+                before, flush = flush, flushing.submit(_named, file, work, shard, target, put_back)
+                if before is not None:
+                    before.result()
             done += size
             bar.to(done // MB)
+        if flush is not None:
+            flush.result()
     return written
 
 
@@ -112,8 +118,8 @@ def refuse_full(folder: Path, needed: int, out: Path) -> None:
 
 def _write(
     pool: ThreadPoolExecutor, files: Checkpoint, place: Path, target: Path, keys: list[str], edited: Mapping[str, Change], told: Callable[[int], None]
-) -> dict[str, PutBack]:
-    """Write one shard, all but its last name; returns what rounding did to each edited tensor."""
+) -> tuple[int, dict[str, PutBack]]:
+    """Write one shard, all but its last name; returns the open file, and what rounding did to each edited tensor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     held = {key: files.tensors[key] for key in keys}
     source, copy = os.open(place, os.O_RDONLY | getattr(os, "O_BINARY", 0)), -1
@@ -129,14 +135,39 @@ def _write(
             for job in parts
         ]
         jobs += [(None, end - start, partial(_copied, source, copy, start, end, spans, shared)) for start, end, spans in _rest(held, edited, size)]
-        jobs.sort(key=lambda job: -job[1])  # the longest first, so that no thread is left with one at the end
-        put_back = _all(pool, jobs, told)
-        os.fsync(copy)
-    finally:
-        os.close(source)
+        jobs.sort(key=lambda job: (job[0] is None, -job[1]))  # what takes long first, so that no thread is left with it at the end
+        put_back = _all(pool, jobs, _handing(copy, told))
+    except BaseException:
         if copy >= 0:
             os.close(copy)
-    return {key: put_back.get(key, PutBack()) for key in edited}
+        raise
+    finally:
+        os.close(source)
+    return copy, {key: put_back.get(key, PutBack()) for key in edited}
+
+
+def _handing(copy: int, told: Callable[[int], None]) -> Callable[[int], None]:
+    """The same as `told`, which hands what was made to the disk from time to time: it has less to do at the end."""
+    handed = 0
+
+    def tell(done: int) -> None:
+        nonlocal handed
+        if done - handed >= HANDED:
+            handed = done
+            begin_writing(copy)
+        told(done)
+
+    return tell
+
+
+def _named(copy: int, work: Path, shard: str, target: Path, put_back: Mapping[str, PutBack]) -> None:
+    """Give a shard its name, once it is on the disk and what rounding did to it is kept."""
+    try:
+        os.fsync(copy)
+    finally:
+        os.close(copy)
+    _keep(work, shard, put_back)
+    os.replace(target.with_name(target.name + PARTIAL), target)
 
 
 def _patches(source: int, copy: int, files: Checkpoint, key: str, change: Change) -> list[Callable[[], PutBack]]:

@@ -167,6 +167,11 @@ def _median_difference(values: Values) -> Estimate:
     return Estimate(estimators.median_difference(values["shows"], values["lacks"]))
 
 
+@estimator("spectral_residual")
+def _spectral_residual(values: Values) -> Estimate:
+    return Estimate(estimators.spectral_residual(values["shows"], values["lacks"]))
+
+
 @estimator("paired_pca", paired=True)
 def _paired_pca(values: Values) -> Estimate:
     return Estimate(estimators.paired_pca(values["shows"], values["lacks"])[0])

@@ -19,14 +19,19 @@ class HubName(NamedTuple):
     repo: str
     revision: str | None
 
+    @classmethod
+    def of(cls, text: str) -> HubName:
+        repo, _, revision = text.partition("@")
+        return cls(repo, revision or None)
+
 
 def hub_name(name: str) -> HubName | None:
     """A name on the Hub; None for what can only be a file or folder here."""
-    repo, _, revision = name.partition("@")
+    repo, revision = HubName.of(name)
     local = name.startswith((".", "/", "~")) or any(mark in name for mark in ":\\") or Path(name).suffix in FILES
-    if local or repo.count("/") != 1 or not all(repo.split("/")) or "/" in revision:
+    if local or repo.count("/") != 1 or not all(repo.split("/")) or "/" in (revision or ""):
         return None
-    return HubName(repo, revision or None)
+    return HubName(repo, revision)
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from ..stats import intervals
 from ..stats.score import Better, Score
 from .condition import Condition
 from .drift import Drift, drift
-from .engaged import garbled
+from .engaged import garbled, stock, usual_share
 from .ledger import Ledger, kept_replies
-from .observation import Observation, judged
+from .observation import Observation, judged, ordinary_set
 
 # Every yes-or-no score: its name, which outcomes it counts, and which way is better.
 RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
@@ -124,7 +124,8 @@ class Bench:
     def on(self, prompts: Mapping[SetName, Sequence[Prompt]]) -> Bench:
         """The same bench with other prompts: sets that are not named have none."""
         bench = copy(self)
-        vars(bench).pop("untouched", None)
+        for kept in ("untouched", "_usual_share"):
+            vars(bench).pop(kept, None)
         bench.prompts = {name: asked(prompts.get(name, ())) for name in SET_NAMES}
         return bench
 
@@ -136,6 +137,12 @@ class Bench:
                 f"The behaviour {self.behaviour.name!r} has no prompts in its {self.split} split, so nothing can be measured; give it more."
             )
         return self._tried(Condition(self.session), self.ledger.replies)  # which keeps them itself
+
+    @cached_property
+    def _usual_share(self) -> float:
+        """How alike the untouched model's own replies to ordinary prompts are."""
+        ordinary = self.prompts[ordinary_set(self.prompts)]
+        return usual_share(ordinary, [reply.text for reply in self.ledger.replies(ordinary, self.budget)] if ordinary else [])
 
     def try_(self, control: Control | Condition | None) -> Trial:
         """What a control (or any other condition, or nothing) makes of the prompts."""
@@ -149,7 +156,10 @@ class Bench:
         said = iter(replies([prompt for prompts in self.prompts.values() for prompt in prompts], self.budget) if any(self.prompts.values()) else ())
         heard = {name: [next(said) for _ in prompts] for name, prompts in self.prompts.items()}
         broken = {"shows": garbled(self.ledger, condition, self.prompts["shows"], heard["shows"], self.budget)}
-        observation = Observation({name: judged(self.detector, prompts, heard[name], broken.get(name)) for name, prompts in self.prompts.items()})
+        same = {"shows": stock(self.prompts["shows"], [reply.text for reply in heard["shows"]], self._usual_share)}
+        observation = Observation(
+            {name: judged(self.detector, prompts, heard[name], broken.get(name, ()), same.get(name, ())) for name, prompts in self.prompts.items()}
+        )
 
         def moved() -> Drift:
             untouched = self.untouched.observation

@@ -20,7 +20,7 @@ from . import robustness
 from .battery import Right, asked_battery, paired
 from .bench import RATES, Bench, Trial
 from .condition import Condition
-from .degeneration import OF_REPLIES
+from .degeneration import OF_REPLIES, ON_SHOWS
 from .ledger import Ledger
 from .observation import Observation
 from .plan import MeasurePlan
@@ -154,8 +154,13 @@ def compare(bench: Bench, trial: Trial) -> Measurement:
     for name, kl in (("drift", drift.kl), ("first_token_kl", drift.first_token_kl)):
         scores[0][name], scores[1][name], delta[name] = _from_none(kl), kl, kl
     scores[0]["perplexity"], scores[1]["perplexity"] = drift.perplexity
-    for name, of, better in OF_REPLIES:
-        values = [_values([of(outcome.reply) for outcome in seen.sets[before.ordinary]]) for seen in (before, after)]
+    samples = {name: ([[of(outcome.reply) for outcome in seen.sets[before.ordinary]] for seen in (before, after)], better) for name, of, better in OF_REPLIES}
+    samples |= {
+        name: ([of([outcome.prompt.key for outcome in seen.sets["shows"]], [outcome.reply for outcome in seen.sets["shows"]]) for seen in (before, after)], better)
+        for name, of, better in ON_SHOWS
+    }
+    for name, (told, better) in samples.items():
+        values = [_values(one) for one in told]
         scores[0][name], scores[1][name] = (intervals.mean(name, sample, better=better) for sample in values)
         delta[name] = intervals.mean(name, values[1] - values[0], better=better)
     return Measurement(

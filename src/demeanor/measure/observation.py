@@ -14,18 +14,21 @@ from .engaged import says_something
 
 @dataclass(frozen=True)
 class Outcome:
-    """One prompt's reply: whether it shows the behaviour, whether it is right (None without a known answer), and whether it is garbled."""
+    """One prompt's reply: whether it shows the behaviour, whether it is right (None without a known answer), whether it is garbled, and whether it is what
+    other prompts are told too."""
 
     prompt: Prompt
     reply: Reply
     shown: bool
     right: bool | None
     garbled: bool = False
+    stock: bool = False
 
     @property
     def engaged(self) -> bool:
-        """Whether it neither shows the behaviour nor says nothing: it is right, or made of words, not garbled, not repeating itself."""
-        return not self.shown and (self.right is True or (not self.garbled and says_something(self.reply.text)))
+        """Whether it neither shows the behaviour nor says nothing: it is right, or made of words, not garbled, and repeats neither itself nor what is said
+        to other prompts."""
+        return not self.shown and (self.right is True or not (self.garbled or self.stock or not says_something(self.reply.text)))
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,7 @@ class Observation:
 
     @property
     def ordinary(self) -> SetName:
-        """The set on which nothing should change: `neutral`, or `lacks` where there is no such set."""
-        return "neutral" if self.sets["neutral"] else "lacks"
+        return ordinary_set(self.sets)
 
     def where(self, fires: Mapping[SetName, Sequence[bool]], otherwise: Observation) -> Observation:
         """This observation where a gate fires and another elsewhere: exactly what a gated control gives, row by row."""
@@ -61,10 +63,18 @@ class Observation:
         )
 
 
-def judged(detector: Detector, prompts: Sequence[Prompt], replies: Sequence[Reply], garbled: Sequence[bool] | None = None) -> tuple[Outcome, ...]:
-    """Replies to the prompts of one set, as the detector and the known answers tell them; none is `garbled` unless told."""
+def ordinary_set(sets: Mapping[SetName, Sequence[object]]) -> SetName:
+    """The set on which nothing should change: `neutral`, or `lacks` where there is no such set."""
+    return "neutral" if sets["neutral"] else "lacks"
+
+
+def judged(
+    detector: Detector, prompts: Sequence[Prompt], replies: Sequence[Reply], garbled: Sequence[bool] = (), stock: Sequence[bool] = ()
+) -> tuple[Outcome, ...]:
+    """Replies to the prompts of one set, as the detector and the known answers tell them; none is `garbled` or `stock` unless told."""
     shown = present(detector, [reply.text for reply in replies], prompts)
+    nothing = [False] * len(prompts)
     return tuple(
-        Outcome(prompt, reply, here, None if prompt.answer is None else is_right(reply.text, prompt.answer), noise)
-        for prompt, reply, here, noise in zip(prompts, replies, shown, garbled or [False] * len(prompts), strict=True)
+        Outcome(prompt, reply, here, None if prompt.answer is None else is_right(reply.text, prompt.answer), noise, same)
+        for prompt, reply, here, noise, same in zip(prompts, replies, shown, garbled or nothing, stock or nothing, strict=True)
     )

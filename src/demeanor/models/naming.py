@@ -12,6 +12,7 @@ from ..errors import ModelError, did_you_mean
 from ..io.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint, open_checkpoint, read_header, read_json
 from ..io.claims import refuse_output
 from ..io.gguf import SUFFIX, is_gguf, open_gguf
+from ..io.hub import HubName
 from ..io.plan import EMBEDDED
 from ..progress import warn
 from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS
@@ -53,14 +54,14 @@ def resolve(name: str) -> Place:
             open_checkpoint(path)
         return Place(str(path))
     hub, _, file = name.partition(":")
-    hub, _, revision = hub.partition("@")
+    hub, revision = HubName.of(hub)
     if name.startswith((".", "/", "~")) or hub.count("/") != 1:
         raise ModelError(
             f"There is no model {name!r}{did_you_mean(name, [ORGANISM])}: not a folder here, nor a GGUF file, and a Hub id has the form owner/model."
         )
     if (file or hub).lower().endswith(SUFFIX) is not bool(file):
         raise ModelError(f"There is no model {name!r}: not a file here, and a GGUF file on the Hub is named owner/repo:file.gguf.")
-    return Place(hub, revision or None, file or None)
+    return Place(hub, revision, file or None)
 
 
 def _exists(path: Path) -> bool:

@@ -29,6 +29,8 @@ COSTS = {
     "first_token_kl": "first-token KL (nats)",
     "perplexity": "perplexity of base replies",
     "repetition": "repeated 4-grams",
+    "repetition_shows": "shows: repeated 4-grams",
+    "shared_shows": "shows: 4-grams that other replies have",
     "other_script": "replies in another script",
     "empty": "empty replies",
     "length": "reply tokens",
@@ -64,7 +66,7 @@ ARROW = {"lower": "\u2193", "higher": "\u2191", "neither": ""}
 
 
 def number(name: str, value: float) -> str:
-    return f"{value:.{PLAIN[name]}f}" if name in PLAIN else f"{100 * value:.1f}%"
+    return f"{value:z.{PLAIN[name]}f}" if name in PLAIN else f"{100 * value:.1f}%"
 
 
 def interval(score: Score) -> str:

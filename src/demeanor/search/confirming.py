@@ -28,7 +28,8 @@ class Confirmed:
 
     @property
     def values(self) -> Values:
-        """By the names that bounds may use. left: the share of `shows` whose replies are no use: the behaviour shown, a wrong answer or nonsense."""
+        """By the names that bounds may use. left: the share of `shows` whose replies are no use: the behaviour shown, a wrong answer, nonsense, or the same as
+        to other prompts."""
         trial, outcomes = self.trial, self.trial.observation.sets["shows"]
         useful = sum(outcome.engaged and outcome.right is not False for outcome in outcomes)
         return {

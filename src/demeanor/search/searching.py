@@ -41,6 +41,7 @@ from .confirming import Confirmed, Front, confirm_front
 from .front import knee
 from .pick import picked
 from .plan import SearchPlan
+from .space import KINDS
 from .study import DATABASE, Limits, Recorded, Study, check_extra, study_url
 from .trying import Trying
 
@@ -156,7 +157,8 @@ def _amount(plan: SearchPlan) -> str:
 
 def study_name(plan: SearchPlan, structure: str) -> str:
     """The name of a study: of all searches with the same trials, and of no other."""
-    digest = sha256(json_text({**plan.space, "structure": structure}).encode()).hexdigest()[:12]
+    # The kinds too: a study whose trials chose among others cannot go on.
+    digest = sha256(json_text({**plan.space, "structure": structure, "kinds": KINDS}).encode()).hexdigest()[:12]
     return f"demeanor {Path(plan.model).name} {Path(plan.behaviour).stem} {digest}"
 
 

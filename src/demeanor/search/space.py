@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import directions
-from ..algebra.estimators import clusters
+from ..algebra.estimators import clusters, gaussian_transport
 from ..algebra.schedule import triangular
 from ..behaviours import SetName
 from ..calibrate.dial import ADDED_TO
@@ -32,6 +32,7 @@ from ..structure.layout import Role
 Value = str | int | float | bool
 Params = Mapping[str, Value]  # of one setting, by the names of the axes
 NO_GATE = "none"
+KINDS = ("ablate", "push", "transport")
 RANKS = 4
 FEWEST = 4  # rows of a group that a direction is made of
 ROLES: tuple[Role, ...] = ("attn", "mlp", "embed")
@@ -51,6 +52,7 @@ class Axis:
 STRENGTH, PLACE, SHARE = Axis(low=-0.3, high=1.5, step=0.05), Axis(low=0, high=1, step=0.05), Axis(low=0, high=1, step=0.1)
 KERNEL = {"at": PLACE, "width": Axis(low=0.1, high=1, step=0.1), "edge": SHARE}
 PUSH = Axis(low=0.02, high=2.0, step=0.02)
+CARRIED, COMPONENTS = Axis(low=0.1, high=1.5, step=0.1), 8  # how much of a transport, and in how many components at most
 EVERYWHERE: Params = {"rank": 1, "own": False, "telling": False, "attn": 1.0, "mlp": 1.0, "embed": 1.0, "at": 0.5, "width": 1.0, "edge": 1.0}
 
 
@@ -79,7 +81,7 @@ class Space:
     def common(self) -> dict[str, Axis]:
         """The axes that every setting has, in the order in which they are chosen."""
         last = max(1, self.findings.layer_limit) - 1
-        kinds = ("ablate",) if self.bakeable else ("ablate", "push")
+        kinds = KINDS[:1] if self.bakeable else KINDS
         axes = {
             "kind": Axis(kinds), "gate": Axis((NO_GATE, *self.gates)), "estimator": Axis(self.estimators),
             "layer": Axis(low=0, high=last), "position": Axis(self.positions),
@@ -90,6 +92,8 @@ class Space:
         """The further axes of one kind of setting."""
         if kind == "push":
             return {"push": PUSH, "tokens": Axis(ADDED_TO)}
+        if kind == "transport":
+            return {"carried": CARRIED, "components": Axis(low=1, high=COMPONENTS), "tokens": Axis(ADDED_TO)}
         flags = {"own": Axis((False, True)), "telling": Axis((False, True))}
         return {"rank": Axis(low=1, high=RANKS), **flags, "attn": STRENGTH, "mlp": STRENGTH, "embed": STRENGTH, **KERNEL}
 
@@ -100,7 +104,8 @@ class Space:
 
     def control(self, params: Params) -> Control:
         """The control of a setting, its gate left out."""
-        parts = tuple(self._push(params) if params["kind"] == "push" else self._ablations(params))
+        made = {"push": self._push, "transport": self._transport, "ablate": self._ablations}
+        parts = tuple(made[str(params["kind"])](params))
         made_from = provenance(method="search", behaviour=self.findings.directions[0].behaviour, setting=dict(params))
         return Control(parts=parts, layout=self.session.layout, model_name=self.session.name, made_from=made_from)
 
@@ -114,10 +119,22 @@ class Space:
         r = self.basis(str(params["estimator"]), site, 1)[0]
         shows, lacks = (self._means(name, site) for name in ("shows", "lacks"))
         away = -1.0 if float((shows - lacks) @ r.double()) > 0 else 1.0
+        vectors = (away * float(params["push"]) * self.norm(site) * r)[None].float()
+        yield Part(kind="add", vectors=vectors, dose=1.0, scope=self._scope(params, site))
+
+    def _transport(self, params: Params) -> Iterator[Part]:
+        """The values of `shows` carried onto those of `lacks` at one site, as normal distributions in a few components."""
+        site = self._site(params)
+        number = self._numbers[site.layer, site.position]
+        shows, lacks = (self.classes.train[name][:, number] for name in ("shows", "lacks"))
+        read, vectors, target = (tensor.float() for tensor in gaussian_transport(shows, lacks, int(params["components"])))
+        yield Part(kind="transport", vectors=vectors, read=read, target=target, dose=float(params["carried"]), scope=self._scope(params, site))
+
+    def _scope(self, params: Params, site: Site) -> Scope:
+        """The tokens of a setting at one site: the one that is read, or the prompt's last and the reply."""
         read = params["tokens"] == "read"
         places = (len(self.findings.after) + int(site.position),) if read else ()
-        at = Scope(site=Site(site.layer, site.point), tokens="read" if read else "last_and_reply", positions=places)
-        yield Part(kind="add", vectors=(away * float(params["push"]) * self.norm(site) * r)[None].float(), dose=1.0, scope=at)
+        return Scope(site=Site(site.layer, site.point), tokens="read" if read else "last_and_reply", positions=places)
 
     def _ablations(self, params: Params) -> Iterator[Part]:
         """What every kind of writer takes out, by a kernel over the layers: one direction, or each layer's own."""

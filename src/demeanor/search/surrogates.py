@@ -23,8 +23,9 @@ from ..finding.find import Findings
 from ..finding.gauges import TOKENS, Tried
 from ..finding.gauges import ShortReplies as Beginnings
 from ..measure.bench import Bench
-from ..measure.engaged import says_something
-from ..models import Session
+from ..measure.engaged import says_something, stock, usual_share
+from ..measure.observation import ordinary_set
+from ..models import Reply, Session
 from ..models.row_values import RowValue
 
 PROMPTS = 64  # of shows and of guard, at most; half as many ordinary ones, which tell more each
@@ -77,23 +78,24 @@ def surrogate_for(bench: Bench, findings: Findings) -> ShortReplies:
     most = PROMPTS if small else LARGE
     known = {name: set(findings.sets.val.get(name, ())) for name in TOLD}
     shows, guard = ([prompt for prompt in bench.prompts[name] if prompt in known[name]][:most] for name in TOLD)
-    ordinary: SetName = "neutral" if bench.prompts["neutral"] else "lacks"
+    ordinary = ordinary_set(bench.prompts)
     prompts = Prompts(shows, guard, bench.prompts[ordinary][: most // 2], ordinary)
     return ShortReplies(bench, prompts)
 
 
 class ShortReplies:
-    """Beginnings of replies, as short as tell, and the detector; a reply without words is no use. And how far the untouched model's own
+    """Beginnings of replies, as short as tell, and the detector; a reply without words is no use, nor one that says what others say. And how far the untouched model's own
     replies to ordinary prompts are moved, over their first tokens."""
 
     def __init__(self, bench: Bench, prompts: Prompts) -> None:
         self.session, self.prompts, self.detector = bench.session, prompts, bench.detector
-        replies = bench.ledger.replies(prompts.ordinary, bench.budget) if prompts.ordinary else []
+        replies: Sequence[Reply] = bench.ledger.replies(prompts.ordinary, bench.budget) if prompts.ordinary else []
         self.said = [reply.ids[:TOKENS] or (self.session.pad_id,) for reply in replies]
         base = bench.ledger.reply_log_probs(prompts.ordinary, self.said) if replies else []
         self.moved = Divergence([rows.double() for rows in base])
         self.starts = [self.session.encode(prompt) for prompt in prompts.ordinary]
         self.length = Beginnings(bench, Tried(prompts.shows, [], prompts.ordinary)).length
+        self.usual = usual_share(prompts.ordinary, [self.session.decode(reply.ids[: self.length]) for reply in replies])
 
     def read(self, controls: Sequence[Control | None], first: int, last: int) -> list[Read]:
         """What every control does to prompts number `first` to `last` of each set."""
@@ -104,11 +106,16 @@ class ShortReplies:
             with rows_under(self.session, [control for control in controls for _ in told]):
                 texts = [reply.text for reply in self.session.generate(told * len(controls), self.length)]
             shown = likely(self.detector, texts, told * len(controls))
-            useless = [not says_something(text) for text in texts]
+            useless = [no for start in range(0, len(texts), len(told)) for no in self._useless(asked["shows"], texts[start : start + len(told)])]
         moved = self._moved(controls, first, last)
         return [
             self._read(asked, shown[place * len(told) :], useless[place * len(told) :], drift) for place, drift in enumerate(moved)
         ]
+
+    def _useless(self, shows: Sequence[Prompt], texts: Sequence[str]) -> list[bool]:
+        """Which beginnings, those of `shows` first, say nothing; of `shows` also those that say what the others read with them say."""
+        same = stock(shows, texts[: len(shows)], self.usual) + [False] * (len(texts) - len(shows))
+        return [alike or not says_something(text) for alike, text in zip(same, texts, strict=True)]
 
     def _read(self, asked: Mapping[SetName, Sequence[Prompt]], shown: Sequence[float], useless: Sequence[bool], drift: Tensor) -> Read:
         count = len(asked["shows"])
