@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -41,9 +42,10 @@ def connected(address: str | None) -> Any:
     if not ray.is_initialized():
         _refuse_silent(address or os.environ.get("RAY_ADDRESS", ""))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+        how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, **({} if address else {"include_dashboard": False})}
         with _own_manners():
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if address else {"include_dashboard": False}))
+                ray.init(address=address, **how)
             except (ConnectionError, ValueError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise DataError(f"Ray cannot be used ({reason}); see `ray status`, or leave out --on.") from error
