@@ -43,7 +43,7 @@ SHORTER = {
     "train prefix": ["--prompts", "8", "--max-prompts", "8", "--num-train-epochs", "1"], "train detox": ["--max-prompts", "8"],
     "train heal": ["--max-prompts", "8"], "selfcontrol run": ["--max-prompts", "4"],
 }  # fmt: skip
-ELSEWHERE = {"docs/start.md": "tests/docs/test_start.py", "docs/extending.md": "tests/detect/test_foreign.py"}  # run as they stand
+ELSEWHERE = {"docs/start.md": "tests/docs/test_start.py", "docs/extending.md": "tests/detect/test_foreign.py", "docs/how-to/clusters.md": "tests/workers/test_cluster_page.py"}  # run as they stand
 QUICK = {"docs/selfcontrol.md"}  # a few seconds
 
 

@@ -113,7 +113,7 @@ def test_a_plan_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytes
 
 # Options that hold texts which are no names of files.
 TEXTS = {
-    "chat_template_args", "column", "columns", "device", "device_map", "dtype", "kernel", "message", "prompt", "prompting", "questions",
+    "chat_template_args", "column", "columns", "device", "device_map", "dtype", "kernel", "message", "on", "prompt", "prompting", "questions",
     "reducer", "host", "pick", "repo", "report_to", "revision", "served_name", "storage", "system", "tokens",
 }  # fmt: skip
 

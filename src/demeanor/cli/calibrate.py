@@ -9,7 +9,7 @@ from ..calibrate.plan import DialPlan, DosePlan
 from ..controls import load_control, save_control
 from ..controls.plan import ControlPlan
 from ..finding.find import search_directions
-from ..models import Loading
+from ..models import SpreadLoading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
@@ -20,7 +20,7 @@ from .terminal import out, say_result
 
 
 @from_plans
-def dial(subject: BehaviourPlan, plan: DialPlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
+def dial(subject: BehaviourPlan, plan: DialPlan, loading: SpreadLoading, target: Target, as_json: AsJson = False) -> None:
     """A dial that turns a behaviour from removed (-1) to induced (+1), measured at every dose; used as FILE:DOSE."""
     named = behaviour_named(subject.behaviour)
     named.needs_prompts()
@@ -37,7 +37,7 @@ def dial(subject: BehaviourPlan, plan: DialPlan, loading: Loading, target: Targe
 
 
 @from_plans
-def dose(subject: BehaviourPlan, dosed: ControlPlan, plan: DosePlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
+def dose(subject: BehaviourPlan, dosed: ControlPlan, plan: DosePlan, loading: SpreadLoading, target: Target, as_json: AsJson = False) -> None:
     """The smallest dose of a control that reaches a rate (on val), measured once (on test) and written."""
     named, control = behaviour_named(subject.behaviour), load_control(dosed.control)
     found = find_dose(opened(subject.model, loading), named, control, plan)

@@ -23,7 +23,7 @@ from ..io.claims import claimed
 from ..io.plan import BasePlan
 from ..measure import Bench, Ledger
 from ..measure.side_by_side import side_by_side
-from ..models import Loading, Session, open_streamed
+from ..models import Loading, Session, SpreadLoading, open_streamed
 from ..models.kept_pass import part_of
 from ..models.plan import BehaviourPlan
 from ..models.streamed import larger_than_memory
@@ -55,12 +55,14 @@ class ChoicePlan(BasePlan):
 
 @from_plans
 def find(
-    subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, streaming: StreamPlan, loading: Loading, target: Target, force: Force = False, as_json: AsJson = False
+    subject: BehaviourPlan, plan: FindPlan, choice: ChoicePlan, streaming: StreamPlan, loading: SpreadLoading, target: Target, force: Force = False, as_json: AsJson = False
 ) -> None:  # fmt: skip
     """The direction that carries a behaviour, found and selected."""
-    large = None if streaming.stream else larger_than_memory(subject.model, loading)
+    large = None if streaming.stream or loading.spread else larger_than_memory(subject.model, loading)
     if large is not None:
         say(f"{large}, so it is read block by block (as with --stream).")
+    if streaming.stream and loading.spread:
+        raise DataError("--stream reads a model block by block in one process, and workers hold it whole; leave out --stream or --on.")
     if streaming.stream or large is not None:
         _find_streamed(subject, plan, choice, streaming.tried, loading, target, as_json)
         return

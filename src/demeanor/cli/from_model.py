@@ -20,10 +20,10 @@ from rich.markup import escape
 from ..errors import DataError
 from ..io.plan import BasePlan, Flag, read_from, read_values, unknown_option
 from ..io.yaml_files import read_yaml
-from ..models import Loading
+from ..models import Loading, SpreadLoading
 from .outputs import claiming
 
-PANELS: Mapping[type[BasePlan], str] = {Loading: "Loading the model"}
+PANELS: Mapping[type[BasePlan], str] = {Loading: "Loading the model", SpreadLoading: "Workers"}
 FILE, CONTEXT = "plan_file", "context"  # parameters of every command that has plans
 
 

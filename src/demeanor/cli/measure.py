@@ -21,7 +21,7 @@ from ..measure.condition import Condition
 from ..measure.plan import ComparisonPlan, MeasurePlan, SuitePlan
 from ..measure.rating import read_ratings, write_sheet
 from ..measure.suites import Change
-from ..models import Loading, Session
+from ..models import Session, SpreadLoading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
@@ -40,11 +40,13 @@ RatingSheet = Annotated[
 
 @from_plans
 def measure(
-    subject: BehaviourPlan, controlled: ControlsPlan, plan: MeasurePlan, compared: ComparisonPlan, asked: SuitePlan, loading: Loading,
+    subject: BehaviourPlan, controlled: ControlsPlan, plan: MeasurePlan, compared: ComparisonPlan, asked: SuitePlan, loading: SpreadLoading,
     target: MaybeTarget = None, rating_sheet: RatingSheet = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Rates of a behaviour, answers and drift on the test split, before and after each control."""
     _check_measuring(controlled.controls, rating_sheet, compared.redo)
+    if compared.base is not None and loading.spread:
+        raise DataError("--base asks a second model, and workers hold one; leave out --on.")
     named = behaviour_named(subject.behaviour)
     controls = {name: load_control(name) for name in controlled.controls}
     suites = suites_asked(asked)

@@ -22,7 +22,7 @@ from ..measure.meter.aggregates import shifts
 from ..measure.meter.plan import ReplyPlan, ScorePlan
 from ..measure.meter.scoring import replied, scored, texts_of, write_rows
 from ..measure.meter.transitions import LEVELS, sankey
-from ..models import Loading
+from ..models import Loading, SpreadLoading
 from ..progress import say
 from ..report.html import beside_page, figure_html, page_html
 from .from_model import from_plans
@@ -52,7 +52,7 @@ Key = Annotated[str, typer.Option(help="Column by which rows of several files be
 
 @meter_app.command("run", epilog="Example: demeanor meter run organism --max-prompts 50 -o base.csv")
 @from_plans
-def meter_run(plan: ReplyPlan, loading: Loading, target: Target, as_json: AsJson = False) -> None:
+def meter_run(plan: ReplyPlan, loading: SpreadLoading, target: Target, as_json: AsJson = False) -> None:
     """Replies to a behaviour's prompts, scored, in a CSV file with a row per reply."""
     named = [behaviour_named(name) for name in plan.behaviours]
     control = None if plan.control is None else load_control(plan.control)

@@ -9,11 +9,11 @@ from pydantic import Field
 from ..calibrate.plan import Doses
 from ..finding.plan import FalsePositives, Layer, Ranking, Tries
 from ..io.plan import Flag
-from ..models import Loading
+from ..models import SpreadLoading
 from ..models.plan import Battery, BehaviourPlan, MaxPrompts, Robust
 
 
-class Plan(Loading, BehaviourPlan):
+class Plan(SpreadLoading, BehaviourPlan):
     """Everything a run depends on, as asked for."""
 
     layer: Layer = None

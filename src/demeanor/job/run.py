@@ -12,6 +12,7 @@ import math
 import platform
 import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,8 @@ def _run(plan: Plan, out: Path) -> Run:
         check_extras()
     stages = Stages(5 + (plan.doses != 0))
     stages.begin(f"Loading {plan.model}.")
-    session = _loaded(plan, plan.model)
-    say(f"{plan.model}: {session.layout.n_layers} layers, {session.proof}; worst residual {session.layout.worst_residual:.0e}.")
-    with resumable(plan, session, out) as journal:
+    with closing(load(plan.model, loading=plan.loading)) as session, resumable(plan, session, out) as journal:
+        say(f"{plan.model}: {session.layout.n_layers} layers, {session.proof}; worst residual {session.layout.worst_residual:.0e}.")
         job = _Job(plan, out, named.settled(session), Ledger(session, journal), stages)
         findings = _found(job)
         stages.begin("Trying the best controls on the val split.")
@@ -110,10 +110,6 @@ class _Job:
         """On the test split; with `robust`, worded otherwise too, if the plan says so."""
         plan = MeasurePlan(max_prompts=self.plan.max_prompts, battery=self.plan.battery, robust=robust and self.plan.robust)
         return measure(self.session, self.behaviour, control, plan, ledger=self.ledger)
-
-
-def _loaded(plan: Plan, model: str) -> Session:
-    return load(model, loading=plan.loading)
 
 
 def _found(job: _Job) -> Findings:
@@ -194,7 +190,7 @@ def _baked(model: str, control: Control, folder: Path) -> tuple[Baked | None, st
 
 def _parity(plan: Plan, session: Session, control: Control, measurement: Measurement, folder: Path) -> Parity | None:
     try:
-        return check_parity(session, _loaded(plan, str(folder)), control, measurement)
+        return check_parity(session, load(folder, loading=plan.here), control, measurement)
     except torch.OutOfMemoryError:
         warn("There is no memory for a second model, so the baked one was not compared with the control; try it with --device cpu.")
         return None

@@ -15,6 +15,7 @@ from ..runtime.caches import keyword
 from ..runtime.runner import Runner
 from ..runtime.shared_prefix import InOnePiece, OpenedBatch, Tail, last_logits
 from .options import REPLY_TOKENS
+from .row_values import AllOfThem, Greedy, OwnTokens, RowValue
 from .texts import Texts
 from .thinking import open_think_tag, unfinished
 
@@ -159,19 +160,15 @@ class LanguageModel(Texts):
 
     def reply_log_probs(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over each reply's tokens: [reply token, vocab] per prompt, float32, CPU."""
-        return self.teacher_forced([self.encode(prompt) for prompt in as_prompts(prompts)], replies, lambda row, log_probs: log_probs)
+        return self.teacher_forced([self.encode(prompt) for prompt in as_prompts(prompts)], replies, AllOfThem())
 
     def reply_log_likelihoods(self, prompts: Sequence[str | Prompt], replies: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probability of each reply's own tokens, teacher-forced: [reply token] per prompt, float32, CPU."""
-        return self.teacher_forced(
-            [self.encode(prompt) for prompt in as_prompts(prompts)],
-            replies,
-            lambda row, log_probs: log_probs.gather(1, torch.tensor(replies[row], dtype=torch.long, device=log_probs.device)[:, None])[:, 0],
-        )
+        return self.teacher_forced([self.encode(prompt) for prompt in as_prompts(prompts)], replies, OwnTokens(replies))
 
     def text_log_probs(self, starts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
         """Teacher-forced log-probabilities over token ids after other token ids: [token, vocab] per text, float32, CPU."""
-        return self.teacher_forced(starts, continuations, lambda row, log_probs: log_probs)
+        return self.teacher_forced(starts, continuations, AllOfThem())
 
     def continuation_log_likelihoods(
         self, starts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -181,17 +178,15 @@ class LanguageModel(Texts):
         Both together may be one longer than the model takes: the last token is predicted, not read.
         """
 
-        def kept(row: int, log_probs: Tensor) -> Tensor:
-            own = torch.tensor(continuations[row], dtype=torch.long, device=log_probs.device)
-            return torch.stack([log_probs.gather(1, own[:, None]).double().sum(), (log_probs.argmax(-1) == own).all().double()])
-
-        return [(float(total), bool(greedy)) for total, greedy in self.teacher_forced(starts, continuations, kept)]
+        return [(float(total), bool(greedy)) for total, greedy in self.teacher_forced(starts, continuations, Greedy(continuations))]
 
     @torch.no_grad()
     def teacher_forced(
-        self, starts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], kept: Callable[[int, Tensor], Tensor]
+        self, starts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], kept: RowValue, numbers: Sequence[int] | None = None
     ) -> list[Tensor]:
         """What `kept` makes of every row's number and its teacher-forced log-probabilities [reply token, vocab], float32; on the CPU.
+
+        numbers: what `kept` is to know each row by, where that is not its place.
 
         Rows are token ids after other token ids, so nothing of a vocabulary's size need be held for more rows than one batch has.
         """
@@ -206,7 +201,7 @@ class LanguageModel(Texts):
             for place, (row, length) in enumerate(zip(batch.rows, lengths)):
                 # Each token is predicted by the one before it.
                 log_probs = logits[place, logits.shape[1] - length :].float().log_softmax(-1)
-                results.append(kept(row, log_probs).cpu())
+                results.append(kept(row if numbers is None else numbers[row], log_probs).cpu())
             return results
 
         tails = [Tail(max(1, len(reply)), max(len(reply) - 1, 0)) for reply in replies]

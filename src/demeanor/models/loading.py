@@ -5,6 +5,8 @@ This and the other files of this package are the only ones that know transformer
 
 from __future__ import annotations
 
+import platform
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import DataError, ModelError
+from ..io.plan import EMBEDDED
 from ..progress import say, warn
 from ..structure.fetched import auto_class, fetched, without_bars
+from ..structure.layout import Layout, same_weights
+from ..version import __version__
+from ..workers import Workers, connected
 from .gguf import read_gguf
 from .merging import merged_into
 from .naming import Place, base_of, resolve, say_which_file, weights_of
-from .options import Loading, Quantized
+from .options import Loading, Quantized, SpreadLoading
 from .proven import proven_layout, weights_in_memory
 from .session import Session
+from .spread import SpreadSession
 from .texts import known_tokens, pad_of
 
 if TYPE_CHECKING:
@@ -37,19 +44,44 @@ def load(
     A model of transformers that is loaded already is taken with its tokenizer: `load(model, tokenizer=tokenizer)`. It is put into
     evaluation mode and its weights take no gradients; its configuration stays as it is.
 
-    loading: how the model is loaded; `fields` are fields of `Loading` by name (`device="cpu"`, `dtype="bfloat16"`, ...) and win over it.
+    loading: how the model is loaded; `fields` are fields of `SpreadLoading` by name (`device="cpu"`, `dtype="bfloat16"`, ...) and win over it.
+    With `on="ray"` workers of a Ray cluster hold the model too, and prompts are run there (`SpreadSession`).
     Raises ModelError when there is no such model or its files are damaged, AccountingError when its residual stream cannot be
     accounted for, DataError when the arguments make no sense.
     """
-    options = Loading.of({**(loading.model_dump(exclude_unset=True) if loading else {}), **fields}, "load")
+    options = SpreadLoading.of({**(loading.model_dump(exclude_unset=True) if loading else {}), **fields}, "load")
     if isinstance(name, (str, Path)):
         if tokenizer is not None:
             raise DataError("A model that is named brings its own tokenizer; leave tokenizer out, or give the loaded model.")
+        if options.spread:
+            connected(options.address)  # a mistake there must not wait for the model
+        how = options.here
         with torch.inference_mode(False):  # the weights are ordinary ones, wherever they are loaded
-            model, tokenizer = _read(str(name), options)
-        return _session(model, tokenizer, str(name), options, weights_of(str(name)))
+            model, tokenizer = _read(str(name), how)
+        session = _session(model, tokenizer, str(name), how, weights_of(str(name)))
+        return _over_workers(session, options) if options.spread else session
     _refuse_not_loaded(name, tokenizer, options)
     return _session(name, tokenizer, name.name_or_path or type(name).__name__, options, weights_in_memory(name))
+
+
+def _over_workers(session: Session, options: SpreadLoading) -> SpreadSession:
+    """The same with workers, which load the model by its name. A folder or file must lie in the same place on their machines."""
+    place = Path(session.name)
+    name = str(place.absolute()) if place.exists() and session.name != EMBEDDED else session.name
+    make = partial(of_worker, name, options.of_worker, session.layout, __version__)
+    workers = Workers(make, options.address, options.workers, options.cpus_per_worker, options.gpus_per_worker)
+    return SpreadSession.of(session, workers)
+
+
+def of_worker(name: str, loading: Loading, layout: Layout, version: str) -> Session:
+    """What a worker holds. ModelError where its machine has another version of the package, or another model by that name."""
+    here = platform.node()
+    if version != __version__:
+        raise ModelError(f"The machine {here} has version {__version__} of demeanor and this one {version}; install the same on all.")
+    session = load(name, loading=loading)
+    if session.layout.hash != layout.hash or same_weights(session.layout.weights, layout.weights) is False:
+        raise ModelError(f"The machine {here} has another model by the name {name}; let all machines see the same files.")
+    return session
 
 
 def _session(model: Any, tokenizer: Any, name: str, loading: Loading, weights: str) -> Session:
@@ -73,6 +105,8 @@ def _refuse_not_loaded(model: Any, tokenizer: Any, loading: Loading) -> None:
         raise DataError(f"tokenizer is a tokenizer of transformers, not a value of type {type(tokenizer).__name__}.")
     if any(weight.is_inference() for weight in model.parameters()):
         raise DataError("The model was loaded inside torch.inference_mode, so no gradients pass through it; load it outside.")
+    if isinstance(loading, SpreadLoading) and loading.spread:
+        raise DataError("Workers load a model by its name, and this one is loaded already; give its name or folder, or leave on out.")
     late = next((field for field in OF_FILES if field in loading.model_fields_set), None)
     if late is not None:
         raise DataError(f"{late} says how files are loaded, and the model is loaded already; leave it out.")

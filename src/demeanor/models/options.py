@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -10,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from ..io.plan import BasePlan
 
 REPLY_TOKENS = 48
+LOCAL, RAY, CLIENT = "local", "ray", re.compile(r"ray://[^\s/:]+:\d+")
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 Quantized = Literal["4bit", "8bit"]
 # The arguments of `apply_chat_template` that say what comes back, or in what form.
@@ -71,3 +74,61 @@ class Loading(BasePlan):
     def loading(self) -> Loading:
         """The same without what a plan adds to it."""
         return Loading(**{name: getattr(self, name) for name in Loading.model_fields if name in self.model_fields_set})
+
+
+class SpreadLoading(Loading):
+    """The same, and whether workers of a Ray cluster hold the model too and do what is long."""
+
+    on: str = Field(
+        default=LOCAL,
+        description="where prompts are run: local (this process), ray (the Ray cluster of this machine or of RAY_ADDRESS, or one begun here), or ray://HOST:PORT (the extra ray)",
+    )
+    workers: int | None = Field(default=None, ge=1, description="number of workers, each with the whole model; as many as the cluster has room for unless given")
+    cpus_per_worker: float | None = Field(
+        default=None, gt=0, description="CPUs of each worker; one beside GPUs, and else all of the smallest machine unless given"
+    )
+    gpus_per_worker: float | None = Field(
+        default=None, ge=0, description="GPUs of each worker, or a share of one; one where the cluster has any unless given; several take --device-map"
+    )
+
+    @field_validator("on")
+    @classmethod
+    def _known_place(cls, value: str) -> str:
+        if value not in (LOCAL, RAY) and not CLIENT.fullmatch(value):
+            raise ValueError(f"{value!r} is no place to run; use local, ray or ray://HOST:PORT")
+        return value
+
+    @model_validator(mode="after")
+    def _of_workers(self) -> Self:
+        late = next((name for name in ("workers", "cpus_per_worker", "gpus_per_worker") if getattr(self, name) is not None), None)
+        if self.on == LOCAL and late is not None:
+            raise ValueError(f"`{late}` is about workers of a Ray cluster; add `on` ray, or leave it out")
+        return self
+
+    @property
+    def address(self) -> str | None:
+        """Where a cluster is told; None where it is found."""
+        return None if self.on in (LOCAL, RAY) else self.on
+
+    @property
+    def spread(self) -> bool:
+        return self.on != LOCAL
+
+    @property
+    def loading(self) -> SpreadLoading:
+        return SpreadLoading(**{name: getattr(self, name) for name in SpreadLoading.model_fields if name in self.model_fields_set})
+
+    def same_as(self, file: Path) -> bool:
+        """Whether a file holds this plan. Whoever runs the prompts, it is the same work, which may go on elsewhere."""
+        anywhere = dict.fromkeys(("workers", "cpus_per_worker", "gpus_per_worker"), None) | {"on": LOCAL}
+        return self.model_copy(update=anywhere).written() == self.from_file(file).model_copy(update=anywhere).written()
+
+    @property
+    def of_worker(self) -> Loading:
+        """How each worker loads the model."""
+        return Loading(**{name: getattr(self, name) for name in Loading.model_fields if name in self.model_fields_set})
+
+    @property
+    def here(self) -> Loading:
+        """How this process does: beside workers it leaves the GPUs to them, unless it is told which it has."""
+        return self.of_worker.model_copy(update={"device": self.device or "cpu", "device_map": None}) if self.spread else self.of_worker

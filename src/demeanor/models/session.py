@@ -96,6 +96,9 @@ class Session(LanguageModel):
         """
         return projections(self, prompt, direction, reply)
 
+    def close(self) -> None:
+        """Lets go of whatever works for it elsewhere; what is asked afterwards is done in this process."""
+
     @contextmanager
     def controlled(self, control: ControlLike) -> Iterator[Session]:
         """The model with a control in force, until the context ends. Contexts nest, the inner one acts on top."""

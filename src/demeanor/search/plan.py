@@ -8,14 +8,14 @@ from pydantic import Field, field_validator
 
 from ..finding.plan import FalsePositives
 from ..io.plan import Flag
-from ..models import Loading
+from ..models import SpreadLoading
 from ..models.plan import BehaviourPlan, MaxPrompts
 from .pick import KNEE, as_pick
 
 TRIALS = 256  # where neither a number of trials nor a time is given
 
 
-class SearchPlan(Loading, BehaviourPlan):
+class SearchPlan(SpreadLoading, BehaviourPlan):
     """Everything a search depends on, as asked for."""
 
     trials: int | None = Field(default=None, ge=1, description=f"trials of the whole study, its seeds among them; {TRIALS} where no minutes are given")

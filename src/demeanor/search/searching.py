@@ -12,6 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -34,7 +35,7 @@ from ..io.plan import PLAN
 from ..job.resume import refuse_other_plan, resumable, running_folder
 from ..measure import Bench, Ledger, Measurement, measure
 from ..measure.plan import MeasurePlan
-from ..models import load
+from ..models import Session, load
 from ..progress import Stages
 from .confirming import Confirmed, Front, confirm_front
 from .front import knee
@@ -98,10 +99,14 @@ def _search(plan: SearchPlan, out: Path) -> Searched:
     named.needs_prompts()
     check_detector(named)
     known_estimators(plan.estimators)
-    session = load(plan.model, loading=plan.loading)
-    about = named.settled(session)
-    if about.has_replies:
-        raise DataError(f"The shows and lacks of {about.name!r} are replies, and a search tries prompts; find a direction with `find`, and its dose with `dose`.")
+    with closing(load(plan.model, loading=plan.loading)) as session:
+        about = named.settled(session)
+        if about.has_replies:
+            raise DataError(f"The shows and lacks of {about.name!r} are replies, and a search tries prompts; find a direction with `find`, and its dose with `dose`.")
+        return _of_session(plan, out, session, about, stages, started)
+
+
+def _of_session(plan: SearchPlan, out: Path, session: Session, about: Behaviour, stages: Stages, started: float) -> Searched:
     with resumable(plan, session, out) as journal:
         ledger = Ledger(session, journal)
         stages.begin("Looking for directions, gates and what is tried first.")

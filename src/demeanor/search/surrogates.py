@@ -26,6 +26,7 @@ from ..measure.bench import Bench
 from ..measure.engaged import says_something, stock, usual_share
 from ..measure.observation import ordinary_set
 from ..models import Reply, Session
+from ..models.row_values import RowValue
 
 PROMPTS = 32  # of shows and of guard, at most; half as many ordinary ones, which tell more each. The front is run on all
 LARGE = 24  # the same, of a model whose every row costs
@@ -90,7 +91,8 @@ class ShortReplies:
         self.session, self.prompts, self.detector = bench.session, prompts, bench.detector
         replies: Sequence[Reply] = bench.ledger.replies(prompts.ordinary, bench.budget) if prompts.ordinary else []
         self.said = [reply.ids[:TOKENS] or (self.session.pad_id,) for reply in replies]
-        self.base = [rows.double() for rows in bench.ledger.reply_log_probs(prompts.ordinary, self.said)] if replies else []
+        base = bench.ledger.reply_log_probs(prompts.ordinary, self.said) if replies else []
+        self.moved = Divergence([rows.double() for rows in base])
         self.starts = [self.session.encode(prompt) for prompt in prompts.ordinary]
         self.length = Beginnings(bench, Tried(prompts.shows, [], prompts.ordinary)).length
         self.usual = usual_share(prompts.ordinary, [self.session.decode(reply.ids[: self.length]) for reply in replies])
@@ -121,21 +123,26 @@ class ShortReplies:
         left = torch.maximum(shows, torch.tensor(useless[:count], dtype=torch.float64))
         return Read(shows=shows, left=left, guard=guard, drift=drift)
 
-    def _kl(self, number: int, log_probs: Tensor) -> Tensor:
-        """KL(untouched || controlled) per token of one reply, from log_probs [token, vocab]."""
-        return kl_divergence(self.base[number].to(log_probs.device), log_probs.double()).mean()[None]
-
     def _moved(self, controls: Sequence[Control | None], first: int, last: int) -> list[Tensor]:
         numbers = range(first, min(last, len(self.said)))
         if not numbers:
             return [torch.zeros(0, dtype=torch.float64) for _ in controls]
         repeated = list(numbers) * len(controls)
         with rows_under(self.session, [control for control in controls for _ in numbers]):
-            values = self.session.teacher_forced(
-                [self.starts[number] for number in repeated], [list(self.said[number]) for number in repeated], lambda row, log_probs: self._kl(repeated[row], log_probs)
-            )
+            starts, said = [self.starts[number] for number in repeated], [self.said[number] for number in repeated]
+            values = self.session.teacher_forced(starts, said, self.moved, repeated)
         rows = torch.cat(values).double()
         return list(rows.reshape(len(controls), len(numbers)))
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence(RowValue):
+    """KL(untouched || controlled) per token of reply number `number`, from log-probabilities [token, vocab]: [1]. base: the untouched model's."""
+
+    base: Sequence[Tensor]
+
+    def __call__(self, number: int, log_probs: Tensor) -> Tensor:
+        return kl_divergence(self.base[number].to(log_probs.device), log_probs.double()).mean()[None]
 
 
 def rows_under(session: Session, controls: Sequence[Control | None]) -> AbstractContextManager[Any]:
