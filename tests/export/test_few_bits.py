@@ -49,7 +49,7 @@ def test_nothing_of_the_direction_is_left_in_few_bits(plain: Path, wide: dm.Sess
         sums += torch.stack([(basis @ one).square().sum() for one in (weight, edited, nearest)] + [(one - exact).square().sum() for one in (edited, nearest)])
         changed |= {key for key in packing(name, weight) if not torch.equal(_bits(before[key]), _bits(after[key]))}
     removed, left, left_by_nearest, far, far_by_nearest = sums.sqrt().tolist()
-    assert left < (5e-4 if rank == 1 else 5e-3) * removed
+    assert left < (2e-4 if rank == 1 else 6e-4) * removed  # four directions at once in 4 bits: .05 % from a width of 512 on
     assert left < 0.05 * left_by_nearest
     assert far < 1.8 * far_by_nearest
     assert baked.left == pytest.approx(left / removed, rel=0.05, abs=2e-5)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader, dequantize
+from gguf import GGMLQuantizationType, GGUFReader, dequantize, quantize
 from torch import Tensor
 
 import demeanor as dm
 from demeanor.controls import Control
 from demeanor.errors import ControlError, ModelError
+from demeanor.export.gguf_blocks import packed_q8_0
 from demeanor.runtime.adapters import Adapter
 from making import PROMPTS, ablation, gate_on_length
 from tiny_gguf import tiny_gpt2, tiny_llama, write_gguf
@@ -67,6 +68,40 @@ def test_all_that_is_not_edited_is_as_it_was(files: dict[str, Path], sessions: d
     assert held.keys() - {tensor.name for tensor in before.tensors} == {"output.weight"}
     embedding = next(tensor for tensor in before.tensors if tensor.name == "token_embd.weight")
     assert np.array_equal(held["output.weight"].data, embedding.data)
+
+
+def test_edited_tensors_stay_in_q8_0_where_they_were(files: dict[str, Path], sessions: dict[str, dm.Session], tmp_path: Path) -> None:
+    session, control = sessions["llama"], ablation(sessions["llama"])
+    written = dm.export_gguf(session, control, tmp_path / "out.gguf", "q8_0")
+    assert (written.tensors, written.packed) == (7, 3)
+    assert "7 tensors edited (3 in Q8_0, 4 in F32)" in str(written)
+    held = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
+    assert {name for name, tensor in held.items() if tensor.tensor_type.name == "Q8_0"} == {f"blk.{layer}.ffn_down.weight" for layer in range(3)}
+    basis, before = control.parts[0].vectors.numpy(), {tensor.name: tensor for tensor in GGUFReader(files["llama"]).tensors}
+    for layer in range(3):
+        there, was = (dequantize(one.data, one.tensor_type) for one in (held[f"blk.{layer}.ffn_down.weight"], before[f"blk.{layer}.ffn_down.weight"]))
+        assert np.linalg.norm(basis @ there) < 5e-4 * np.linalg.norm(basis @ was)
+    wanted = under(session, control)
+    assert (dm.load(tmp_path / "out.gguf", device="cpu").logits(PROMPTS) - wanted).abs().max() < 0.1 * wanted.std()
+
+
+@pytest.mark.parametrize("shape", [(128, 96), (2, 128, 96)])
+@pytest.mark.parametrize("outputs_first", [True, False])
+def test_blocks_of_q8_0_are_near_and_keep_the_edit(shape: tuple[int, ...], outputs_first: bool) -> None:
+    """Read by the package gguf, beside what that package packs to the nearest."""
+    rng = torch.Generator().manual_seed(0)
+    before = torch.randn(shape, generator=rng)
+    outputs = before if outputs_first else before.mT
+    basis = torch.linalg.qr(torch.randn(outputs.shape[-2], 2, generator=rng)).Q.mT
+    exact = outputs - basis.mT @ (basis @ outputs)
+    exact = (exact if outputs_first else exact.mT).contiguous()
+    packed = packed_q8_0(before, exact, basis, outputs_first)
+    nearest = quantize(exact.numpy(), GGMLQuantizationType.Q8_0)
+    assert packed.shape == nearest.shape
+    ours, theirs = (torch.from_numpy(dequantize(one, GGMLQuantizationType.Q8_0)).view(shape) for one in (packed, nearest))
+    left, left_by_nearest, was = (float((basis @ (one if outputs_first else one.mT)).norm()) for one in (ours, theirs, before))
+    assert left < 5e-4 * was < left_by_nearest
+    assert (ours - exact).norm() < 1.1 * (theirs - exact).norm()
 
 
 def test_packed_tensors_that_are_not_edited_stay_packed(files: dict[str, Path], sessions: dict[str, dm.Session], tmp_path: Path) -> None:
@@ -129,12 +164,13 @@ def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_value_too_large_for_f16_is_told(sessions: dict[str, dm.Session], tmp_path: Path) -> None:
-    adapter = Adapter(low_rank={"model.layers.1.mlp.down_proj": (torch.full((1, 96), 1e3), torch.full((64, 1), 1e3))})
+@pytest.mark.parametrize(("edited_as", "size"), [("f16", 1e3), ("q8_0", 1e4)])
+def test_a_value_too_large_for_its_type_is_told(sessions: dict[str, dm.Session], tmp_path: Path, edited_as: str, size: float) -> None:
+    adapter = Adapter(low_rank={"model.layers.1.mlp.down_proj": (torch.full((1, 96), size), torch.full((64, 1), size))})
     llama = sessions["llama"]
     control = Control(parts=(), layout=llama.layout, model_name=llama.name, made_from={}, adapters=(adapter,))
-    with pytest.raises(ControlError, match="too large for F16"):
-        dm.export_gguf(llama, control, tmp_path / "out.gguf", "f16")
+    with pytest.raises(ControlError, match=f"down_proj.weight that are too large for {edited_as.upper()}"):
+        dm.export_gguf(llama, control, tmp_path / "out.gguf", edited_as)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,12 +2,12 @@
 
 A matrix T [d, n] is stored as Q, whose values lie on a grid. To the nearest value, rounding puts back part of what an edit took
 away along the orthonormal rows of a basis K [k, d]. Here the error e = K (Q - T) is brought to zero by taking some values up or
-down instead of to the nearest. docs/algorithms.md, section 5.
+down instead of to the nearest: on fine grids here, on coarse ones in `settling`. docs/algorithms.md, section 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,6 @@ FEWEST_CARRIERS = 16
 TAIL = 8  # of them per direction, with less and less of it: they make the last, small steps
 STEEPEST = 3.0  # from one of these rows to the next, so many times less of the basis at most
 DAMPING = 0.25
-STEPS, FLIPS = 14, 16  # of the search for multipliers, and single changes after it
 
 
 @dataclass(frozen=True)
@@ -74,57 +73,18 @@ class Grid:
 
     levels: Tensor
     scale: Tensor
-    offset: Tensor | None = None
 
     def nearest(self, values: Tensor) -> Tensor:
-        values = values if self.offset is None else values - self.offset
         scaled = values / torch.where(self.scale == 0, 1.0, self.scale)
         return torch.bucketize(scaled, (self.levels[1:] + self.levels[:-1]) / 2, out_int32=True)
 
     def values(self, codes: Tensor) -> Tensor:
-        values = self.levels[codes.clamp(0, len(self.levels) - 1)] * self.scale
-        return values if self.offset is None else values + self.offset
+        return self.levels[codes.clamp(0, len(self.levels) - 1)] * self.scale
 
+    def at(self, columns: slice | Tensor) -> Grid:
+        """The same for some columns of the matrix."""
+        return self if self.scale.shape[-1] == 1 else Grid(self.levels, self.scale[..., columns])
 
-def settled(target: Tensor, basis: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Codes [d, n] of values near target [d, n] without an error along basis [k, d], and what is left of the error [k, n].
-
-    Least squares under k conditions for every column: with multipliers m, the best values are those nearest to T - K^T m. They are
-    found by gradient steps of Barzilai and Borwein's length; what is left then goes by changes of single values.
-    """
-    codes = grid.nearest(target)
-    error = basis @ (grid.values(codes) - target)
-    best, least = codes, error
-    multipliers = torch.zeros_like(error)
-    length = error.new_ones(error.shape[1])
-    for _ in range(STEPS):
-        move = length * error
-        multipliers = multipliers + move
-        codes = grid.nearest(target - basis.mT @ multipliers)
-        after = basis @ (grid.values(codes) - target)
-        better = after.square().sum(0) < least.square().sum(0)
-        best, least = torch.where(better, codes, best), torch.where(better, after, least)
-        moved, gained = move.square().sum(0), (move * (error - after)).sum(0)
-        length = torch.where(gained > 1e-3 * moved, moved / gained.clamp_min(1e-30), 2 * length)
-        error = after
-    return _flipped(best, least, basis, grid)
-
-
-def _flipped(codes: Tensor, error: Tensor, basis: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Single values go to their neighbours, that which leaves least first, while any of them makes the error smaller."""
-    columns = torch.arange(codes.shape[1])
-    size = basis.square().sum(0)[:, None]
-    codes = codes.clone()
-    for _ in range(FLIPS):
-        now, towards = grid.values(codes), 2 * basis.mT @ error
-        steps: Sequence[Tensor] = [grid.values(codes + way) - now for way in (1, -1)]
-        changes = [(step * (towards + step * size)).min(0) for step in steps]
-        up = changes[0].values <= changes[1].values
-        row = torch.where(up, changes[0].indices, changes[1].indices)
-        helps = torch.minimum(changes[0].values, changes[1].values) < 0
-        if not bool(helps.any()):
-            break
-        step = torch.where(up, steps[0][row, columns], steps[1][row, columns]) * helps
-        codes[row, columns] += (torch.where(up, 1, -1) * helps).to(codes.dtype)
-        error = error + basis[:, row] * step
-    return codes, error
+    def rows(self, rows: Tensor) -> Grid:
+        """The same for some rows of the matrix."""
+        return self if self.scale.shape[0] == 1 else Grid(self.levels, self.scale[rows])

@@ -44,12 +44,13 @@ class ModelTensors:
 class Halves:
     """a [expert, rank, in] and b [expert, out, rank]: what a weight gains is b a. One expert where there are none.
 
-    outputs_first: whether the weight is stored as [out, in].
+    outputs_first: whether the weight is stored as [out, in]. basis [k, out]: the directions along which the change is to be exact.
     """
 
     a: Tensor
     b: Tensor
     outputs_first: bool
+    basis: Tensor
 
     @property
     def rank(self) -> int:
@@ -102,6 +103,6 @@ def _of(weight: Tensor, change: Change) -> Halves:
     w = stack if outputs_first else stack.mT  # [expert, out, in]
     v, m = change.edit.V, change.edit.M
     if change.low_rank is None:
-        return Halves(v @ w, m.mT.expand(len(w), -1, -1), outputs_first)
+        return Halves(v @ w, m.mT.expand(len(w), -1, -1), outputs_first, change.basis)
     left, right = change.low_rank.left, change.low_rank.right
-    return Halves(torch.cat([right[None], v @ w + (v @ left) @ right], 1), torch.cat([left, m.mT], 1)[None], outputs_first)
+    return Halves(torch.cat([right[None], v @ w + (v @ left) @ right], 1), torch.cat([left, m.mT], 1)[None], outputs_first, change.basis)

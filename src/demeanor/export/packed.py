@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..algebra.rounding import Grid, settled
+from ..algebra.rounding import Grid
+from ..algebra.settling import settled
 from ..io.checkpoint import Checkpoint
 from ..io.kernel_copy import read_at, write_at
 from ..structure.forms import Packed
@@ -19,6 +20,7 @@ from .patch import NotFinite, PutBack
 
 BLOCK = 1 << 20  # weights that are worked on at a time
 GROUP = 256  # of whole groups of scales
+ENOUGH = 3e-4  # what may be left of a column's change along the edit: less than that is not worked for
 
 
 def tasks(packed: Packed, by_columns: bool) -> list[tuple[int, int, int]]:
@@ -44,11 +46,12 @@ def patched(source: int, target: int, files: Checkpoint, change: Change, task: t
     grid = Grid(levels, scales.contiguous())
     weight = grid.values(places)
     exact = _changed(weight, change, start, end)
-    settled_places, error = settled(exact, change.basis, grid) if len(change.basis) else (grid.nearest(exact), exact[:0])
+    moved = change.basis @ (exact - weight)
+    enough = ENOUGH * float(moved.square().sum(0).mean().sqrt())
+    settled_places, error = settled(exact, change.basis, grid, enough) if len(change.basis) else (grid.nearest(exact), exact[:0])
     settled_places = settled_places.clamp(0, len(levels) - 1)
     new = torch.where(settled_places == places, codes if by_columns else codes.mT, back[settled_places.long()])
     window.write(target, _joined(new if by_columns else new.mT, packed.per_byte))
-    moved = change.basis @ (exact - weight)
     return PutBack(float(error.square().sum()), float(moved.square().sum()))
 
 

@@ -42,6 +42,11 @@ class Values:
         values = np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W")  # a copy of what is only mapped
         return values.reshape(tuple(int(size) for size in reversed(tensor.shape)))
 
+    def is_q8_0(self, name: str) -> bool:
+        from gguf import GGMLQuantizationType
+
+        return bool(self.tensors[name].tensor_type == GGMLQuantizationType.Q8_0)
+
     def named(self, parameters: Iterable[str], blocks: int) -> dict[str, str]:
         """llama.cpp's names of parameters that transformers names; those that it has no name for, or no tensor, are left out."""
         from gguf import get_tensor_name_map
@@ -68,7 +73,8 @@ class Values:
 
 
 def write_copy(source: Values, path: Path, exchanged: Mapping[str, np.ndarray[Any, Any]], added: Mapping[str, str]) -> None:
-    """The new file `path`: what `source` holds, with the tensors of `exchanged` (float32 or float16) in place of its own.
+    """The new file `path`: what `source` holds, with the tensors of `exchanged` in place of its own: float32 or float16, or uint8, which are
+    the blocks of the type that the tensor has in `source`.
 
     added: tensors that the source lacks, each with the one of the source that it is a copy of.
     """
@@ -81,7 +87,7 @@ def write_copy(source: Values, path: Path, exchanged: Mapping[str, np.ndarray[An
         for name, tensor in tensors:
             if name in exchanged:
                 values = exchanged[name]
-                writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+                writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, tensor.tensor_type if values.dtype == np.uint8 else None)
             else:
                 writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type)
         writer.write_header_to_file()
