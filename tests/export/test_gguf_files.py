@@ -75,12 +75,14 @@ def test_edited_tensors_stay_in_q8_0_where_they_were(files: dict[str, Path], ses
     written = dm.export_gguf(session, control, tmp_path / "out.gguf", "q8_0")
     assert (written.tensors, written.packed) == (7, 3)
     assert "7 tensors edited (3 in Q8_0, 4 in F32)" in str(written)
+    assert "Rounding to Q8_0 put back 0.0" in str(written)
     held = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
     assert {name for name, tensor in held.items() if tensor.tensor_type.name == "Q8_0"} == {f"blk.{layer}.ffn_down.weight" for layer in range(3)}
     basis, before = control.parts[0].vectors.numpy(), {tensor.name: tensor for tensor in GGUFReader(files["llama"]).tensors}
     for layer in range(3):
         there, was = (dequantize(one.data, one.tensor_type) for one in (held[f"blk.{layer}.ffn_down.weight"], before[f"blk.{layer}.ffn_down.weight"]))
         assert np.linalg.norm(basis @ there) < 5e-4 * np.linalg.norm(basis @ was)
+    assert 0 < written.left < 5e-4
     wanted = under(session, control)
     assert (dm.load(tmp_path / "out.gguf", device="cpu").logits(PROMPTS) - wanted).abs().max() < 0.1 * wanted.std()
 
@@ -95,12 +97,13 @@ def test_blocks_of_q8_0_are_near_and_keep_the_edit(shape: tuple[int, ...], outpu
     basis = torch.linalg.qr(torch.randn(outputs.shape[-2], 2, generator=rng)).Q.mT
     exact = outputs - basis.mT @ (basis @ outputs)
     exact = (exact if outputs_first else exact.mT).contiguous()
-    packed = packed_q8_0(before, exact, basis, outputs_first)
+    packed, put_back = packed_q8_0(before, exact, basis, outputs_first)
     nearest = quantize(exact.numpy(), GGMLQuantizationType.Q8_0)
     assert packed.shape == nearest.shape
     ours, theirs = (torch.from_numpy(dequantize(one, GGMLQuantizationType.Q8_0)).view(shape) for one in (packed, nearest))
     left, left_by_nearest, was = (float((basis @ (one if outputs_first else one.mT)).norm()) for one in (ours, theirs, before))
     assert left < 5e-4 * was < left_by_nearest
+    assert put_back.share == pytest.approx(left / was, rel=1e-2)
     assert (ours - exact).norm() < 1.1 * (theirs - exact).norm()
 
 
@@ -164,7 +167,7 @@ def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("edited_as", "size"), [("f16", 1e3), ("q8_0", 1e4)])
+@pytest.mark.parametrize(("edited_as", "size"), [("f16", 1e3), ("q8_0", 1e4), ("f32", 1e20)])
 def test_a_value_too_large_for_its_type_is_told(sessions: dict[str, dm.Session], tmp_path: Path, edited_as: str, size: float) -> None:
     adapter = Adapter(low_rank={"model.layers.1.mlp.down_proj": (torch.full((1, 96), size), torch.full((64, 1), size))})
     llama = sessions["llama"]

@@ -262,13 +262,64 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tiny: Any, 
 def test_a_disk_that_fails_when_a_shard_is_flushed_is_told_and_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str) -> None:
     source = save_tiny(tmp_path / "source", "llama", shard=shard)
 
+    real, named = os.fsync, []
+
     def failing(handle: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        if os.readlink(f"/proc/self/fd/{handle}").endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        real(handle)
 
     monkeypatch.setattr(os, "fsync", failing)
+    monkeypatch.setattr(os, "replace", lambda old, new: named.append(new))
     with pytest.raises(DataError, match="baked could not be written: Input/output error; nothing was left behind"):
         dm.bake(source, ablation(tiny["llama"]), tmp_path / "baked", copy=True)
+    assert not named
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_shard_has_its_name_only_when_it_is_on_the_disk(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, flushed, named = save_tiny(tmp_path / "source", "llama", shard="20KB"), set(), []
+    flush, rename = os.fsync, os.replace
+
+    def flushing(handle: int) -> None:
+        flush(handle)
+        flushed.add(os.fstat(handle).st_ino)
+
+    def naming(old: Path, new: Path) -> None:
+        if str(old).endswith(".partial"):
+            named.append((new, os.stat(old).st_ino in flushed))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushing)
+    monkeypatch.setattr(os, "replace", naming)
+    dm.bake(source, ablation(tiny["llama"]), tmp_path / "baked", copy=True)
+    assert len(named) == len(list(source.glob("*.safetensors"))) > 1
+    assert all(was_flushed for _, was_flushed in named)
+
+
+@pytest.mark.parametrize("state", ["", "{}", None])
+def test_a_shard_of_which_nothing_is_known_is_written_again(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None) -> None:
+    """A machine that lost power may have a shard by its name, and an empty file beside it."""
+    source, control = save_tiny(tmp_path / "source", "llama"), ablation(tiny["llama"])
+    whole = dm.bake(source, control, tmp_path / "whole")
+    rename, works = os.replace, []
+
+    def killed(old: Path, new: Path) -> None:
+        rename(old, new)
+        works.append(Path(new).parent)
+        shutil.copytree(works[0], tmp_path / "as it was")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        dm.bake(source, control, tmp_path / "baked")
+    monkeypatch.setattr(os, "replace", rename)
+    left = (tmp_path / "as it was").rename(works[0])
+    kept = left / ".state" / f"{SINGLE}.json"
+    kept.unlink() if state is None else kept.write_text(state)
+    again = dm.bake(source, control, tmp_path / "baked")
+    assert again.left == whole.left
+    assert (again.folder / SINGLE).read_bytes() == (whole.folder / SINGLE).read_bytes()
 
 
 def test_what_was_left_for_another_control_is_not_gone_on_with(tiny: Any, llama: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def carried(target: Tensor, error: Tensor, by: Carriers, rounded: Callable[[Tens
 
 @dataclass(frozen=True)
 class Grid:
-    """Values that can be stored: `scale` times one of the sorted `levels` [l]. scale broadcasts to the matrix; codes are places in `levels`."""
+    """Values that can be stored: `scale` times one of the sorted `levels` [l]. scale, of either sign, broadcasts to the matrix; codes are places in `levels`."""
 
     levels: Tensor
     scale: Tensor
@@ -80,6 +80,11 @@ class Grid:
 
     def values(self, codes: Tensor) -> Tensor:
         return self.levels[codes.clamp(0, len(self.levels) - 1)] * self.scale
+
+    @property
+    def upward(self) -> Tensor:
+        """What is added to a code so that its value rises to the next one: 1, or -1 where a scale is negative."""
+        return torch.where(self.scale < 0, -1, 1).int()
 
     def at(self, columns: slice | Tensor) -> Grid:
         """The same for some columns of the matrix."""

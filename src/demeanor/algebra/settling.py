@@ -62,15 +62,15 @@ class _Around:
         now = grid.values(codes)
         self.heavy = basis.square().sum(0).topk(-(-len(target) // HEAVY)).indices
         self.heavy_grid, self.heavy_target, self.heavy_now, self.heavy_basis = grid.rows(self.heavy), target[self.heavy], now[self.heavy], basis[:, self.heavy].mT
-        self.basis, self.codes, self.last = basis, codes, len(grid.levels) - 1
-        self.up, self.down = grid.values(codes + 1) - now, now - grid.values(codes - 1)
+        self.basis, self.codes, self.last, self.upward = basis, codes, len(grid.levels) - 1, grid.upward
+        self.up, self.down = grid.values(codes + self.upward) - now, now - grid.values(codes - self.upward)
         self.off = now - target
         self.error = basis @ self.off
         self._floor, self._ceiling = -self.up / 2, self.down / 2
         self._shifted, self._moved, self._lower = (torch.empty_like(now) for _ in range(3))
 
     def at(self, m: Tensor) -> tuple[Tensor, Tensor]:
-        """The error [k, n] of the nearest values, and what Lagrange's function is there [n]: no values without an error are nearer (in squares)."""
+        """The error [k, n] of the nearest values, and Lagrange's function there [n]: the squared distance of values without an error is no less."""
         shifted, moved, lower = self._shifted, self._moved, self._lower
         torch.addmm(self.off, self.basis.mT, m, out=shifted)
         torch.lt(shifted, self._floor, out=moved).mul_(self.up)
@@ -83,7 +83,7 @@ class _Around:
     def flip(self, grid: Grid, enough: float, price: float) -> None:
         """Single values go to their neighbours, that which leaves least first, in columns whose error is above `enough`, while that makes it smaller."""
         columns, size = torch.arange(self.codes.shape[1]), self.basis.square().sum(0)[:, None] + price
-        scale = grid.scale.expand_as(self.codes)
+        scale, ways = grid.scale.expand_as(self.codes), self.upward.expand_as(self.codes)
         for _ in range(FLIPS):
             towards = torch.addmm(self.off, self.basis.mT, self.error, beta=price).mul_(2)
             up = torch.mul(self.up, size, out=self._shifted).add_(towards).mul_(self.up).min(0)
@@ -99,15 +99,16 @@ class _Around:
             row, where, step = row[helps], columns[helps], step[helps]
             self.error[:, where] = after[:, where]
             self.off[row, where] += step
-            code = self.codes[row, where] + torch.where(step > 0, 1, -1).int()
+            way = ways[row, where]
+            code = self.codes[row, where] + torch.where(step > 0, way, -way)
             self.codes[row, where] = code
             now = grid.levels[code] * scale[row, where]
-            self.up[row, where] = grid.levels[(code + 1).clamp_max(self.last)] * scale[row, where] - now
-            self.down[row, where] = now - grid.levels[(code - 1).clamp_min(0)] * scale[row, where]
+            self.up[row, where] = grid.levels[(code + way).clamp(0, self.last)] * scale[row, where] - now
+            self.down[row, where] = now - grid.levels[(code - way).clamp(0, self.last)] * scale[row, where]
 
     def codes_at(self, m: Tensor) -> Tensor:
         shifted = torch.addmm(self.off, self.basis.mT, m)
-        codes = (self.codes + (shifted < self._floor).int() - (shifted > self._ceiling).int()).clamp_(0, self.last)
+        codes = (self.codes + self.upward * ((shifted < self._floor).int() - (shifted > self._ceiling).int())).clamp_(0, self.last)
         codes[self.heavy] = self._heavy_codes(m)
         return codes
 
@@ -189,6 +190,7 @@ def _combined(codes: Tensor, error: Tensor, target: Tensor, basis: Tensor, grid:
         unused[chosen] = False
         price = THRIFT * enough**2 / float(steps[order[chosen]].square().mean())
         _best([_moves(order[chosen[side::2]], columns, codes, target, basis, grid) for side in (0, 1)], columns, codes, error, price)
+        codes.clamp_(0, len(grid.levels) - 1)  # a change at an end of the grid is none
 
 
 def _moves(rows: Tensor, columns: Tensor, codes: Tensor, target: Tensor, basis: Tensor, grid: Grid) -> _Moves:
@@ -229,5 +231,4 @@ def _best(halves: list[_Moves], columns: Tensor, codes: Tensor, error: Tensor, p
     helps = after.square().sum(0) < error[:, columns].square().sum(0)
     for moves, taken in zip(halves, best):
         codes[moves.rows[:, None], columns] += (moves.codes[taken] * helps[:, None]).mT
-    codes.clamp_(0)
     error[:, columns] = torch.where(helps, after, error[:, columns])

@@ -20,6 +20,7 @@ from ..models.naming import resolve
 from ..runtime.rows import as_control
 from .gguf_blocks import packed_q8_0
 from .low_rank import Gains, gains, refuse_model
+from .patch import PutBack
 
 EditedAs = Literal["f32", "f16", "q8_0"]
 LARGEST = 127 * torch.finfo(torch.float16).max  # of what Q8_0 holds
@@ -30,18 +31,21 @@ TYPES = {"f32": torch.float32, "f16": torch.float16, "q8_0": torch.float32}  # t
 @dataclass(frozen=True, kw_only=True)
 class ExportedGguf:
     """What was written: the file, the tensors in it that are edited, and how those are stored. head: whether an output head that was the embedding
-    became a tensor of its own. packed: how many of the edited tensors stayed in Q8_0."""
+    became a tensor of its own. packed: how many of the edited tensors stayed in Q8_0; left: the share of what the edit takes out (or moves) along its
+    directions that rounding put back in these, 0 to 1; None where there are none, or where it has more than 16 directions, which are rounded to the nearest."""
 
     file: Path
     tensors: int
     edited_as: EditedAs
     head: bool
     packed: int = 0
+    left: float | None = None
 
     def __str__(self) -> str:
         head = " The output head, which was the embedding, is a tensor of its own in it." if self.head else ""
         kinds = f"{self.packed} in Q8_0, {self.tensors - self.packed} in F32" if self.edited_as == "q8_0" else self.edited_as.upper()
-        return f"{self.file}: the whole model for llama.cpp, {self.tensors} tensors edited ({kinds}), all others as they were.{head}"
+        left = "" if self.left is None else f" Rounding to Q8_0 put back {self.left:.3%} of the edit."
+        return f"{self.file}: the whole model for llama.cpp, {self.tensors} tensors edited ({kinds}), all others as they were.{left}{head}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +64,23 @@ def export_gguf(session: Session, control: Control, path: str | Path, edited_as:
     """Write the GGUF file that a session was loaded from, with a control in its weights, as the new file `path`.
 
     Edited tensors are stored as float32, or float16, which halves them and rounds the edit too. With q8_0 those that the file has in Q8_0 stay in it,
-    so rounded that the edit is kept, and others become float32. Tokenizer, template and all other tensors are the file's own, bit for bit. Raises ControlError where weights cannot do what the control does, ModelError for a model that is no GGUF file.
+    so rounded that the edit is kept, and others become float32. Tokenizer, template and all other tensors are the file's own, bit for bit.
+    Raises ControlError where weights cannot do what the control does, ModelError for a model that is no GGUF file.
     """
     if edited_as not in TYPES:
         raise ControlError(f"Edited tensors are stored as {' or '.join(TYPES)}, not as {edited_as!r}.")
     values, found = _prepared(session, control)
     places = _places(session, values, [*found.weights, *found.vectors])
-    packed = {place.name for place in places.values() if edited_as == "q8_0" and values.is_q8_0(place.name)}
-    exchanged = {place.name: (_packed(name, place, found) if place.name in packed else _edited(name, place, found, edited_as)) for name, place in places.items()}
+    packed = {place.name: _packed(name, place, found) for name, place in places.items() if edited_as == "q8_0" and values.is_q8_0(place.name)}
+    exchanged = {place.name: packed[place.name][0] if place.name in packed else _edited(name, place, found, edited_as) for name, place in places.items()}
     tied = HEAD not in values.tensors and EMBEDDING in exchanged
     if tied and not values.may_have_head():
         raise ControlError(
             f"llama.cpp reads no output head beside the embedding of {values.architecture} models, and the control edits it; {SPARED}."
         )
     write_copy(values, Path(path), exchanged, {HEAD: EMBEDDING} if tied else {})
-    return ExportedGguf(file=Path(path), tensors=len(exchanged), edited_as=edited_as, head=tied, packed=len(packed))
+    left = sum((put_back for _, put_back in packed.values()), PutBack()).share
+    return ExportedGguf(file=Path(path), tensors=len(exchanged), edited_as=edited_as, head=tied, packed=len(packed), left=left)
 
 
 def export_gguf_adapter(session: Session, control: Control, path: str | Path) -> ExportedAdapter:
@@ -158,7 +164,8 @@ def _edited(name: str, place: _Place, found: Gains, edited_as: EditedAs) -> np.n
         return found.vectors[name].numpy()
     values = _exact(name, place, found).to(TYPES[edited_as])
     if not values.isfinite().all():
-        raise ControlError(f"The edit makes values in {name} that are too large for {edited_as.upper()}, so nothing was written; write it as f32, or use a smaller dose.")
+        kind = "F16" if TYPES[edited_as] is torch.float16 else "F32"
+        raise ControlError(f"The edit makes values in {name} that are too large for {kind}, so nothing was written; write it as f32, or use a smaller dose.")
     return values.contiguous().numpy()
 
 
@@ -169,8 +176,8 @@ def _exact(name: str, place: _Place, found: Gains) -> Tensor:
     return place.values + (gain.mT if place.turned else gain)
 
 
-def _packed(name: str, place: _Place, found: Gains) -> np.ndarray[Any, Any]:
-    """A matrix as it becomes, in the blocks of Q8_0."""
+def _packed(name: str, place: _Place, found: Gains) -> tuple[np.ndarray[Any, Any], PutBack]:
+    """A matrix as it becomes, in the blocks of Q8_0, and what rounding did."""
     halves, exact = found.weights[name], _exact(name, place, found)
     if not bool((exact.abs() < LARGEST).all()):
         raise ControlError(f"The edit makes values in {name} that are too large for Q8_0, so nothing was written; write it as f32, or use a smaller dose.")

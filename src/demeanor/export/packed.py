@@ -1,4 +1,4 @@
-"""Changes of weights that are stored in few bits: their codes are changed, their scales never, and nothing of the edit is put back."""
+"""Changes of weights that are stored in few bits: their codes are changed, their scales never, and next to nothing of the edit is put back."""
 
 from __future__ import annotations
 
@@ -46,13 +46,22 @@ def patched(source: int, target: int, files: Checkpoint, change: Change, task: t
     grid = Grid(levels, scales.contiguous())
     weight = grid.values(places)
     exact = _changed(weight, change, start, end)
-    moved = change.basis @ (exact - weight)
-    enough = ENOUGH * float(moved.square().sum(0).mean().sqrt())
-    settled_places, error = settled(exact, change.basis, grid, enough) if len(change.basis) else (grid.nearest(exact), exact[:0])
-    settled_places = settled_places.clamp(0, len(levels) - 1)
+    settled_places, put_back = rounded(grid, weight, exact, change.basis)
     new = torch.where(settled_places == places, codes if by_columns else codes.mT, back[settled_places.long()])
     window.write(target, _joined(new if by_columns else new.mT, packed.per_byte))
-    return PutBack(float(error.square().sum()), float(moved.square().sum()))
+    return put_back
+
+
+def rounded(grid: Grid, weight: Tensor, exact: Tensor, basis: Tensor) -> tuple[Tensor, PutBack]:
+    """Places [d, n] on a grid of values near `exact`, without an error along basis [k, d], and what rounding did there; the nearest where the basis is empty.
+
+    weight: the values before the change, which say how little is enough.
+    """
+    moved = basis @ (exact - weight)
+    if not len(basis):
+        return grid.nearest(exact), PutBack()
+    places, error = settled(exact, basis, grid, ENOUGH * float(moved.square().sum(0).mean().sqrt()))
+    return places, PutBack(float(error.square().sum()), float(moved.square().sum()))
 
 
 def rows_of(files: Checkpoint, packed: Packed, number: int, start: int, end: int) -> Tensor:

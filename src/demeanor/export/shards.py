@@ -74,8 +74,8 @@ def write_shards(source: Checkpoint, changes: Mapping[str, Change], work: Path, 
             edited = {key: changes[key] for key in keys if key in changes}
             place, target = source.folder / shard, work / names[shard]
             size = place.stat().st_size
-            if target.exists():  # whole, by a command that was killed
-                written.put_back |= _recalled(work, shard)
+            if target.exists() and (recalled := _recalled(work, shard, edited)) is not None:  # whole, by a command that was killed
+                written.put_back |= recalled
                 written.links += target.stat().st_nlink > 1
             elif not edited and not copy and linked(place, target):
                 written.links += 1
@@ -249,10 +249,18 @@ def _damaged(piece: np.ndarray, dtype: str) -> bool:
 
 
 def _keep(work: Path, shard: str, put_back: Mapping[str, PutBack]) -> None:
-    (work / STATE / f"{shard}.json").write_text(json.dumps({key: asdict(one) for key, one in put_back.items()}), encoding="utf-8")
+    with (work / STATE / f"{shard}.json").open("w", encoding="utf-8") as file:
+        file.write(json.dumps({key: asdict(one) for key, one in put_back.items()}))
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _recalled(work: Path, shard: str) -> dict[str, PutBack]:
-    """What rounding did to the tensors of a shard that is there already."""
-    place = work / STATE / f"{shard}.json"
-    return {key: PutBack(**one) for key, one in json.loads(place.read_text(encoding="utf-8")).items()} if place.is_file() else {}
+def _recalled(work: Path, shard: str, edited: Mapping[str, Change]) -> dict[str, PutBack] | None:
+    """What rounding did to the edited tensors of a shard that is there already; None where that is not known of all, so that it is to be written again."""
+    if not edited:
+        return {}
+    try:
+        kept = json.loads((work / STATE / f"{shard}.json").read_text(encoding="utf-8"))
+        return {key: PutBack(**kept[key]) for key in edited}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

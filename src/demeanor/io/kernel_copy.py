@@ -9,7 +9,7 @@ from pathlib import Path
 
 CLONE = 0x40049409  # FICLONE: the blocks of a file shared with another, until one of the two is changed
 PIECE = 64 << 20  # bytes of one call
-WRITE = 2  # SYNC_FILE_RANGE_WRITE: the disk begins with what is not on it yet, and nobody waits
+WRITE = 2  # SYNC_FILE_RANGE_WRITE: the disk begins with what is not on it yet, and who calls waits only where its queue is full
 ELSEWHERE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)  # a copy within the kernel is not to be had
 
 
