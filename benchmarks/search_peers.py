@@ -75,7 +75,7 @@ def ours(job: Job, seed: int, _: float | None) -> Searched:
     run, options = job.out / "ours" / "run", job.options
     command = ["-m", "demeanor", "search", str(job.model), "-b", options.behaviour, "--reply-tokens", str(options.tokens), "--seed", str(seed), "-o", str(run)]
     command += ["--minutes", str(options.minutes)] if options.minutes else ["--trials", str(options.trials)]
-    command += ["--max-prompts", str(options.max_prompts), "--confirmed", str(options.front), *shlex.split(options.ours)]
+    command += ["--max-prompts", str(options.max_prompts), "--confirmed", str(options.front), *shlex.split(options.more)]
     marks = {"began": " settings that selection would choose among", "settled": "Running the front, and a few other trials", "over": "Measuring the picked point"}
     ended = job.timed("ours", command, **marks)
     if not (run / "search.json").is_file():
@@ -100,7 +100,8 @@ def heretics(job: Job, seed: int, budget: float | None) -> Searched:
 
 def finished(journal: Path) -> list[dict[str, Any]]:
     """The lines of Optuna's journal that finish a trial."""
-    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    text = journal.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # one that was ended may have left half a line
     return [line for line in lines if "trial_id" in line and line.get("state") == 1]  # COMPLETE
 
 
@@ -126,12 +127,11 @@ TOOLS: dict[str, Callable[[Job, int, float | None], Searched]] = {"ours": ours, 
 def measured(bench: Bench, made: Makes) -> Point:
     """A point of a front on the bench's prompts; of the guard, what is kept of what the untouched model shows."""
     trial: Trial = bench.try_(made(bench.session))
-    outcomes = trial.observation.sets["shows"]
-    useful = sum(outcome.engaged and outcome.right is not False for outcome in outcomes)
+    useful = trial.observation.useful("shows")
     kept = [now.shown for was, now in zip(bench.untouched.observation.sets["guard"], trial.observation.sets["guard"], strict=True) if was.shown]
     values = {
         "left": trial.rate("shows_rate"), "drift": trial.drift.kl.value, "guard": sum(kept) / len(kept) if kept else None, "lacks": trial.rate("lacks_rate"),
-        "useless": 1 - useful / len(outcomes), "first_token_kl": trial.drift.first_token_kl.value,
+        "useless": 1 - sum(useful) / len(useful), "first_token_kl": trial.drift.first_token_kl.value,
     }  # fmt: skip
     return {name: None if value is None else max(0.0, round(value, 6)) for name, value in values.items()}
 
@@ -226,7 +226,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--test-prompts", type=int, help="most prompts of each set that fronts are measured on")
     parser.add_argument("--tokens", type=int, default=48, help="longest reply, everywhere")
     parser.add_argument("--front", type=int, default=10, help="most points of a front")
-    parser.add_argument("--ours", default="", help="more options of `demeanor search`")
+    parser.add_argument("--more", default="", help="more options of `demeanor search`")
     parser.add_argument("--system", help="the system prompt that the model's template says by itself")
     parser.add_argument("--heretic-start", type=int, help="its trials at random; as many, or of --trials as large a share, as by its defaults unless given")
     parser.add_argument("--heretic-batch", type=int, default=0, help="its batch size, which it looks for itself unless given")

@@ -35,6 +35,10 @@ class ModelError(DemeanorError):
     """A model cannot be loaded, or its files are damaged."""
 
 
+class WorkersLost(ModelError):
+    """The workers that did the work are gone; what they did so far is kept, and may be gone on from."""
+
+
 class AccountingError(ModelError):
     """The residual stream of a model could not be accounted for, so it must not be edited."""
 

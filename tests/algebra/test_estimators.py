@@ -95,8 +95,10 @@ def test_a_transport_carries_one_normal_distribution_onto_the_other(n: int, m: i
     carried = change @ basis.T + torch.eye(len(basis), dtype=torch.float64)
     assert torch.allclose(carried, carried.T, rtol=1e-5, atol=1e-6 * float(carried.abs().max()))
     assert float(torch.linalg.eigvalsh((carried + carried.T) / 2).min()) > 0
-    spread = [(1 - share) * torch.cov(rows.T, correction=0).reshape(len(basis), -1) + share * size * torch.eye(len(basis), dtype=torch.float64)
-              for rows in (shows @ basis.T, lacks @ basis.T) for share, size in [estimators.shrinkage(rows - rows.mean(0))]]  # fmt: skip
+    inside = [rows @ basis.T for rows in (shows, lacks)]
+    least = 1e-6 * max(float(rows.var(0, correction=0).mean()) for rows in inside)
+    spread = [(1 - share) * torch.cov(rows.T, correction=0).reshape(len(basis), -1) + max(share * size, least) * torch.eye(len(basis), dtype=torch.float64)
+              for rows in inside for share, size in [estimators.shrinkage(rows - rows.mean(0))]]  # fmt: skip
     assert torch.allclose(carried @ spread[0] @ carried.T, spread[1], rtol=1e-4, atol=1e-6 * float(spread[1].abs().max()))
 
 
@@ -107,6 +109,8 @@ def test_a_transport_of_one_component_moves_the_mean_along_the_gap() -> None:
     along = [rows @ basis[0] for rows in (shows, lacks)]
     ratio = float(along[1].std(correction=0) / along[0].std(correction=0))
     assert float(1 + change[0] @ basis[0]) == pytest.approx(ratio, rel=0.05)  # but for the shrinkage
+    same = estimators.gaussian_transport(shows[:1].expand(40, -1), lacks, 4)  # all in one point
+    assert float(same[1].abs().max()) < 2e3
     with pytest.raises(ValueError, match="no covariance"):
         estimators.gaussian_transport(shows[:1], lacks, 1)
 

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demeanor as dm
+from demeanor.behaviours import SET_NAMES
 from demeanor.controls import Control
 from demeanor.measure import Bench, Ledger
 from demeanor.measure.condition import Condition
 from demeanor.measure.degeneration import shared
 from demeanor.measure.engaged import STOCK, garbled, says_something, stock, usual_share
-from demeanor.measure.observation import Outcome
+from demeanor.measure.observation import Observation, Outcome, with_stock
 from demeanor.models import Reply
 from demeanor.runtime.adapters import Adapter
 
@@ -139,6 +140,21 @@ def test_the_bench_tells_stock_replies_by_ordinary_ones(bench: Bench) -> None:
     assert [outcome.stock for outcome in refusals] == stock(other.prompts["shows"], [outcome.reply.text for outcome in refusals], STOCK)
     assert sum(outcome.stock for outcome in refusals) > len(refusals) / 2
     assert not replace(refusals[0], shown=False, right=None, stock=True).engaged
+
+
+def test_what_is_stock_behind_a_gate_is_told_among_the_replies_that_the_gate_leaves() -> None:
+    """Under the control all are told one pleasantry; behind a gate that fires on one prompt nobody else is."""
+    prompts = [dm.Prompt.of(text) for text in ("Fresh figs!", "I cut my own fringe.", "Press the apples with us.")]
+
+    def observed(texts: Sequence[str]) -> Observation:
+        outcomes = [Outcome(prompt, Reply(text, (1,)), False, None) for prompt, text in zip(prompts, texts)]
+        return Observation({**dict.fromkeys(SET_NAMES, ()), "shows": with_stock(outcomes, STOCK)}, STOCK)
+
+    controlled, untouched = observed([PLEASANTRY] * 3), observed(ANSWERS)
+    assert not any(controlled.engaged("shows"))
+    fires = {**{name: [] for name in SET_NAMES}, "shows": [True, False, False]}
+    assert controlled.where(fires, untouched).engaged("shows") == [True] * 3
+    assert untouched.where(fires, controlled).engaged("shows") == [True, False, False]
 
 
 @pytest.mark.slow

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,9 @@ from clusters import Two, the_same, two_machines
 from demeanor.errors import DataError, ModelError
 from demeanor.finding.find import search_directions
 from demeanor.models import SpreadSession
+from demeanor.models.naming import resolve
 from demeanor.runtime.acting import Acting
+from demeanor.workers import Workers
 from making import a_direction, ablation
 
 pytestmark = pytest.mark.slow
@@ -30,6 +35,20 @@ def two() -> Iterator[Two]:
         yield cluster
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often workers were asked for each call of a session."""
+    counted: Counter[str] = Counter()
+    real = Workers.map
+
+    def mapped(self: Workers, call: Any, pieces: Any, *rest: Any, **named: Any) -> Any:
+        counted.update(piece.call for piece in pieces)
+        return real(self, call, pieces, *rest, **named)
+
+    monkeypatch.setattr(Workers, "map", mapped)
+    return counted
+
+
 @pytest.fixture(scope="module")
 def spread(two: Two) -> Iterator[SpreadSession]:
     session = dm.load("organism", on="ray", device="cpu")
@@ -38,7 +57,7 @@ def spread(two: Two) -> Iterator[SpreadSession]:
     session.close()
 
 
-def test_workers_say_and_read_what_this_process_does(spread: SpreadSession, organism: dm.Session) -> None:
+def test_workers_say_and_read_what_this_process_does(spread: SpreadSession, organism: dm.Session, asked: Counter[str]) -> None:
     assert spread.generate(PROMPTS) == organism.generate(PROMPTS)
     sites = [dm.Site(layer) for layer in range(organism.layout.n_layers)]
     torch.testing.assert_close(spread.capture(PROMPTS, sites).values, organism.capture(PROMPTS, sites).values, **CLOSE)
@@ -48,9 +67,11 @@ def test_workers_say_and_read_what_this_process_does(spread: SpreadSession, orga
         torch.testing.assert_close(mine, its, **CLOSE)
     rows = [organism.encode(prompt) for prompt in PROMPTS]
     torch.testing.assert_close(spread.next_logits(rows, [3, 5]), organism.next_logits(rows, [3, 5]), **CLOSE)
+    assert set(asked) == {"continue_from", "capture", "logits", "teacher_forced", "next_logits"}
+    assert min(asked.values()) >= 2  # pieces, so that both had some
 
 
-def test_what_is_in_force_is_in_force_there(spread: SpreadSession, organism: dm.Session) -> None:
+def test_what_is_in_force_is_in_force_there(spread: SpreadSession, organism: dm.Session, asked: Counter[str]) -> None:
     ablated, pushed = ablation(organism), dm.add(a_direction(organism, dm.Site(2), gap=3.0), dose=0.7)
     controls = [(None, ablated, pushed)[row % 3] for row in range(len(PROMPTS))]
     told = []
@@ -64,37 +85,43 @@ def test_what_is_in_force_is_in_force_there(spread: SpreadSession, organism: dm.
             with session.uncontrolled():
                 plain = session.logits(PROMPTS)
         told.append(torch.stack([alone, inside, turned, plain, session.logits(PROMPTS)]))
+    assert asked["logits"] >= 2 * 5
     torch.testing.assert_close(*told, **CLOSE)
     assert not any(torch.allclose(one, other, **CLOSE) for one, other in zip(told[0][:-2], told[0][1:-1]))
     with spread.controlled_rows(controls[:3]), pytest.raises(DataError, match="There are 3 controls and 36 prompts"):
         spread.logits(PROMPTS)
 
 
-def test_hooks_that_workers_know_nothing_of_act(spread: SpreadSession, organism: dm.Session) -> None:
+def test_hooks_that_workers_know_nothing_of_act(spread: SpreadSession, organism: dm.Session, asked: Counter[str]) -> None:
     class Silent(Acting):
         def lay(self) -> None:
             self.on_output(self.decoder.layers[1].mlp, torch.zeros_like)
 
     with Silent(spread.model).attached():
         here = spread.logits(PROMPTS[:8])
+    assert not asked
     assert not torch.allclose(here, spread.logits(PROMPTS[:8]), **CLOSE)
     with Silent(organism.model).attached():
         torch.testing.assert_close(here, organism.logits(PROMPTS[:8]), **CLOSE)
 
 
 @pytest.mark.long
-def test_find_over_two_workers_finds_what_one_process_finds(spread: SpreadSession, organism: dm.Session) -> None:
+def test_find_over_two_workers_finds_what_one_process_finds(spread: SpreadSession, organism: dm.Session, asked: Counter[str]) -> None:
     behaviour = dm.behaviour("over-refusal")
     several, alone = (search_directions(session, behaviour, max_prompts=48) for session in (spread, organism))
     assert len(several.directions) == len(alone.directions)
     for one, other in zip(several.directions, alone.directions):
         the_same(one, other)
     assert several.ranked()[0].site == alone.ranked()[0].site
+    assert asked["capture"] >= 2
 
 
-def test_measure_over_workers_gives_the_scores_of_one_process(spread: SpreadSession, organism: dm.Session, refusal_ablated: dm.Control) -> None:
+def test_measure_over_workers_gives_the_scores_of_one_process(
+    spread: SpreadSession, organism: dm.Session, refusal_ablated: dm.Control, asked: Counter[str]
+) -> None:
     several, alone = (dm.measure(session, "refusal", refusal_ablated, max_prompts=24).to_json() for session in (spread, organism))
     assert several["after"]["shows_rate"]["n"] == 24
+    assert min(asked["continue_from"], asked["teacher_forced"]) >= 2
     for name, score in alone["after"].items():
         if "answers" in name or "rate" in name:
             assert several["after"][name] == score
@@ -102,10 +129,30 @@ def test_measure_over_workers_gives_the_scores_of_one_process(spread: SpreadSess
             assert several["after"][name]["value"] == pytest.approx(score["value"], rel=1e-4), name
 
 
-def test_what_is_asked_of_a_closed_session_is_done_here(two: Two, spread: SpreadSession) -> None:
-    said = spread.generate(PROMPTS[:6])
-    spread.close()
-    assert spread.generate(PROMPTS[:6]) == said
+def test_what_is_asked_of_a_closed_session_is_done_here(two: Two, organism: dm.Session, asked: Counter[str]) -> None:
+    session = dm.load("organism", on="ray", device="cpu", workers=1)
+    session.close()
+    assert session.generate(PROMPTS[:6]) == organism.generate(PROMPTS[:6])
+    assert not asked
+
+
+def test_workers_know_the_model_by_the_name_and_template_it_was_given(two: Two, spread: SpreadSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template's file, and a model's folder by a name that is no absolute one, mean the same wherever a worker stands."""
+    spread.close()  # whose workers take all the room
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(resolve("organism").where, "own")
+    Path("plain.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}", encoding="utf-8")
+    options = {"device": "cpu", "chat_template_args": {"chat_template": "plain.jinja"}}
+    session, alone = dm.load("own", on="ray", workers=1, **options), dm.load("own", **options)  # type: ignore[arg-type]
+    try:
+        torch.testing.assert_close(session.logits(PROMPTS), alone.logits(PROMPTS), **CLOSE)
+        assert session.workers.map(name_of, [0])[0] == ["own"]
+    finally:
+        session.close()
+
+
+def name_of(session: dm.Session, piece: int) -> str:
+    return session.name
 
 
 def test_workers_load_models_by_name_from_files_that_they_see(two: Two, organism: dm.Session, tmp_path: Path) -> None:

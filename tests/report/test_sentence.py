@@ -64,3 +64,4 @@ def test_no_number_is_written_as_less_than_nothing() -> None:
     """A drift of none may be a hair below 0 as it is computed."""
     assert number("drift", -1e-9) == "0.0000"
     assert number("drift", -0.25) == "-0.2500"
+    assert number("repetition", -1e-9) == "0.0%"

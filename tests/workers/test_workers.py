@@ -13,6 +13,7 @@ from clusters import Striking, Two, two_machines
 from demeanor.errors import DataError, ModelError
 from demeanor.progress import warn
 from demeanor.workers import Workers
+from demeanor.workers.connection import _refuse_silent
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,7 @@ def nothing() -> None:
     raise ModelError("There is no model here.")
 
 
-def test_there_is_a_worker_on_each_machine_and_results_come_in_order(workers: Workers) -> None:
+def test_machines_of_one_cpu_have_a_worker_each_and_results_come_in_order(workers: Workers) -> None:
     assert len(workers) == 2
     assert workers.map(plus, range(9), [1]) == ([41 + piece for piece in range(9)], [])
     assert workers.map(plus, [], [1]) == ([], [])
@@ -82,7 +83,15 @@ def test_workers_that_cannot_hold_what_they_work_with_say_why(two: Two) -> None:
     workers = Workers(nothing)
     with pytest.raises(ModelError, match="There is no model here"):
         workers.map(plus, [1], [1])
+    with pytest.raises(ModelError, match="There is no model here"):
+        workers.map(plus, [1], [1])
     workers.close()
+
+
+@pytest.mark.parametrize("address", ["ray://a..b:10001", "127.0.0.1:1"])
+def test_an_address_where_nothing_answers_is_told(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    with pytest.raises(DataError, match="No Ray cluster answers at"):
+        _refuse_silent(address)
 
 
 def test_a_worker_for_which_no_machine_is_large_enough_is_refused(two: Two) -> None:

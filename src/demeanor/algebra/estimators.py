@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .directions import orthonormal, unit
 
+LEAST_SPREAD = 1e-6  # of the variance of the wider class: what lies in one point is stretched a thousand times at most
 RIDGE = 0.1  # of what `lacks` explains of a mean difference, in units of their mean spread
 
 
@@ -123,19 +124,21 @@ def gaussian_transport(shows: Tensor, lacks: Tensor, rank: int) -> tuple[Tensor,
     shows, lacks = shows.double(), lacks.double()
     gap = shows.mean(0) - lacks.mean(0)
     basis = orthonormal(torch.cat([gap[None], pooled_pca(shows, lacks, min(rank, *shows.shape, *lacks.shape))]), tolerance=1e-6)[:rank]
-    means, covariances = zip(*(_normal(rows @ basis.T) for rows in (shows, lacks)))
+    inside = [rows @ basis.T for rows in (shows, lacks)]
+    least = LEAST_SPREAD * max(float(rows.var(0, correction=0).mean()) for rows in inside)
+    means, covariances = zip(*(_normal(rows, least) for rows in inside))
     root = _root(covariances[0])
     inverse = torch.linalg.inv(root)
     carried = inverse @ _root(root @ covariances[1] @ root) @ inverse
     return basis, (carried - torch.eye(len(basis), dtype=torch.float64)) @ basis, means[1] - means[0] @ carried
 
 
-def _normal(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [k] and shrunk covariance [k, k] of rows [n, k]; never singular."""
+def _normal(rows: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Mean [k] and shrunk covariance [k, k] of rows [n, k]; its eigenvalues are not below `least`, and not 0."""
     centred = rows - rows.mean(0)
     share, size = shrinkage(centred)
     covariance = (1 - share) * centred.T @ centred / len(rows)
-    return rows.mean(0), covariance + max(share * size, 1e-9 * size, torch.finfo(torch.float64).tiny) * torch.eye(rows.shape[1], dtype=torch.float64)
+    return rows.mean(0), covariance + max(share * size, least, torch.finfo(torch.float64).tiny) * torch.eye(rows.shape[1], dtype=torch.float64)
 
 
 def _root(matrix: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def distilled(plan: Plan, control: Control, named: Path, folder: Path) -> Contro
     where the extra `train` is missing.
     """
     if not folder.exists():
-        loading = {name: getattr(plan, name) for name in Loading.model_fields}
+        loading = {name: getattr(plan.here, name) for name in Loading.model_fields}
         recipe = Prefix(
             **loading, model=plan.model, behaviour=plan.behaviour, control=str(named), max_prompts=plan.max_prompts, prompts=plan.max_prompts
         )

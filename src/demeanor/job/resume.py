@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import DataError, DemeanorError
+from ..errors import DataError, DemeanorError, WorkersLost
 from ..io.journal import Journal
 from ..io.plan import PLAN, BasePlan
 from ..models import Session
@@ -43,10 +43,10 @@ def resumable(plan: BasePlan, session: Session, out: Path) -> Iterator[Journal]:
         say(f"This run was begun before; it goes on from {len(journal)} results in {folder}.")
     try:
         yield journal
+    except (KeyboardInterrupt, SystemExit, WorkersLost):
+        say(f"The same command goes on from here; {folder} holds what was computed.")
+        raise
     except DemeanorError:  # the same command would end in the same sentence
         shutil.rmtree(folder)
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        say(f"The same command goes on from here; {folder} holds what was computed.")
         raise
     shutil.rmtree(folder)

@@ -21,9 +21,9 @@ from ..stats import intervals
 from ..stats.score import Better, Score
 from .condition import Condition
 from .drift import Drift, drift
-from .engaged import garbled, stock, usual_share
+from .engaged import garbled, usual_share
 from .ledger import Ledger, kept_replies
-from .observation import Observation, judged, ordinary_set
+from .observation import Observation, judged, ordinary_set, with_stock
 
 # Every yes-or-no score: its name, which outcomes it counts, and which way is better.
 RATES: tuple[tuple[str, Callable[[Observation], list[bool]], Better], ...] = (
@@ -156,10 +156,8 @@ class Bench:
         said = iter(replies([prompt for prompts in self.prompts.values() for prompt in prompts], self.budget) if any(self.prompts.values()) else ())
         heard = {name: [next(said) for _ in prompts] for name, prompts in self.prompts.items()}
         broken = {"shows": garbled(self.ledger, condition, self.prompts["shows"], heard["shows"], self.budget)}
-        same = {"shows": stock(self.prompts["shows"], [reply.text for reply in heard["shows"]], self._usual_share)}
-        observation = Observation(
-            {name: judged(self.detector, prompts, heard[name], broken.get(name, ()), same.get(name, ())) for name, prompts in self.prompts.items()}
-        )
+        sets = {name: judged(self.detector, prompts, heard[name], broken.get(name)) for name, prompts in self.prompts.items()}
+        observation = Observation({**sets, "shows": with_stock(sets["shows"], self._usual_share)}, self._usual_share)
 
         def moved() -> Drift:
             untouched = self.untouched.observation

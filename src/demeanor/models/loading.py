@@ -27,6 +27,7 @@ from .options import Loading, Quantized, SpreadLoading
 from .proven import proven_layout, weights_in_memory
 from .session import Session
 from .spread import SpreadSession
+from .template import CHOICE
 from .texts import known_tokens, pad_of
 
 if TYPE_CHECKING:
@@ -67,20 +68,28 @@ def load(
 def _over_workers(session: Session, options: SpreadLoading) -> SpreadSession:
     """The same with workers, which load the model by its name. A folder or file must lie in the same place on their machines."""
     place = Path(session.name)
-    name = str(place.absolute()) if place.exists() and session.name != EMBEDDED else session.name
-    make = partial(of_worker, name, options.of_worker, session.layout, __version__)
-    workers = Workers(make, options.address, options.workers, options.cpus_per_worker, options.gpus_per_worker)
-    return SpreadSession.of(session, workers)
+    where = str(place.absolute()) if place.exists() and session.name != EMBEDDED else session.name
+    loading = options.of_worker
+    if CHOICE in loading.chat_template_args:  # a file of this machine may have been named
+        loading = loading.model_copy(update={"chat_template_args": {**loading.chat_template_args, CHOICE: session.template.choice}})
+    gpus = 0.0 if options.device == "cpu" and options.gpus_per_worker is None else options.gpus_per_worker
+    make = partial(of_worker, where, session.name, loading, session.layout, __version__)
+    return SpreadSession.of(session, Workers(make, options.address, options.workers, options.cpus_per_worker, gpus))
 
 
-def of_worker(name: str, loading: Loading, layout: Layout, version: str) -> Session:
-    """What a worker holds. ModelError where its machine has another version of the package, or another model by that name."""
+def of_worker(where: str, name: str, loading: Loading, layout: Layout, version: str) -> Session:
+    """What a worker holds: the model at `where`, by the name that it was asked for. ModelError where its machine has another version of the package, another
+    model there, or cannot hold it."""
     here = platform.node()
     if version != __version__:
         raise ModelError(f"The machine {here} has version {__version__} of demeanor and this one {version}; install the same on all.")
-    session = load(name, loading=loading)
+    try:
+        session = load(where, loading=loading)
+    except (OSError, RuntimeError) as error:  # such as too little memory on one machine of several
+        raise ModelError(f"The machine {here} cannot hold {where} ({' '.join(str(error).split())[:200]}); give workers more, or leave it out.") from error
     if session.layout.hash != layout.hash or same_weights(session.layout.weights, layout.weights) is False:
-        raise ModelError(f"The machine {here} has another model by the name {name}; let all machines see the same files.")
+        raise ModelError(f"The machine {here} has another model by the name {where}; let all machines see the same files.")
+    session.name = name
     return session
 
 

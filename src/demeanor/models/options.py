@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, field_validator, model_validator
 
+from ..errors import DataError
 from ..io.plan import BasePlan
 
 REPLY_TOKENS = 48
@@ -121,12 +122,17 @@ class SpreadLoading(Loading):
     def same_as(self, file: Path) -> bool:
         """Whether a file holds this plan. Whoever runs the prompts, it is the same work, which may go on elsewhere."""
         anywhere = dict.fromkeys(("workers", "cpus_per_worker", "gpus_per_worker"), None) | {"on": LOCAL}
-        return self.model_copy(update=anywhere).written() == self.from_file(file).model_copy(update=anywhere).written()
+        try:
+            other = self.from_file(file)
+        except DataError:  # of another version
+            return False
+        return self.model_copy(update=anywhere).written() == other.model_copy(update=anywhere).written()
 
     @property
     def of_worker(self) -> Loading:
-        """How each worker loads the model."""
-        return Loading(**{name: getattr(self, name) for name in Loading.model_fields if name in self.model_fields_set})
+        """How each worker loads the model: on the GPUs that Ray gives it, or on the processor where that is asked for."""
+        loading = Loading(**{name: getattr(self, name) for name in Loading.model_fields if name in self.model_fields_set})
+        return loading if self.device == "cpu" or not self.spread else loading.model_copy(update={"device": None})
 
     @property
     def here(self) -> Loading:

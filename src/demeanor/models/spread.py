@@ -116,11 +116,11 @@ class SpreadSession(Session):
     def _ordered(self, controls: list[ControlLike | None], rows: tuple[int, ...] | None, before: Sequence[Acting]) -> Iterator[list[ControlLike | None]]:
         hooks = tuple(acting for acting in in_force(self.model) if acting not in before)
         order = Order(weakref.ref(self), controls, rows, hooks)
-        token = _ORDERS.set((*_ORDERS.get(), order))
+        _ORDERS.set((*_ORDERS.get(), order))
         try:
             yield controls
-        finally:
-            _ORDERS.reset(token)
+        finally:  # perhaps in another context than that in which it began
+            _ORDERS.set(tuple(other for other in _ORDERS.get() if other is not order))
 
     def _orders(self, rows: int) -> list[Order] | None:
         """What is in force for the caller, where that is all that acts in this process too and fits so many rows; None where the work must be done here."""

@@ -66,7 +66,7 @@ ARROW = {"lower": "\u2193", "higher": "\u2191", "neither": ""}
 
 
 def number(name: str, value: float) -> str:
-    return f"{value:z.{PLAIN[name]}f}" if name in PLAIN else f"{100 * value:.1f}%"
+    return f"{value:z.{PLAIN[name]}f}" if name in PLAIN else f"{100 * value:z.1f}%"
 
 
 def interval(score: Score) -> str:

@@ -30,11 +30,10 @@ class Confirmed:
     def values(self) -> Values:
         """By the names that bounds may use. left: the share of `shows` whose replies are no use: the behaviour shown, a wrong answer, nonsense, or the same as
         to other prompts."""
-        trial, outcomes = self.trial, self.trial.observation.sets["shows"]
-        useful = sum(outcome.engaged and outcome.right is not False for outcome in outcomes)
+        trial, useful = self.trial, self.trial.observation.useful("shows")
         return {
             "shows": trial.rate("shows_rate"), "guard": trial.rate("guard_rate"), "lacks": trial.rate("lacks_rate"), "answers": trial.rate("answers"),
-            "left": 1 - useful / len(outcomes) if outcomes else None, "drift": trial.drift.kl.value if len(trial.drift.tokens) else 0.0,
+            "left": 1 - sum(useful) / len(useful) if useful else None, "drift": trial.drift.kl.value if len(trial.drift.tokens) else 0.0,
         }  # fmt: skip
 
     @property

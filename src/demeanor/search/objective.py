@@ -62,7 +62,9 @@ class Objective:
     def __init__(self, surrogate: ShortReplies, fires: Mapping[str, Read]) -> None:
         self.surrogate, self.fires = surrogate, fires
         self.count = len(surrogate.prompts)
-        self.untouched = self.surrogate.read([None], 0, self.count)[0]
+        # In the same parts as trials: what is said to other prompts too is told among those that are read together.
+        first = min(FIRST, self.count)
+        self.untouched = self.surrogate.read([None], 0, first)[0].then(self.surrogate.read([None], first, self.count)[0])
         self.passes = 0  # of a control over one prompt of each set
 
     def quick(self, asked: Sequence[Asked], incumbents: Sequence[Quick]) -> list[dict[str, Quick]]:

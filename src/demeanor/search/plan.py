@@ -21,7 +21,7 @@ class SearchPlan(SpreadLoading, BehaviourPlan):
     trials: int | None = Field(default=None, ge=1, description=f"trials of the whole study, its seeds among them; {TRIALS} where no minutes are given")
     minutes: float | None = Field(default=None, gt=0, description="time for trials, after which the front is confirmed")
     pick: str = Field(
-        default=KNEE, description='the point of the front that is taken: knee, a number of the front, or bounds such as "guard>=0.95,drift<=0.02" (the one that leaves least within them)'
+        default=KNEE, description='the point of the front that is taken: knee, a number of the front, or bounds such as "guard>=0.95,drift<=0.02" (the one that leaves least within them; guard there is the rate itself)'
     )
     guard: float = Field(default=0.95, ge=0, le=1, description="share of the guard prompts that show the behaviour untouched, which must still show it")
     drift: float = Field(default=0.5, gt=0, description="most that ordinary replies may drift, in nats per token")

@@ -84,7 +84,7 @@ def surrogate_for(bench: Bench, findings: Findings) -> ShortReplies:
 
 
 class ShortReplies:
-    """Beginnings of replies, as short as tell, and the detector; a reply without words is no use, nor one that says what others say. And how far the untouched model's own
+    """Beginnings of replies, as short as tell, and the detector; a reply without words is no use, nor one that says what others do that are read with it (before any gate). And how far the untouched model's own
     replies to ordinary prompts are moved, over their first tokens."""
 
     def __init__(self, bench: Bench, prompts: Prompts) -> None:

@@ -206,6 +206,8 @@ def reduced(control: Control, strength: float, rank: int) -> Control:
     most = max([len(part.vectors) for part in control.parts], default=1)
     if rank > most:
         raise ControlError(f"The control has rank {most}, not {rank}; ask for num_iterations up to {most}.")
+    if any(part.kind == "transport" for part in control.parts):
+        raise ControlError("A transport has no first directions, so it cannot be reduced to some; start the server with another control first.")
     parts = tuple(
         replace(
             part,

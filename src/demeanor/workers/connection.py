@@ -48,7 +48,7 @@ def connected(address: str | None) -> Any:
                 ray.init(address=address, **how)
             except (ConnectionError, ValueError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split())[:200]
-                raise DataError(f"Ray cannot be used ({reason}); see `ray status`, or leave out --on.") from error
+                raise DataError(f"Ray cannot be used ({reason}); see `ray status`, have `ray stop` forget a cluster that is gone, or leave out --on.") from error
     return ray
 
 
@@ -59,13 +59,15 @@ def _refuse_silent(address: str) -> None:
         return
     try:
         socket.create_connection((host, int(port)), ANSWERS).close()
-    except OSError as error:
-        raise DataError(f"No Ray cluster answers at {address} ({error.strerror or error}); start one with `ray start --head`, or correct --on or RAY_ADDRESS.") from error
+    except (OSError, UnicodeError) as error:  # the latter for what is no name of a machine
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise DataError(f"No Ray cluster answers at {address} ({reason}); start one with `ray start --head`, or correct --on or RAY_ADDRESS.") from error
 
 
 @contextmanager
 def _own_manners() -> Iterator[None]:
-    """The handler of SIGTERM stays the caller's, and standard output belongs to results: Ray sets the one and writes what befalls machines on the other."""
+    """The handler of SIGTERM stays the caller's, and standard output belongs to results: Ray sets the one and writes what befalls machines on the other,
+    from then on, so what it writes there goes to the logger for as long as the process lives."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if main else None
     from ray._private import worker as inside
@@ -82,7 +84,8 @@ def _own_manners() -> Iterator[None]:
 
 
 def placed(ray: Any, workers: int | None, cpus: float | None, gpus: float | None) -> Place:
-    """What was asked for, and for the rest what the cluster has: a worker for each GPU, or where there are none for each machine.
+    """What was asked for, and for the rest what the cluster has: a worker for each GPU, or where there are none as many as machines hold, each with all CPUs of the
+    smallest machine.
 
     Raises DataError where no machine has room for one worker.
     """
@@ -91,15 +94,15 @@ def placed(ray: Any, workers: int | None, cpus: float | None, gpus: float | None
     gpus = gpus if gpus is not None else min(1, most["GPU"])
     least = min((machine["CPU"] for machine in machines if machine.get("CPU", 0) >= 1), default=1)
     cpus = cpus if cpus is not None else (1 if gpus else least)
-    room = sum(_fits(machine, cpus, gpus) for machine in machines)
-    if not room:
+    rooms = [room for machine in machines if (room := _fits(machine, cpus, gpus))]
+    if not rooms:
         raise DataError(
             f"No machine of the cluster has room for a worker of {cpus:g} CPUs and {gpus:g} GPUs (the largest have {most['CPU']:g} and {most['GPU']:g});"
             " give a smaller --cpus-per-worker or --gpus-per-worker."
         )
-    place = Place(workers or room, cpus, gpus)
+    place = Place(workers or sum(rooms), cpus, gpus)
     each = _counted(place.cpus, "CPU") + (f" and {_counted(place.gpus, 'GPU')}" if place.gpus else "")
-    say(f"{_counted(place.workers, 'worker')} on {_counted(len(machines), 'machine')}, each of {each}.")
+    say(f"{_counted(place.workers, 'worker')} on {_counted(len(rooms), 'machine')}, each of {each}.")
     return place
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
-from ..errors import DemeanorError, ModelError
+from ..errors import DemeanorError, ModelError, WorkersLost
 from ..progress import Bar, say, warn
 from .connection import connected, placed
 from .worker import Call, Worker
 
 SPARE = 3  # deaths that one piece may see, beyond one of each worker, before it is taken for the reason
-ALONE = "The machine of this process has left the Ray cluster, so no answer comes any more; start Ray there again, and give the same command."
+ALONE = "The Ray cluster answers no more: its head, or this machine's part in it, is gone; start Ray again, and give the same command."
 PATIENCE = 10.0  # seconds without any worker after which that is said
 
 
@@ -43,6 +43,7 @@ class Workers:
         self._shared: dict[int, tuple[Any, Any]] = {}  # what all pieces of the last call share, by place, and where it lies in the cluster
         self._lock = threading.Lock()
         self._waits = False  # whether it was said that no worker is there
+        self._none: DemeanorError | None = None  # why there are none, where all had to be left out
         for made in self._actors:
             self._ask(made)
 
@@ -60,7 +61,7 @@ class Workers:
 
     def close(self) -> None:
         """Ends the workers."""
-        with self._lock, suppress(self._ray.exceptions.RayError):  # of a cluster that is gone
+        with self._lock, suppress(self._ray.exceptions.RayError, OSError):  # of a cluster that is gone
             for actor in self._actors:
                 self._ray.kill(actor)
         self._actors, self._idle, self._coming, self._shared = [], [], {}, {}
@@ -68,6 +69,8 @@ class Workers:
     # -- pieces -----------------------------------------------------------------------------------
 
     def _map(self, call: Call, pieces: Sequence[Any], shared: Sequence[Any], what: str) -> tuple[list[Any], list[str]]:
+        if self._none is not None:
+            raise self._none
         waiting, answers, deaths = deque(range(len(pieces))), dict[int, Any](), Counter[int]()
         at: dict[Any, tuple[Any, int]] = {}  # who does which piece, by what will be its answer
         sentences: list[str] = []
@@ -113,7 +116,7 @@ class Workers:
         """No answer ever comes to a process whose own machine the cluster has given up."""
         own = self._ray.get_runtime_context().get_node_id()
         if not any(machine["Alive"] and machine["NodeID"] == own for machine in self._ray.nodes()):
-            raise ModelError(ALONE)
+            raise WorkersLost(ALONE)
 
     def _got(self, answer: Any) -> Any:
         """An answer. Raises the worker's own error, or _Lost where the worker or its machine died."""
@@ -125,14 +128,14 @@ class Workers:
             cause = getattr(error, "cause", error)
             raise cause from (None if isinstance(cause, DemeanorError) else error)
         except OSError as error:
-            raise ModelError(ALONE) from error
+            raise WorkersLost(ALONE) from error
         except RayError as error:  # of a worker, a machine, or an answer that lay on it
             raise _Lost(str(error).strip().splitlines()[0]) from error
 
     def _bury(self, actor: Any, lost: _Lost, deaths: int) -> None:
         self.deaths += 1
         if deaths >= len(self) + SPARE:
-            raise ModelError(f"One piece of the work ended {deaths} workers, the last one so: {lost} Give workers more memory, or shorter prompts.") from lost
+            raise WorkersLost(f"One piece of the work ended {deaths} workers, the last one so: {lost} Give workers more memory, or shorter prompts.") from lost
         warn("A worker died; its piece of the work goes to another one.")
         self._ask(actor)
 
@@ -159,10 +162,12 @@ class Workers:
     def _dismiss(self, actor: Any, error: DemeanorError) -> None:
         """A worker that cannot be had, or cannot hold what it works with; raises the reason where it was the last one."""
         self._actors = [other for other in self._actors if other is not actor]
+        with suppress(self._ray.exceptions.RayError, OSError):
+            self._ray.kill(actor)
         if not self._actors:
+            self._none = error
             raise error
         warn(f"A worker is left out: {error}")
-        self._ray.kill(actor)
 
     def _sent(self, place: int, value: Any) -> Any:
         if place not in self._shared or self._shared[place][0] is not value:
@@ -177,7 +182,7 @@ def _with_cluster() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ModelError(ALONE) from error
+        raise WorkersLost(ALONE) from error
 
 
 class _Lost(Exception):
