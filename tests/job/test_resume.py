@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import demeanor as dm
-from demeanor.errors import DataError
+from demeanor.errors import DataError, DemeanorError, WorkersLost
 from demeanor.io.journal import Journal
-from demeanor.job.resume import running_folder
+from demeanor.job.resume import resumable, running_folder
 from demeanor.job.run import scores
 
 pytestmark = pytest.mark.slow
@@ -83,3 +83,19 @@ def test_a_run_that_cannot_succeed_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         dm.run(dm.Plan(model="organism", behaviour=str(tmp_path / "b.yaml"), device="cpu"), tmp_path / "run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.yaml"]
+
+
+@pytest.mark.parametrize(("error", "stays"), [(WorkersLost("The cluster answers no more."), True), (DataError("This is wrong."), False)])
+def test_what_was_computed_stays_where_only_the_workers_are_gone(organism: dm.Session, tmp_path: Path, error: DemeanorError, stays: bool) -> None:
+    def broken_off() -> None:
+        with resumable(PLAN, organism, tmp_path / "run") as journal:
+            journal.recall(["a", "result"], lambda: 7)
+            raise error
+
+    with pytest.raises(type(error)):
+        broken_off()
+    kept = list(running_folder(tmp_path / "run").glob("*.jsonl"))
+    assert bool(kept) is stays
+    if stays:
+        with resumable(PLAN, organism, tmp_path / "run") as journal:
+            assert len(journal) == 1

@@ -51,7 +51,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def spread(two: Two) -> Iterator[SpreadSession]:
-    session = dm.load("organism", on="ray", device="cpu")
+    session = dm.load("organism", on="ray", device="cpu", workers=2, cpus_per_worker=0.5)  # which leaves room for another session's
     assert isinstance(session, SpreadSession)
     yield session
     session.close()
@@ -130,20 +130,19 @@ def test_measure_over_workers_gives_the_scores_of_one_process(
 
 
 def test_what_is_asked_of_a_closed_session_is_done_here(two: Two, organism: dm.Session, asked: Counter[str]) -> None:
-    session = dm.load("organism", on="ray", device="cpu", workers=1)
+    session = dm.load("organism", on="ray", device="cpu", workers=1, cpus_per_worker=0.5)
     session.close()
     assert session.generate(PROMPTS[:6]) == organism.generate(PROMPTS[:6])
     assert not asked
 
 
-def test_workers_know_the_model_by_the_name_and_template_it_was_given(two: Two, spread: SpreadSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_know_the_model_by_the_name_and_template_it_was_given(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A template's file, and a model's folder by a name that is no absolute one, mean the same wherever a worker stands."""
-    spread.close()  # whose workers take all the room
     monkeypatch.chdir(tmp_path)
     shutil.copytree(resolve("organism").where, "own")
     Path("plain.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}", encoding="utf-8")
     options = {"device": "cpu", "chat_template_args": {"chat_template": "plain.jinja"}}
-    session, alone = dm.load("own", on="ray", workers=1, **options), dm.load("own", **options)  # type: ignore[arg-type]
+    session, alone = dm.load("own", on="ray", workers=1, cpus_per_worker=0.5, **options), dm.load("own", **options)  # type: ignore[arg-type]
     try:
         torch.testing.assert_close(session.logits(PROMPTS), alone.logits(PROMPTS), **CLOSE)
         assert session.workers.map(name_of, [0])[0] == ["own"]

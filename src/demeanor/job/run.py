@@ -13,6 +13,7 @@ import platform
 import shutil
 import time
 from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from ..io.json_files import write_json, write_json_lines
 from ..io.plan import PLAN
 from ..measure import Bench, Ledger, Measurement, measure
 from ..measure.plan import MeasurePlan
-from ..models import Session, load
+from ..models import Reply, Session, SpreadSession, load
 from ..progress import Stages, say, warn
 from ..report.sentence import in_words
 from ..train.learner import check_extras
@@ -203,18 +204,23 @@ def _described(option: Option) -> Control:
 
 
 def check_parity(session: Session, baked: Session, control: Control, measurement: Measurement) -> Parity:
-    """The baked model, loaded afresh as the first one was, against the control at run time: logits on the test prompts, and replies
-    (of a large model to some of them, from every set)."""
+    """The baked model, loaded afresh as the first one was in this process, against the control at run time: logits on the test prompts, and replies
+    (of a large model to some of them, from every set). The workers of a session that has some are ended by it."""
     # A prompt may stand in two sets; it is asked once.
     by_tokens = {tuple(session.encode(each.prompt)): each for name in SET_NAMES for each in measurement.observed[1].sets[name]}
     outcomes = list(by_tokens.values())
     prompts = [outcome.prompt for outcome in outcomes]
+    again = outcomes if session.runner.small else outcomes[:: -(-len(outcomes) // COMPARED)]
+    asked, length = [outcome.prompt for outcome in again], max(len(outcome.reply.ids) for outcome in again)
+    said: Sequence[Reply] = [outcome.reply for outcome in again]
+    if isinstance(session, SpreadSession):
+        session.close()  # both models are asked here then: workers may have other devices
     with session.controlled(control):
         expected = session.logits(prompts)
+        if isinstance(session, SpreadSession):
+            said = session.generate(asked, length)
     worst = float((baked.logits(prompts) - expected).abs().max() / expected.std())
-    again = outcomes if session.runner.small else outcomes[:: -(-len(outcomes) // COMPARED)]
-    replies = baked.generate([outcome.prompt for outcome in again], max(len(outcome.reply.ids) for outcome in again))
-    same = sum(reply.text == outcome.reply.text for reply, outcome in zip(replies, again))
+    same = sum(reply.text == own.text for reply, own in zip(baked.generate(asked, length), said))
     return Parity(worst, same, len(again), session.dtype_name)
 
 
