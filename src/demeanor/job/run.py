@@ -12,8 +12,8 @@ import math
 import platform
 import shutil
 import time
-from contextlib import closing
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
