@@ -86,6 +86,12 @@ def test_the_callers_garbage_is_collected_as_before(monkeypatch: pytest.MonkeyPa
     assert gc.get_freeze_count() == 0
 
 
+def test_what_was_imported_is_not_looked_through_when_the_process_ends() -> None:
+    told = "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count() > 0))" + WATCH
+    ended = subprocess.run([sys.executable, "-c", told, "control", "ablate", "--help"], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "True"
+
+
 def test_a_shell_completes_commands_and_their_options() -> None:
     for typed, meant in (("demeanor me", {"measure", "meter"}), ("demeanor measure --max-p", {"--max-prompts"})):
         words = {"_DEMEANOR_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
