@@ -106,15 +106,13 @@ class Trying:
         return time.monotonic() - started
 
     def _batch(self, study: Study, recorded: Sequence[Recorded], most: int | None) -> None:
-        """One batch proposed, read and recorded; what is recorded of it already is left out, and decides nothing about the rest."""
+        """One batch proposed, read and recorded. One of which a part is recorded is read whole again: a batch of other rows differs in the last digits."""
         batch, there = study.batches()
         variants = [(item, gate) for item in self._items(study, batch) for gate in item.gates]
         room = len(variants) if most is None else min(len(variants), most - len(recorded) + len(there))
         earlier = [trial for trial in recorded if trial.batch != (study.salt, batch)]
         missing = [index for index in range(room) if index not in there]
-        unread = {id(variants[index][0]) for index in missing}
-        asked = [(item, gate) for item, gate in variants[:room] if id(item) in unread]  # all gates of a setting, since they are read together
-        values = self._values(asked, earlier, [old.quick for old in earlier if old.quick.whole and study.limits.hold(old.quick)])
+        values = self._values(variants[:room] if missing else [], earlier, [old.quick for old in earlier if old.quick.whole and study.limits.hold(old.quick)])
         for index in missing:
             item, gate = variants[index]
             params = self._variant(item, gate)
