@@ -54,7 +54,7 @@ def test_a_search_goes_on_when_a_machine_dies(two: Two, monkeypatch: pytest.Monk
     options = {"model": "organism", "behaviour": "over-refusal", "device": "cpu", "max_prompts": 24, "trials": 40, "confirmed": 2, "checked": 0}
     alone = dm.search(dm.SearchPlan(**options), tmp_path / "alone")
     calm = dm.search(dm.SearchPlan(**options, on="ray"), tmp_path / "calm")
-    struck(monkeypatch, tmp_path / "struck", Divergence, 2, machine=True, spared=two.first)
+    struck(monkeypatch, tmp_path / "struck", Divergence, 1, machine=True, spared=two.first)
     several = dm.search(dm.SearchPlan(**options, on="ray"), tmp_path / "several")
     assert (tmp_path / "struck").exists()
     assert [trial.quick for trial in several.trials] == [trial.quick for trial in calm.trials]
@@ -74,6 +74,6 @@ def large(held: int, piece: int) -> bytes:
 def test_when_the_machine_of_this_process_dies_that_is_told(two: Two, tmp_path: Path) -> None:
     workers = Workers(partial(int, "40"))
     other = next(machine.node_id for machine in two.cluster.worker_nodes)
-    with pytest.raises(ModelError, match="The machine of this process has left the Ray cluster"):
+    with pytest.raises(ModelError, match="The Ray cluster answers no more"):
         workers.map(Striking(large, tmp_path / "struck", machine=True, spared=other), range(40))
     workers.close()
