@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -122,9 +122,11 @@ def _write(
     """Write one shard, all but its last name; returns the open file, and what rounding did to each edited tensor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     held = {key: files.tensors[key] for key in keys}
-    source, copy = os.open(place, os.O_RDONLY | getattr(os, "O_BINARY", 0)), -1
-    try:
+    with ExitStack() as always, ExitStack() as unless_whole:
+        source = os.open(place, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        always.callback(os.close, source)
         copy = os.open(target.with_name(target.name + PARTIAL), flags, 0o666)
+        unless_whole.callback(os.close, copy)
         shared = cloned(source, copy)
         size = place.stat().st_size
         os.truncate(copy, size)
@@ -137,12 +139,7 @@ def _write(
         jobs += [(None, end - start, partial(_copied, source, copy, start, end, spans, shared)) for start, end, spans in _rest(held, edited, size)]
         jobs.sort(key=lambda job: (job[0] is None, -job[1]))  # what takes long first, so that no thread is left with it at the end
         put_back = _all(pool, jobs, _handing(copy, told))
-    except BaseException:
-        if copy >= 0:
-            os.close(copy)
-        raise
-    finally:
-        os.close(source)
+        unless_whole.pop_all()
     return copy, {key: put_back.get(key, PutBack()) for key in edited}
 
 

@@ -61,9 +61,9 @@ class Workers:
 
     def close(self) -> None:
         """Ends the workers."""
-        with self._lock, suppress(self._ray.exceptions.RayError, OSError):  # of a cluster that is gone
+        with self._lock:
             for actor in self._actors:
-                self._ray.kill(actor)
+                self._end(actor)
         self._actors, self._idle, self._coming, self._shared = [], [], {}, {}
 
     # -- pieces -----------------------------------------------------------------------------------
@@ -162,12 +162,15 @@ class Workers:
     def _dismiss(self, actor: Any, error: DemeanorError) -> None:
         """A worker that cannot be had, or cannot hold what it works with; raises the reason where it was the last one."""
         self._actors = [other for other in self._actors if other is not actor]
-        with suppress(self._ray.exceptions.RayError, OSError):
-            self._ray.kill(actor)
+        self._end(actor)
         if not self._actors:
             self._none = error
             raise error
         warn(f"A worker is left out: {error}")
+
+    def _end(self, actor: Any) -> None:
+        with suppress(self._ray.exceptions.RayError, OSError):  # of a cluster that is gone
+            self._ray.kill(actor)
 
     def _sent(self, place: int, value: Any) -> Any:
         if place not in self._shared or self._shared[place][0] is not value:
