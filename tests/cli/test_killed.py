@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from demeanor.io.cache import CACHE
 from families import save_tiny
 from making import ablation
 
@@ -71,8 +70,7 @@ def command(name: str, control: Path, out: Path) -> list[str]:
 
 
 def started(folder: Path, at: int, words: list[str]) -> subprocess.CompletedProcess[str]:
-    # A kept proof of its own: another test may do that of the embedded model anew meanwhile, whose last digits are others; sums in one order, wherever numbers lie.
-    environment = {**os.environ, CACHE: str(folder.parent / "cache"), "OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), str(at), *words], capture_output=True, text=True, env=environment, check=False
     )

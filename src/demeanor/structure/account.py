@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..algebra.edits import ablate, edited
 from ..errors import AccountingError
-from .accounting import RESIDUAL_TOLERANCE, Sum, distinct_values, fit, summed
+from .accounting import RESIDUAL_TOLERANCE, Sum, distinct_values, fit, summed, told
 from .layout import Role, Writer, writer_edits
 from .null_test import NOTHING, found_by_null_test
 from .replay import Call, Replay, left_of, random_direction, without
@@ -26,6 +26,7 @@ class Account(NamedTuple):
     """What a block adds to the stream, its writers with names inside it.
 
     alpha: what it multiplies the stream with; None where its parts do not come in as a sum.
+    residual: what the sum leaves unexplained, at most, relative to what is added to the stream.
     """
 
     writers: tuple[Writer, ...]
@@ -52,8 +53,8 @@ def account(replay: Replay, layer: int) -> Account:
     fault = _left_by_ablation(replay, writers, *_ablated(replay, writers))
     if fault is not None:
         raise AccountingError(f"{replay.name}{fault}; this model cannot be edited yet.")
-    alpha = None if found.alpha != found.alpha else found.alpha
-    return Account(tuple(writers), alpha, found.residual)
+    alpha = None if found.alpha != found.alpha else round(found.alpha, 9)
+    return Account(tuple(writers), alpha, told(found.residual))
 
 
 @torch.no_grad()
@@ -76,7 +77,7 @@ def like(other: Account, replay: Replay, layer: int) -> Account | None:
         return None
     scales = dict(zip(found.terms, found.scalars))
     writers = (replace(writer, layer=layer, scale=round(scales[writer.contribution], 9)) for writer in other.writers)
-    return Account(tuple(writers), found.alpha, found.residual)
+    return Account(tuple(writers), round(found.alpha, 9), told(found.residual))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from .replay import Call
 
 RESIDUAL_TOLERANCE = 1e-5  # of the accounting, relative to what is added
+NOISE = 1e-12  # the steps in which a residual is told: what is finer depends on where numbers lie in memory, so on the process
 FEW = 14  # values of which four together are still tried
 LARGEST_SUM = 4
 
@@ -31,6 +33,11 @@ def fit(columns: list[Tensor], target: Tensor, relative_to: Tensor) -> tuple[lis
     scalars = torch.linalg.lstsq(matrix, target.reshape(-1, 1)).solution
     left = target.reshape(-1, 1) - matrix @ scalars
     return scalars[:, 0].tolist(), float(left.norm() / relative_to.norm())
+
+
+def told(residual: float) -> float:
+    """A residual, rounded up to what every process measures alike."""
+    return math.ceil(residual / NOISE) * NOISE
 
 
 def distinct_values(calls: Iterable[Call], stream: Tensor | None) -> dict[str, Tensor]:

@@ -64,6 +64,7 @@ class Writer:
 class Layout:
     """The proven structure of one model; `hash` covers structure, not weights.
 
+    worst_residual: what the sum of a block's parts leaves unexplained at most, relative to what the block adds.
     weights: what tells the weights that it was proven on from others (see `same_weights`); empty where that is not known.
     alphas: what each block multiplies the stream with before it adds to it, None where its parts do not come in as a sum; empty where
     all are 1. skipped: blocks that text does not come by. copies: of the stream, that blocks hand on side by side.
