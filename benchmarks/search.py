@@ -41,21 +41,20 @@ def prepared(options: argparse.Namespace) -> Trying:
 
 def read(trying: Trying, study: Study, batch: int, settings: list[Params]) -> tuple[list[Quick], float]:
     """Quick values without a gate, and seconds per trial, recording and all gates included."""
-    gates = (NO_GATE, *trying.fires)
     started = time.perf_counter()
-    values = trying.objective.quick([Asked(trying.space.control(params), gates) for params in settings], [])
-    for index, (params, by_gate) in enumerate(zip(settings, values)):
-        for number, (gate, quick) in enumerate(by_gate.items()):
-            variant = {**params, "gate": gate} if len(gates) > 1 else params
-            study.record(trying.space, variant, quick, (batch, index * len(gates) + number, len(settings) * len(gates)))
-    return [by_gate[NO_GATE] for by_gate in values], (time.perf_counter() - started) / (len(settings) * len(gates))
+    values = trying.objective.quick([Asked(trying.space.control(params), trying.space.gates_of(params)) for params in settings], [])
+    trials = [(params, gate, quick) for params, by_gate in zip(settings, values) for gate, quick in by_gate.items()]
+    for number, (params, gate, quick) in enumerate(trials):
+        variant = {**params, "gate": gate} if "gate" in trying.space.common else params
+        study.record(trying.space, variant, quick, (batch, number, len(trials)))
+    return [by_gate[NO_GATE] for by_gate in values], (time.perf_counter() - started) / len(trials)
 
 
 def run_whole(trying: Trying, bench: Bench, params: Params, quick: Quick) -> tuple[Confirmed, float]:
     """One control with whole replies, and the seconds it took."""
     started = time.perf_counter()
     control = trying.space.control(params)
-    confirmed = Confirmed(Recorded(0, params, None, quick), control, bench.try_(control))
+    confirmed = Confirmed(Recorded(0, params, quick), control, bench.try_(control))
     _ = confirmed.costs
     return confirmed, time.perf_counter() - started
 

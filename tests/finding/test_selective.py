@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM, DynamicCache
 import demeanor as dm
 from demeanor.algebra.linear_gate import linear_gate
 from demeanor.behaviours import Detect
+from demeanor.controls.files import digest
 from demeanor.detect import DETECTORS
 from demeanor.detect.registry import Traits
 from demeanor.errors import CheckFailed, DataError
 from demeanor.finding.plan import SelectivePlan
-from demeanor.finding.selective import climb, firmest, selective
+from demeanor.finding.selective import SelectiveFits, climb, firmest, selective
 from demeanor.io.registry import Record
-from demeanor.measure import Bench
+from demeanor.measure import Bench, Ledger
 from families import FAMILIES
 from tests.making import PROMPTS, a_direction, assert_logits
 
@@ -71,6 +72,14 @@ def test_it_is_scaled_and_saved_like_any_control(organism: dm.Session, control: 
     with organism.controlled(control.scaled(0)):
         nothing = organism.logits(PROMPTS)
     assert torch.allclose(nothing, organism.logits(PROMPTS), atol=1e-5)
+
+
+def test_strengths_that_share_their_rows_are_those_that_are_fitted_alone(organism: dm.Session, over_refusal: dm.Direction, control: dm.Control) -> None:
+    behaviour, ledger = dm.behaviour("over-refusal").settled(organism), Ledger(organism)
+    plan = SelectivePlan()
+    fits = SelectiveFits(organism, behaviour, ledger, plan.prompts)
+    weak, strong = (fits.of(over_refusal, plan, strength) for strength in (1.0, 4.0))
+    assert digest(strong) == digest(control) != digest(weak)
 
 
 class _ByWord:
@@ -140,7 +149,7 @@ def test_every_writer_is_fitted_on_what_the_edited_ones_before_it_leave(
         return torch.cat([x for x, _ in inputs]), torch.cat([y for _, y in inputs])
 
     def train(name: str) -> list[dm.Prompt]:
-        return made_up.set(name, "train")[:8]  # type: ignore[arg-type]
+        return made_up.set(name, "train", 8)  # type: ignore[arg-type]
 
     shows = [seen(session.encode(prompt)) for prompt in train("shows")]
     kept, last = [], []

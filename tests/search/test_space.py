@@ -8,8 +8,12 @@ import pytest
 import torch
 
 import demeanor as dm
-from demeanor.search.space import EVERYWHERE, Axis, Space
+from demeanor.finding.find import Findings
+from demeanor.finding.selective import selective
+from demeanor.measure import Bench, Ledger
+from demeanor.search.space import EVERYWHERE, NO_GATE, Axis, Space
 from demeanor.search.trying import Trying
+from search.conftest import plan_of
 
 ABLATE = {"kind": "ablate", "estimator": "mean_difference", "layer": 2, "position": -1, **EVERYWHERE}
 
@@ -100,15 +104,35 @@ def test_ranks_above_1_add_directions_of_groups_at_right_angles(space: Space) ->
 
 
 def test_seeds_are_settings_of_the_space(space: Space, trying: Trying) -> None:
-    """Every seed lies within the axes, and what find chooses is the first."""
+    """Every seed lies within the axes; what find chooses comes first, then selective edits, then pushes."""
     best = space.findings.ranked()[0]
-    settings = [item.params for item in trying.seeds if item.params]
-    assert any(p["kind"] == "ablate" and p["estimator"] == best.estimator and p["layer"] == best.site.layer for p in settings[:9])
-    assert {p["kind"] for p in settings} == {"ablate", "push"}
-    for params in settings:
+    assert any(p["kind"] == "ablate" and p["estimator"] == best.estimator and p["layer"] == best.site.layer for p in trying.seeds[:9])
+    assert list(dict.fromkeys(p["kind"] for p in trying.seeds)) == ["ablate", "selective", "push"]
+    for params in trying.seeds:
         axes = {**space.common, **space.axes(params["kind"])}
         assert set(params) <= set(axes)
         assert all(_within(axes[name], value) for name, value in params.items())
+
+
+def test_a_selective_setting_is_that_edit_from_its_layer_on(organism: dm.Session, space: Space, findings: Findings) -> None:
+    setting = {"kind": "selective", "layer": 1, "estimator": "mean_difference", "position": -1, "taken": 2.0, "keep": 30.0}
+    made = space.control(setting)
+    direction = replace(findings.directions[0], site=dm.Site(1))
+    alone = selective(organism, "over-refusal", direction, strength=2.0, keep=30.0, prompts=32)
+    for module, (v, _) in alone.adapters[0].low_rank.items():
+        # What the rows' last digits make of it: the same prompts were read in other batches.
+        assert (made.adapters[0].low_rank[module][0] - v).norm() < 0.01 * v.norm()
+    firmer = space.control({**setting, "keep": 3.0})
+    assert any((firmer.adapters[0].low_rank[module][0] - v).norm() > 0.05 * v.norm() for module, (v, _) in alone.adapters[0].low_rank.items())
+    assert space.gates_of(setting) == (NO_GATE,)
+
+
+def test_too_few_prompts_for_a_selective_edit_are_told_before_any_trial(organism: dm.Session, findings: Findings, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(organism, dm.behaviour("over-refusal").settled(organism), "val", Ledger(organism), max_prompts=32)
+    few = replace(findings, sets=replace(findings.sets, train={**findings.sets.train, "shows": findings.sets.train["shows"][:3]}))
+    space = Trying(bench, few, plan_of(trials=40)).space
+    assert "selective" not in space.common["kind"].choices
+    assert "3 train prompts show the behaviour, and 8 are needed" in capsys.readouterr().err
 
 
 def _within(axis: Axis, value: object) -> bool:

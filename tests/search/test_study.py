@@ -28,15 +28,15 @@ class Killed(Study):
 
     after = 0
 
-    def record(self, space: Space, params: Params, quick: Quick, place: tuple[int, int, int], seed: str | None = None) -> None:
+    def record(self, space: Space, params: Params, quick: Quick, place: tuple[int, int, int]) -> None:
         if self.after == 0:
             raise KeyboardInterrupt
         self.after -= 1
-        super().record(space, params, quick, place, seed)
+        super().record(space, params, quick, place)
 
 
 def told(recorded: list[Recorded]) -> list[tuple[object, ...]]:
-    return [(sorted(trial.params.items()), trial.seed, trial.quick.costs) for trial in recorded]
+    return [(sorted(trial.params.items()), trial.quick.costs) for trial in recorded]
 
 
 @pytest.mark.long
@@ -59,11 +59,11 @@ def test_a_search_that_is_killed_at_any_trial_ends_as_one_that_was_not(trying: T
 
 
 def test_a_trial_is_recorded_whole_and_read_back_as_it_was(trying: Trying, url: str) -> None:
-    study, params = opened(url), {**trying.seeds[0].params, "gate": next(iter(trying.fires))}
+    study, params = opened(url), {**trying.seeds[0], "gate": next(iter(trying.fires))}
     quick = Quick(left=0.25, drift=0.75, guard=0.9, shown=0.2, seen=16, whole=False, best=(0.1, 0.5, 0.05))
     study.record(trying.space, params, quick, (0, 0, 2))
     (recorded,) = opened(url).recorded()
-    assert (recorded.params, recorded.quick, recorded.seed, recorded.gate) == (params, quick, None, params["gate"])
+    assert (recorded.params, recorded.quick, recorded.gate) == (params, quick, params["gate"])
     (trial,) = optuna.load_study(study_name="study", storage=url).trials  # as the dashboard sees it
     assert trial.values == pytest.approx([0.25, 0.75, 0.1])
     assert trial.constraints == pytest.approx({"guard": 0.05, "drift": 0.25})
@@ -85,7 +85,7 @@ def test_proposals_depend_on_the_seed_and_the_batch_alone(trying: Trying, url: s
 @pytest.mark.slow
 def test_another_process_proposes_other_settings_and_sees_what_is_recorded(trying: Trying, url: str) -> None:
     first = opened(url)
-    first.record(trying.space, trying.seeds[0].params, Quick(0.5, 0.1, 1.0, 0.5, 16, True, (0.4, 0.05, 0.0)), (0, 0, 1))
+    first.record(trying.space, trying.seeds[0], Quick(0.5, 0.1, 1.0, 0.5, 16, True, (0.4, 0.05, 0.0)), (0, 0, 1))
     code = (
         "import json, sys; from demeanor.search.study import Study, Limits;"
         f" study = Study({url!r}, 'study', {COSTS!r}, 0, Limits(0.95, 0.5)); print(json.dumps([study.salt, len(study.recorded())]))"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,9 +63,9 @@ def selective(
     if direction.write is not None:
         raise ControlError(f"A selective edit needs a direction that is read and written alike; {direction.estimator} is a reader.")
     if not plan.anyway:
-        _refuse_alike(session, behaviour, ledger, plan)
+        refuse_alike(session, behaviour, ledger, plan)
     if plan.strength is not None:
-        return _fitted(_inputs(session, behaviour, ledger, direction, plan), direction, plan, plan.strength)
+        return SelectiveFits(session, behaviour, ledger, plan.prompts).of(direction, plan, plan.strength)
     tried = climb(Bench(session, behaviour, "val", ledger, max_prompts=plan.prompts), direction, plan)
     return tried[firmest(tried)][0]
 
@@ -78,10 +79,10 @@ def climb(
     """Edits of rising strength, each tried on the bench (or by `try_`) before the next is fitted: until one did worse than the one before
     it, or left nothing, as surely as so few prompts tell. Of a small model the next is tried even then, for wordings that the bench does
     not have."""
-    inputs = _inputs(bench.session, bench.behaviour, bench.ledger, direction, plan)
+    fits = SelectiveFits(bench.session, bench.behaviour, bench.ledger, plan.prompts)
     tried: list[tuple[Control, Trial]] = []
     for strength in STRENGTHS:
-        control = _fitted(inputs, direction, plan, strength)
+        control = fits.of(direction, plan, strength)
         trial = (try_ or bench.try_)(control)
         last = tried[-1][1] if tried else None
         tried.append((control, trial))
@@ -100,23 +101,48 @@ def firmest(tried: Sequence[tuple[Control, Trial]]) -> int:
     return max((number for number, (_, trial) in enumerate(tried) if trial.merit >= best - ALIKE), key=lambda number: tried[number][0].made_from["strength"])
 
 
-def _fitted(inputs: _Inputs, direction: Direction, plan: SelectivePlan, strength: float) -> Control:
-    session, rows = inputs.session, inputs.rows
-    fitting = _Fitting(inputs, plan, strength)
-    with session.runner.threads(), lock_of(session.model), torch.no_grad(), session.uncontrolled(), fitting.attached():
-        session.decoder(**rows.batch.inputs())
-    say(
-        f"Strength {strength:g}: {len(fitting.fitted)} writers were fitted on {rows.acting} prompts that are to change and {len(rows.batch.rows) - rows.acting} that stay."
-    )
-    chosen = plan.model_dump(include={"along", "keep", "keep_last", "ridge"})
-    adapter = Adapter(low_rank=fitting.fitted, transposed=fitting.transposed)
-    return Control(
-        parts=(), layout=session.layout, model_name=session.name,
-        made_from={**direction.made_from("selective"), "strength": strength, **chosen}, adapters=(adapter,),
-    )  # fmt: skip
+class SelectiveFits:
+    """Selective edits that are fitted on the same rows, which are read when the first is asked for. prompts: most train prompts of each set.
+
+    `of` raises DataError for too few prompts.
+    """
+
+    def __init__(self, session: Session, behaviour: Behaviour, ledger: Ledger, prompts: int) -> None:
+        self.session, self.behaviour, self.ledger, self.prompts = session, behaviour, ledger, prompts
+
+    @cached_property
+    def rows(self) -> Rows:
+        return rows_of(self.session, self.behaviour, self.ledger, self.prompts)
+
+    def of(self, direction: Direction, plan: SelectivePlan, strength: float) -> Control:
+        """The edit of one strength; what the plan says of prompts is not read."""
+        session, rows = self.session, self.rows
+        fitting = _Fitting(session, rows, self._bases(direction, plan), plan, strength)
+        with session.runner.threads(), lock_of(session.model), torch.no_grad(), session.uncontrolled(), fitting.attached():
+            session.decoder(**rows.batch.inputs())
+        say(
+            f"Strength {strength:g}: {len(fitting.fitted)} writers were fitted on {rows.acting} prompts that are to change and {len(rows.batch.rows) - rows.acting} that stay."
+        )
+        chosen = plan.model_dump(include={"along", "keep", "keep_last", "ridge"})
+        adapter = Adapter(low_rank=fitting.fitted, transposed=fitting.transposed)
+        return Control(
+            parts=(), layout=session.layout, model_name=session.name,
+            made_from={**direction.made_from("selective"), "strength": strength, **chosen}, adapters=(adapter,),
+        )  # fmt: skip
+
+    def _bases(self, direction: Direction, plan: SelectivePlan) -> list[Tensor]:
+        """What a writer of each layer takes out [k, d_model]."""
+        layers = self.session.layout.n_layers
+        if plan.along == "direction":
+            return [direction.basis] * layers
+        sites = [Site(max(layer, direction.site.layer)) for layer in range(layers)]
+        shows, lacks = (
+            self.ledger.capture(train_prompts(self.behaviour, name, self.prompts), sites).values.double().mean(0) for name in ("shows", "lacks")
+        )
+        return list(unit(shows - lacks).float()[:, None])
 
 
-def _refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> None:
+def refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> None:
     """Raises CheckFailed where no layer tells what is to change from what is to be kept."""
     against: tuple[SetName, ...] = ("guard",) if behaviour.guard else ("lacks",)
     try:
@@ -128,32 +154,12 @@ def _refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: 
         ) from error
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What every strength is fitted on: the rows, and what a writer of each layer takes out [k, d_model]."""
-
-    session: Session
-    rows: Rows
-    bases: Sequence[Tensor]
-
-
-def _inputs(session: Session, behaviour: Behaviour, ledger: Ledger, direction: Direction, plan: SelectivePlan) -> _Inputs:
-    layers = session.layout.n_layers
-    rows = rows_of(session, behaviour, ledger, plan)
-    if plan.along == "direction":
-        return _Inputs(session, rows, [direction.basis] * layers)
-    sites = [Site(max(layer, direction.site.layer)) for layer in range(layers)]
-    shows, lacks = (ledger.capture(train_prompts(behaviour, name, plan), sites).values.double().mean(0) for name in ("shows", "lacks"))
-    return _Inputs(session, rows, list(unit(shows - lacks).float()[:, None]))
-
-
 class _Fitting(Acting):
     """One pass in which every writer is fitted as it is reached, and edited from then on."""
 
-    def __init__(self, inputs: _Inputs, plan: SelectivePlan, strength: float) -> None:
-        session = inputs.session
+    def __init__(self, session: Session, rows: Rows, bases: Sequence[Tensor], plan: SelectivePlan, strength: float) -> None:
         super().__init__(session.model)
-        self.layout, self.bases, self.rows, self.plan, self.strength = session.layout, inputs.bases, inputs.rows, plan, strength
+        self.layout, self.bases, self.rows, self.plan, self.strength = session.layout, bases, rows, plan, strength
         self.fitted: dict[str, tuple[Tensor, Tensor]] = {}
         inner = [writer for writer in self.layout.writers if writer.layer >= 0]
         self.writers = linear_writers(session)

@@ -20,7 +20,6 @@ from ..runtime.batches import Batch, left_pad
 from ..runtime.shared_prefix import Tail, packed
 from ..structure.calls import is_linear, received, returned
 from ..structure.layout import Writer
-from .plan import SelectivePlan
 
 KEPT: tuple[SetName, ...] = ("guard", "lacks", "neutral")
 FEWEST = 8  # train prompts of `shows` on which the model shows the behaviour
@@ -59,19 +58,19 @@ class Rows:
         return rows[self.acting :].cpu(), columns[self.acting :].cpu() - torch.tensor(self.replied)
 
 
-def train_prompts(behaviour: Behaviour, name: SetName, plan: SelectivePlan) -> list[Prompt]:
-    return asked(behaviour.set(name, "train"))[: plan.prompts]
+def train_prompts(behaviour: Behaviour, name: SetName, most: int) -> list[Prompt]:
+    return asked(behaviour.set(name, "train", most))
 
 
-def rows_of(session: Session, behaviour: Behaviour, ledger: Ledger, plan: SelectivePlan) -> Rows:
+def rows_of(session: Session, behaviour: Behaviour, ledger: Ledger, prompts: int) -> Rows:
     budget = reply_budget(session, behaviour)
-    shows = train_prompts(behaviour, "shows", plan)
+    shows = train_prompts(behaviour, "shows", prompts)
     texts = [reply.text for reply in ledger.replies(shows, budget)] if shows else []
     shown = sum(present(make_detector(behaviour.detect, session), texts, shows))
     if shown < FEWEST:
         raise DataError(f"{session.name} shows the behaviour on {shown} train prompts of shows; at least {FEWEST} are needed, so give it more.")
     acting = [session.encode(prompt) for prompt in shows]
-    staying = [prompt for name in KEPT for prompt in train_prompts(behaviour, name, plan)]
+    staying = [prompt for name in KEPT for prompt in train_prompts(behaviour, name, prompts)]
     if not staying:
         raise DataError("Nothing says what is to stay as it is; give the behaviour a guard set, or lacks prompts.")
     replies = [reply.ids for reply in ledger.replies(staying, budget)]

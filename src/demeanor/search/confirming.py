@@ -45,12 +45,11 @@ class Confirmed:
 
     @property
     def name(self) -> str:
-        return self.recorded.seed or ", ".join(f"{name} {_short(value)}" for name, value in self.recorded.params.items())
+        return ", ".join(f"{name} {_short(value)}" for name, value in self.recorded.params.items())
 
     def to_json(self) -> dict[str, Any]:
         quick = {name: getattr(self.recorded.quick, name) for name in ("left", "drift", "guard", "shown", "seen")}
-        setting = {"setting": dict(self.recorded.params), "seed": self.recorded.seed}
-        return {"trial": self.recorded.number, **setting, "quick": quick, "confirmed": dict(self.values), "control": str(self.control)}
+        return {"trial": self.recorded.number, "setting": dict(self.recorded.params), "quick": quick, "confirmed": dict(self.values), "control": str(self.control)}
 
 
 def _short(value: object) -> str:
@@ -119,7 +118,7 @@ def _evenly(trials: Sequence[Recorded], count: int) -> list[Recorded]:
 def _confirm(trying: Trying, bench: Bench, recorded: Recorded, plain: dict[str, Trial]) -> Confirmed:
     """One trial; a gate costs no generation, so a control behind several is run once."""
     if recorded.setting not in plain:
-        plain[recorded.setting] = bench.try_(trying.control(recorded.params, recorded.seed))
+        plain[recorded.setting] = bench.try_(trying.space.control(recorded.params))
     trial = plain[recorded.setting]
     if recorded.gate in trying.fires:
         trial = trial.where(cut(trying.fires[recorded.gate], trying.bench, bench), bench.untouched)

@@ -13,6 +13,7 @@ from ..report.html import COLOURS, figure_html, page_html, styled, write_page
 from ..report.sentence import in_words
 from .confirming import Confirmed
 from .searching import Searched, told
+from .space import Params
 
 COST_NAMES = {"left": "what is left", "drift": "drift", "guard_lost": "what the guard loses"}
 LEAST = 1e-5  # nats: a logarithmic axis has no 0
@@ -64,7 +65,7 @@ def trade_offs(result: Searched) -> go.Figure:
         some = [trial for trial in result.trials if trial.quick.whole == whole]
         figure.add_scatter(
             x=[max(LEAST, trial.quick.drift) for trial in some], y=[100 * trial.quick.left for trial in some], mode="markers", name=name, hoverinfo="text",
-            text=[f"trial {trial.number}<br>{_setting(trial.seed, trial.params)}" for trial in some],
+            text=[f"trial {trial.number}<br>{_setting(trial.params)}" for trial in some],
             marker={"size": 6, "symbol": "circle" if whole else "circle-open", "color": [trial.quick.guard if trial.quick.guard is not None else 1.0 for trial in some],
                     "colorscale": "Cividis", "cmin": 0, "cmax": 1, "showscale": whole, "colorbar": {"title": "guard"}},
         )  # fmt: skip
@@ -78,8 +79,8 @@ def trade_offs(result: Searched) -> go.Figure:
     return styled(figure, 460)
 
 
-def _setting(seed: str | None, params: object) -> str:
-    return escape(seed or "<br>".join(f"{name} {value}" for name, value in dict(params).items())) if seed else "<br>".join(f"{escape(str(name))} {escape(str(value))}" for name, value in dict(params).items())  # type: ignore[call-overload]
+def _setting(params: Params) -> str:
+    return "<br>".join(f"{escape(name)} {escape(str(value))}" for name, value in params.items())
 
 
 def importance(result: Searched) -> go.Figure:

@@ -57,7 +57,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 def _front(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
-    settings = [[(point["setting"], point["seed"]) for point in points] for points in (before, after)]
+    settings = [[point["setting"] for point in points] for points in (before, after)]
     if settings[0] != settings[1]:
         shared = sum(setting in settings[1] for setting in settings[0])
         return [f"The front has {len(after)} points, {shared} of the {len(before)} that it had before."]

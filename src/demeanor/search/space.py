@@ -7,8 +7,9 @@ shares of the norm of the stream where they act. So one space fits every model. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from ..errors import DataError
 from ..finding.classes import Classes
 from ..finding.estimators import ESTIMATORS, estimate
 from ..finding.find import Findings
+from ..finding.plan import SelectivePlan
+from ..finding.selective import SelectiveFits
 from ..models import Session, Site
 from ..progress import warn
 from ..runtime.positions import REPLY
@@ -32,7 +35,8 @@ from ..structure.layout import Role
 Value = str | int | float | bool
 Params = Mapping[str, Value]  # of one setting, by the names of the axes
 NO_GATE = "none"
-KINDS = ("ablate", "push", "transport")
+KINDS = ("ablate", "push", "transport", "selective")
+AT_ONE_SITE = ("push", "transport")  # which weights cannot do
 RANKS = 4
 FEWEST = 4  # rows of a group that a direction is made of
 ROLES: tuple[Role, ...] = ("attn", "mlp", "embed")
@@ -53,17 +57,22 @@ STRENGTH, PLACE, SHARE = Axis(low=-0.3, high=1.5, step=0.05), Axis(low=0, high=1
 KERNEL = {"at": PLACE, "width": Axis(low=0.1, high=1, step=0.1), "edge": SHARE}
 PUSH = Axis(low=0.02, high=2.0, step=0.02)
 CARRIED, COMPONENTS = Axis(low=0.1, high=1.5, step=0.1), 8  # how much of a transport, and in how many components at most
+TAKEN, KEPT = Axis(low=0.25, high=2, step=0.25), Axis((1.0, 3.0, 10.0, 30.0, 100.0))  # of a selective edit: its strength, and the weight of what is to stay
+FITTED: tuple[Params, ...] = ({"taken": 1.0, "keep": 10.0}, {"taken": 1.0, "keep": 30.0}, {"taken": 2.0, "keep": 10.0})  # which are tried first
 EVERYWHERE: Params = {"rank": 1, "own": False, "telling": False, "attn": 1.0, "mlp": 1.0, "embed": 1.0, "at": 0.5, "width": 1.0, "edge": 1.0}
 
 
 class Space:
     """The settings of one search: directions of its findings, where and how strongly they are edited, and behind which gate.
 
-    `gates` by name; none where only what weights can do is wanted (`bakeable`).
+    `gates` by name; none where only what weights can do is wanted (`bakeable`). selective: where selective edits may be tried, what fits them.
     """
 
-    def __init__(self, session: Session, findings: Findings, classes: Classes, gates: Mapping[str, Gate], names: Sequence[str], bakeable: bool) -> None:
-        self.session, self.findings, self.classes, self.gates, self.bakeable = session, findings, classes, gates, bakeable
+    def __init__(
+        self, session: Session, findings: Findings, classes: Classes, gates: Mapping[str, Gate], names: Sequence[str], bakeable: bool,
+        selective: SelectiveFits | None = None,
+    ) -> None:  # fmt: skip
+        self.session, self.findings, self.classes, self.gates, self.bakeable, self.selective = session, findings, classes, gates, bakeable, selective
         records = [ESTIMATORS.named(name) for name in names]
         readers = [record.name for record in records if record.traits.reads]
         if readers:
@@ -72,6 +81,7 @@ class Space:
         if not self.estimators:
             raise DataError("No estimator is left that is read and written alike; name another with --estimator.")
         self._bases: dict[tuple[str, int, int], Tensor] = {}
+        self._edits: dict[tuple[Value, ...], Control] = {}
         self._numbers = {(site.layer, site.position): number for number, site in enumerate(classes.sites)}
         self.positions = tuple(sorted({site.position for site in classes.sites if site.position != REPLY}))
 
@@ -81,7 +91,7 @@ class Space:
     def common(self) -> dict[str, Axis]:
         """The axes that every setting has, in the order in which they are chosen."""
         last = max(1, self.findings.layer_limit) - 1
-        kinds = KINDS[:1] if self.bakeable else KINDS
+        kinds = tuple(kind for kind in KINDS if not (self.bakeable and kind in AT_ONE_SITE) and not (self.selective is None and kind == "selective"))
         axes = {
             "kind": Axis(kinds), "gate": Axis((NO_GATE, *self.gates)), "estimator": Axis(self.estimators),
             "layer": Axis(low=0, high=last), "position": Axis(self.positions),
@@ -94,6 +104,8 @@ class Space:
             return {"push": PUSH, "tokens": Axis(ADDED_TO)}
         if kind == "transport":
             return {"carried": CARRIED, "components": Axis(low=1, high=COMPONENTS), "tokens": Axis(ADDED_TO)}
+        if kind == "selective":
+            return {"taken": TAKEN, "keep": KEPT}
         flags = {"own": Axis((False, True)), "telling": Axis((False, True))}
         return {"rank": Axis(low=1, high=RANKS), **flags, "attn": STRENGTH, "mlp": STRENGTH, "embed": STRENGTH, **KERNEL}
 
@@ -102,12 +114,20 @@ class Space:
     def gate(self, params: Params) -> Gate | None:
         return self.gates.get(str(params.get("gate", NO_GATE)))
 
+    def gates_of(self, params: Params) -> tuple[str, ...]:
+        """The gates that a setting is tried behind, by name: a gate costs nothing. A selective edit has its own in every writer."""
+        return (NO_GATE,) if params["kind"] == "selective" else (NO_GATE, *self.gates)
+
     def control(self, params: Params) -> Control:
         """The control of a setting, its gate left out."""
+        if params["kind"] == "selective":
+            return self._selective(params)
         made = {"push": self._push, "transport": self._transport, "ablate": self._ablations}
         parts = tuple(made[str(params["kind"])](params))
-        made_from = provenance(method="search", behaviour=self.findings.directions[0].behaviour, setting=dict(params))
-        return Control(parts=parts, layout=self.session.layout, model_name=self.session.name, made_from=made_from)
+        return Control(parts=parts, layout=self.session.layout, model_name=self.session.name, made_from=self._made_from(params))
+
+    def _made_from(self, params: Params) -> dict[str, Any]:
+        return provenance(method="search", behaviour=self.findings.directions[0].behaviour, setting=dict(params))
 
     def _site(self, params: Params, layer: int | None = None) -> Site:
         position = params.get("position", self.positions[-1])
@@ -129,6 +149,16 @@ class Space:
         shows, lacks = (self.classes.train[name][:, number] for name in ("shows", "lacks"))
         read, vectors, target = (tensor.float() for tensor in gaussian_transport(shows, lacks, int(params["components"])))
         yield Part(kind="transport", vectors=vectors, read=read, target=target, dose=float(params["carried"]), scope=self._scope(params, site))
+
+    def _selective(self, params: Params) -> Control:
+        """A selective edit from a layer on; it is fitted when it is first asked for."""
+        assert self.selective is not None  # or there is no such kind
+        key = params["layer"], params["taken"], params["keep"]
+        if key not in self._edits:
+            first = self.findings.directions[0]
+            from_layer = replace(first, site=Site(int(params["layer"])))  # all that is used of a direction where every layer's own gap is taken out
+            self._edits[key] = self.selective.of(from_layer, SelectivePlan(keep=float(params["keep"])), float(params["taken"]))
+        return replace(self._edits[key], made_from=self._made_from(params))
 
     def _scope(self, params: Params, site: Site) -> Scope:
         """The tokens of a setting at one site: the one that is read, or the prompt's last and the reply."""
@@ -199,10 +229,12 @@ class Space:
     # -- what is tried first ----------------------------------------------------------------------
 
     def seeds(self, found: Sequence[Direction], pushed: Sequence[Direction], doses: Sequence[float]) -> list[Params]:
-        """Settings of directions that selection found best, ablated everywhere, then pushes by class gaps; without gates."""
+        """Settings of directions that selection found best, ablated everywhere, then selective edits from the layer of the first, then pushes by class gaps; without gates."""
         last = int(self.common["layer"].high)
         found = [direction for direction in found if direction.estimator in self.estimators and direction.site.layer <= last]
         seeds = [self._of(direction, {"kind": "ablate", **EVERYWHERE}) for direction in found]
+        if self.selective is not None:
+            seeds += [self._of(direction, {"kind": "selective", **fitted}) for direction in found[:1] for fitted in FITTED]
         if not self.bakeable:
             for direction in (direction for direction in pushed if direction.site.layer <= last):
                 for dose in doses:

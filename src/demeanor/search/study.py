@@ -39,12 +39,10 @@ def check_extra() -> None:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A finished trial: its number in the study, its setting (of a seed that is none of the space: its name), what it gave, and in which batch of which
-    process it was made."""
+    """A finished trial: its number in the study, its setting, what it gave, and in which batch of which process it was made."""
 
     number: int
     params: Params
-    seed: str | None
     quick: Quick
     batch: tuple[str, int] = ("", 0)
 
@@ -55,7 +53,7 @@ class Recorded:
     @property
     def setting(self) -> str:
         """What is alike for the same control behind other gates."""
-        return json.dumps({name: value for name, value in self.params.items() if name != "gate"} | {"seed": self.seed}, sort_keys=True)
+        return json.dumps({name: value for name, value in self.params.items() if name != "gate"}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -151,13 +149,13 @@ class Study:
                 self._copy.add_trial(trial)
                 self._known.add(trial.number)
 
-    def record(self, space: Space, params: Params, quick: Quick, place: tuple[int, int, int], seed: str | None = None) -> None:
+    def record(self, space: Space, params: Params, quick: Quick, place: tuple[int, int, int]) -> None:
         """A finished trial; `place` is its batch, its number there, and how many the batch has."""
         from optuna.trial import create_trial
 
         batch, index, of = place
-        axes = {**space.common, **space.axes(params["kind"])} if params else {}
-        told = {"salt": self.salt, "batch": batch, "index": index, "of": of, "seed": seed, "quick": quick.to_json()}
+        axes = {**space.common, **space.axes(params["kind"])}
+        told = {"salt": self.salt, "batch": batch, "index": index, "of": of, "quick": quick.to_json()}
         self.study.add_trial(
             create_trial(
                 params=dict(params), distributions={name: _distribution(axes[name]) for name in params}, values=list(quick.costs),
@@ -227,7 +225,7 @@ def _opened(storage: optuna.storages.RDBStorage, name: str, costs: Sequence[str]
 def _recorded(trial: optuna.trial.FrozenTrial) -> Recorded | None:
     told = trial.user_attrs[ATTRIBUTE]
     quick = Quick(**{**told["quick"], "best": tuple(told["quick"]["best"])})
-    return Recorded(trial.number, dict(trial.params), told["seed"], quick, (told["salt"], told["batch"]))
+    return Recorded(trial.number, dict(trial.params), quick, (told["salt"], told["batch"]))
 
 
 def _suggested(trial: optuna.Trial, name: str, axis: Axis) -> Any:
@@ -250,7 +248,7 @@ def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
 
 def _shared_names(trials: Sequence[optuna.trial.FrozenTrial]) -> list[str]:
     """The axes that every trial of the space has."""
-    known = [set(trial.params) for trial in trials if trial.params]
+    known = [set(trial.params) for trial in trials]
     return sorted(set.intersection(*known)) if known else []
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 from ..behaviours import SetName
 from ..calibrate.dial import dial_sites
@@ -14,28 +13,19 @@ from ..errors import CheckFailed
 from ..finding.classes import Classes
 from ..finding.find import Findings
 from ..finding.plan import SelectivePlan
-from ..finding.selective import selective
+from ..finding.selective import SelectiveFits, refuse_alike
+from ..finding.selective_rows import FEWEST, train_prompts
 from ..job.confirm import DOSES, PUSHED, Fires, decisions, gates_for, shortlist
 from ..measure.bench import Bench
 from ..models import Site
 from ..progress import Bar, say
 from .objective import Asked, Objective, Quick
 from .plan import SearchPlan
-from .space import NO_GATE, Params, Space
+from .space import Params, Space
 from .study import Recorded, Study
 from .surrogates import TOLD, Read, ShortReplies, surrogate_for
 
 AT_ONCE, FEW_AT_ONCE = 16, 4  # settings of one batch: of a small model, whose many calls are what it costs, and of others
-SELECTIVE = (1.0, 2.0)  # strengths of the selective edits among the seeds
-
-
-@dataclass(frozen=True)
-class Item:
-    """A setting that is tried behind some gates; a seed that is none of the space has a name and a control of its own."""
-
-    params: Params
-    gates: Sequence[str]
-    seed: str | None = None
 
 
 class Trying:
@@ -51,41 +41,36 @@ class Trying:
         positions = sorted({int(direction.site.position) for direction in findings.directions})
         sites = [Site(layer, "resid_post", position) for position in positions for layer in range(bench.session.layout.n_layers)]
         classes = Classes(bench.ledger, findings.sets, sites, findings.after)
-        self.space = Space(bench.session, findings, classes, {_name(gate): gate for gate, _ in gates}, findings.estimators, plan.bakeable)
-        self.given = self._selective()
+        named = {_name(gate): gate for gate, _ in gates}
+        self.space = Space(bench.session, findings, classes, named, findings.estimators, plan.bakeable, self._selective())
         self.seeds = self._seeds()
 
-    def _selective(self) -> dict[str, Control]:
-        """Selective edits of the best direction, by name: where the guard can be told apart, a run would try them."""
-        behaviour, session = self.bench.behaviour, self.bench.session
+    def _selective(self) -> SelectiveFits | None:
+        """What fits selective edits, where the guard can be told apart: a run would try them."""
+        behaviour, bench, most = self.bench.behaviour, self.bench, self.plan.max_prompts
         if not behaviour.guard:
-            return {}
-        best = next((d for d in self.findings.ranked() if d.write is None), None)
-        given: dict[str, Control] = {}
-        if best is None:
-            return given
-        for strength in SELECTIVE:
-            plan = SelectivePlan(strength=strength, anyway=bool(self.fires))
+            return None
+        plan = SelectivePlan()
+        prompts = plan.prompts if most is None else max(FEWEST, min(plan.prompts, most))
+        shown = set(train_prompts(behaviour, "shows", prompts)) & set(self.findings.sets.train["shows"])
+        if len(shown) < FEWEST:
+            say(f"No selective edit is tried: {len(shown)} train prompts show the behaviour, and {FEWEST} are needed.")
+            return None
+        if not self.fires:
             try:
-                given[f"selective, strength {strength:g}"] = selective(session, behaviour, best, plan, ledger=self.bench.ledger)
+                refuse_alike(bench.session, behaviour, bench.ledger, plan)
             except CheckFailed as error:
                 say(f"No selective edit is tried: {error}")
-                break
-        return given
+                return None
+        return SelectiveFits(bench.session, behaviour, bench.ledger, prompts)
 
-    def _seeds(self) -> list[Item]:
-        """What `find` and `run` would choose among: directions that selection found best, pushes, selective edits; each behind every gate."""
+    def _seeds(self) -> list[Params]:
+        """What `find` and `run` would choose among."""
         found = [direction for direction in shortlist(self.findings, bool(self.fires)) if direction.write is None]
-        settings = self.space.seeds(found, dial_sites(self.findings)[:PUSHED], DOSES)
-        names = (NO_GATE, *self.fires)
-        return [Item(params, names) for params in settings] + [Item({}, (NO_GATE,), seed) for seed in self.given]
-
-    def control(self, params: Params, seed: str | None = None) -> Control:
-        """The control of a setting without its gate, or of a seed."""
-        return self.given[seed] if seed is not None else self.space.control(params)
+        return self.space.seeds(found, dial_sites(self.findings)[:PUSHED], DOSES)
 
     def with_gate(self, recorded: Recorded) -> Control:
-        control, gate = self.control(recorded.params, recorded.seed), self.space.gate(recorded.params)
+        control, gate = self.space.control(recorded.params), self.space.gate(recorded.params)
         return control if gate is None else control.when(gate)
 
     # -- the loop ---------------------------------------------------------------------------------
@@ -108,44 +93,43 @@ class Trying:
     def _batch(self, study: Study, recorded: Sequence[Recorded], most: int | None) -> None:
         """One batch proposed, read and recorded. One of which a part is recorded is read whole again: a batch of other rows differs in the last digits."""
         batch, there = study.batches()
-        variants = [(item, gate) for item in self._items(study, batch) for gate in item.gates]
+        variants = [(params, gate) for params in self._settings(study, batch) for gate in self.space.gates_of(params)]
         room = len(variants) if most is None else min(len(variants), most - len(recorded) + len(there))
         earlier = [trial for trial in recorded if trial.batch != (study.salt, batch)]
         missing = [index for index in range(room) if index not in there]
         values = self._values(variants[:room] if missing else [], earlier, [old.quick for old in earlier if old.quick.whole and study.limits.hold(old.quick)])
         for index in missing:
-            item, gate = variants[index]
-            params = self._variant(item, gate)
-            study.record(self.space, params, values[_key(params, item.seed)], (batch, index, room), item.seed)
+            params = self._variant(*variants[index])
+            study.record(self.space, params, values[_key(params)], (batch, index, room))
 
-    def _items(self, study: Study, batch: int) -> list[Item]:
-        """The seeds first, then what the study proposes. A gate costs nothing, so every setting is tried behind each."""
+    def _settings(self, study: Study, batch: int) -> list[Params]:
+        """The seeds first, then what the study proposes."""
         at_once = AT_ONCE if self.bench.session.runner.small else FEW_AT_ONCE
         seeded = -(-len(self.seeds) // at_once) if not study.salt else 0
         if batch < seeded:
             return self.seeds[batch * at_once : (batch + 1) * at_once]
-        return [Item(params, (NO_GATE, *self.fires)) for params in study.propose(self.space, batch, at_once)]
+        return study.propose(self.space, batch, at_once)
 
-    def _variant(self, item: Item, gate: str) -> Params:
-        return {**item.params, "gate": gate} if item.params and "gate" in self.space.common else item.params
+    def _variant(self, params: Params, gate: str) -> Params:
+        return {**params, "gate": gate} if "gate" in self.space.common else params
 
-    def _values(self, variants: Sequence[tuple[Item, str]], earlier: Sequence[Recorded], incumbents: Sequence[Quick]) -> dict[str, Quick]:
+    def _values(self, variants: Sequence[tuple[Params, str]], earlier: Sequence[Recorded], incumbents: Sequence[Quick]) -> dict[str, Quick]:
         """Quick values by key; what was tried before is not read again."""
-        values = {_key(old.params, old.seed): old.quick for old in earlier}
-        asked: dict[str, tuple[Item, list[str]]] = {}
-        for item, gate in variants:
-            if _key(self._variant(item, gate), item.seed) not in values:
-                names = asked.setdefault(_key({**item.params, "gate": ""}, item.seed), (item, []))[1]
+        values = {_key(old.params): old.quick for old in earlier}
+        asked: dict[str, tuple[Params, list[str]]] = {}
+        for params, gate in variants:
+            if _key(self._variant(params, gate)) not in values:
+                names = asked.setdefault(_key({**params, "gate": ""}), (params, []))[1]
                 if gate not in names:
                     names.append(gate)
-        quick = self.objective.quick([Asked(self.control(item.params, item.seed), names) for item, names in asked.values()], incumbents)
-        for (item, _), by_gate in zip(asked.values(), quick, strict=True):
-            values |= {_key(self._variant(item, gate), item.seed): value for gate, value in by_gate.items()}
+        quick = self.objective.quick([Asked(self.space.control(params), names) for params, names in asked.values()], incumbents)
+        for (params, _), by_gate in zip(asked.values(), quick, strict=True):
+            values |= {_key(self._variant(params, gate)): value for gate, value in by_gate.items()}
         return values
 
 
-def _key(params: Params, seed: str | None) -> str:
-    return repr((sorted(params.items()), seed))
+def _key(params: Params) -> str:
+    return repr(sorted(params.items()))
 
 
 def _name(gate: Gate) -> str:
