@@ -26,6 +26,7 @@ from .study import Recorded, Study
 from .surrogates import TOLD, Read, ShortReplies, surrogate_for
 
 AT_ONCE, FEW_AT_ONCE = 16, 4  # settings of one batch: of a small model, whose many calls are what it costs, and of others
+FEW_PUSHED = 1  # sites of the pushes that are tried first, of a model whose every trial takes seconds
 
 
 class Trying:
@@ -67,7 +68,8 @@ class Trying:
     def _seeds(self) -> list[Params]:
         """What `find` and `run` would choose among."""
         found = [direction for direction in shortlist(self.findings, bool(self.fires)) if direction.write is None]
-        return self.space.seeds(found, dial_sites(self.findings)[:PUSHED], DOSES)
+        sites = PUSHED if self.bench.session.runner.small else FEW_PUSHED
+        return self.space.seeds(found, dial_sites(self.findings)[:sites], DOSES)
 
     def with_gate(self, recorded: Recorded) -> Control:
         control, gate = self.space.control(recorded.params), self.space.gate(recorded.params)
