@@ -58,7 +58,7 @@ KERNEL = {"at": PLACE, "width": Axis(low=0.1, high=1, step=0.1), "edge": SHARE}
 PUSH = Axis(low=0.02, high=2.0, step=0.02)
 CARRIED, COMPONENTS = Axis(low=0.1, high=1.5, step=0.1), 8  # how much of a transport, and in how many components at most
 TAKEN, KEPT = Axis(low=0.25, high=2, step=0.25), Axis((1.0, 3.0, 10.0, 30.0, 100.0))  # of a selective edit: its strength, and the weight of what is to stay
-FITTED: tuple[Params, ...] = ({"taken": 1.0, "keep": 10.0}, {"taken": 1.0, "keep": 30.0}, {"taken": 2.0, "keep": 10.0})  # which are tried first
+FITTED: tuple[Params, ...] = ({"taken": 1.0, "keep": 10.0}, {"taken": 1.0, "keep": 30.0})  # which are tried first, from the layer of the best direction and from half of it on
 EVERYWHERE: Params = {"rank": 1, "own": False, "telling": False, "attn": 1.0, "mlp": 1.0, "embed": 1.0, "at": 0.5, "width": 1.0, "edge": 1.0}
 
 
@@ -229,12 +229,15 @@ class Space:
     # -- what is tried first ----------------------------------------------------------------------
 
     def seeds(self, found: Sequence[Direction], pushed: Sequence[Direction], doses: Sequence[float]) -> list[Params]:
-        """Settings of directions that selection found best, ablated everywhere, then selective edits from the layer of the first, then pushes by class gaps; without gates."""
+        """Settings of directions that selection found best, ablated everywhere, then selective edits, then pushes by class gaps; without gates."""
         last = int(self.common["layer"].high)
         found = [direction for direction in found if direction.estimator in self.estimators and direction.site.layer <= last]
         seeds = [self._of(direction, {"kind": "ablate", **EVERYWHERE}) for direction in found]
         if self.selective is not None:
-            seeds += [self._of(direction, {"kind": "selective", **fitted}) for direction in found[:1] for fitted in FITTED]
+            seeds += [
+                {**self._of(direction, {"kind": "selective", **fitted}), "layer": layer}
+                for direction in found[:1] for layer in (direction.site.layer, direction.site.layer // 2) for fitted in FITTED
+            ]  # fmt: skip
         if not self.bakeable:
             for direction in (direction for direction in pushed if direction.site.layer <= last):
                 for dose in doses:
