@@ -15,7 +15,7 @@ from demeanor.search.reproducing import differences, read_result
 RESULT: dict[str, Any] = {
     "plan": {"model": "organism", "behaviour": "over-refusal"}, "digest": "a", "trials": 9, "structure": "s", "versions": {"torch": "2.13.0"},
     "environment": {"optuna": "5.0.0", "threads": 1}, "scores": {"shows_rate": 0.0, "drift_text": None},
-    "front": [{"setting": {"layer": 2}, "seed": None, "confirmed": {"left": 0.1, "guard": None}}],
+    "front": [{"setting": {"layer": 2}, "confirmed": {"left": 0.1, "guard": None}}],
 }  # fmt: skip
 
 

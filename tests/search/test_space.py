@@ -108,6 +108,7 @@ def test_seeds_are_settings_of_the_space(space: Space, trying: Trying) -> None:
     best = space.findings.ranked()[0]
     assert any(p["kind"] == "ablate" and p["estimator"] == best.estimator and p["layer"] == best.site.layer for p in trying.seeds[:9])
     assert list(dict.fromkeys(p["kind"] for p in trying.seeds)) == ["ablate", "selective", "push"]
+    assert next(p["layer"] for p in trying.seeds if p["kind"] == "selective") == next(d for d in space.findings.ranked() if d.write is None).site.layer
     for params in trying.seeds:
         axes = {**space.common, **space.axes(params["kind"])}
         assert set(params) <= set(axes)
@@ -115,7 +116,7 @@ def test_seeds_are_settings_of_the_space(space: Space, trying: Trying) -> None:
 
 
 def test_a_selective_setting_is_that_edit_from_its_layer_on(organism: dm.Session, space: Space, findings: Findings) -> None:
-    setting = {"kind": "selective", "layer": 1, "estimator": "mean_difference", "position": -1, "taken": 2.0, "keep": 30.0}
+    setting = {"kind": "selective", "layer": 1, "taken": 2.0, "keep": 30.0}
     made = space.control(setting)
     direction = replace(findings.directions[0], site=dm.Site(1))
     alone = selective(organism, "over-refusal", direction, strength=2.0, keep=30.0, prompts=32)

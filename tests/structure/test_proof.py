@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BertConfig, CTRLConfig
 
@@ -16,6 +18,7 @@ from demeanor.errors import AccountingError
 from demeanor.io.tensors import decoded
 from demeanor.structure import proof, writers
 from demeanor.structure.account import account
+from demeanor.structure.accounting import told
 from demeanor.structure.layout import Layout
 from demeanor.structure.proof import prove
 from families import FAMILIES, tiny_model
@@ -231,3 +234,12 @@ def test_families_that_cannot_be_proven_are_refused_with_the_fact_in_one_sentenc
 def test_gradients_that_are_taken_one_by_one_find_the_same(family: str, tiny: dict[str, dm.Session], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "AT_ONCE", 0)
     assert prove(tiny[family].model).hash == tiny[family].layout.hash
+
+
+@given(st.floats(0, 1e-5), st.floats(0, 1e-15))
+def test_a_residual_is_told_as_every_process_measures_it(residual: float, noise: float) -> None:
+    """No smaller than it is, in steps that are far larger than what differs from one process to the next."""
+    assert residual * (1 - 1e-12) <= told(residual) <= residual + 1.01e-12
+    assert told(residual + noise) - told(residual) < 1.01e-12
+    assert told(0.0) == 0
+    assert told(3.1e-15) == told(6.9e-15) == 1e-12

@@ -21,5 +21,5 @@ def inspect(plan: ModelPlan, loading: Loading, as_json: AsJson = False) -> None:
     out.print(layout_table(layout, f"{plan.model}: {layout.model_type}, {layout.n_layers} layers, d_model {layout.d_model}"))
     tied = f"; output head tied to {layout.tied[0]}" if layout.tied else ""
     say_result(
-        f"Every block accounted for (worst residual at most {layout.worst_residual:.0e}), ablation tried; {session.proof}, {layout.hash}{tied}."
+        f"Every block accounted for (worst residual {layout.worst_residual:.0e}), ablation tried; {session.proof}, {layout.hash}{tied}."
     )

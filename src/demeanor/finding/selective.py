@@ -65,7 +65,8 @@ def selective(
     if not plan.anyway:
         refuse_alike(session, behaviour, ledger, plan)
     if plan.strength is not None:
-        return SelectiveFits(session, behaviour, ledger, plan.prompts).of(direction, plan, plan.strength)
+        fits = SelectiveFits(session, behaviour, ledger, plan.prompts)
+        return fits.told(fits.of(direction, plan, plan.strength))
     tried = climb(Bench(session, behaviour, "val", ledger, max_prompts=plan.prompts), direction, plan)
     return tried[firmest(tried)][0]
 
@@ -82,7 +83,7 @@ def climb(
     fits = SelectiveFits(bench.session, bench.behaviour, bench.ledger, plan.prompts)
     tried: list[tuple[Control, Trial]] = []
     for strength in STRENGTHS:
-        control = fits.of(direction, plan, strength)
+        control = fits.told(fits.of(direction, plan, strength))
         trial = (try_ or bench.try_)(control)
         last = tried[-1][1] if tried else None
         tried.append((control, trial))
@@ -104,11 +105,16 @@ def firmest(tried: Sequence[tuple[Control, Trial]]) -> int:
 class SelectiveFits:
     """Selective edits that are fitted on the same rows, which are read when the first is asked for. prompts: most train prompts of each set.
 
-    `of` raises DataError for too few prompts.
+    `of` raises DataError for too few prompts. Raises ControlError for a model without a writer that is a plain linear layer.
     """
 
     def __init__(self, session: Session, behaviour: Behaviour, ledger: Ledger, prompts: int) -> None:
         self.session, self.behaviour, self.ledger, self.prompts = session, behaviour, ledger, prompts
+        inner, self.writers = [writer for writer in session.layout.writers if writer.layer >= 0], linear_writers(session)
+        if not self.writers:
+            raise ControlError(f"{session.name} has no writer that is a plain linear layer, so nothing in it can be edited selectively.")
+        if len(self.writers) < len(inner):
+            say(f"{len(inner) - len(self.writers)} of {len(inner)} writers are no plain linear layers and stay as they are.")
 
     @cached_property
     def rows(self) -> Rows:
@@ -117,18 +123,23 @@ class SelectiveFits:
     def of(self, direction: Direction, plan: SelectivePlan, strength: float) -> Control:
         """The edit of one strength; what the plan says of prompts is not read."""
         session, rows = self.session, self.rows
-        fitting = _Fitting(session, rows, self._bases(direction, plan), plan, strength)
+        fitting = _Fitting(self, self._bases(direction, plan), plan, strength)
         with session.runner.threads(), lock_of(session.model), torch.no_grad(), session.uncontrolled(), fitting.attached():
             session.decoder(**rows.batch.inputs())
-        say(
-            f"Strength {strength:g}: {len(fitting.fitted)} writers were fitted on {rows.acting} prompts that are to change and {len(rows.batch.rows) - rows.acting} that stay."
-        )
         chosen = plan.model_dump(include={"along", "keep", "keep_last", "ridge"})
         adapter = Adapter(low_rank=fitting.fitted, transposed=fitting.transposed)
         return Control(
             parts=(), layout=session.layout, model_name=session.name,
             made_from={**direction.made_from("selective"), "strength": strength, **chosen}, adapters=(adapter,),
         )  # fmt: skip
+
+    def told(self, control: Control) -> Control:
+        """The control, of which it is said aloud what it was fitted on."""
+        acting = self.rows.acting
+        say(
+            f"Strength {control.made_from['strength']:g}: {len(self.writers)} writers were fitted on {acting} prompts that are to change and {len(self.rows.batch.rows) - acting} that stay."
+        )
+        return control
 
     def _bases(self, direction: Direction, plan: SelectivePlan) -> list[Tensor]:
         """What a writer of each layer takes out [k, d_model]."""
@@ -157,16 +168,10 @@ def refuse_alike(session: Session, behaviour: Behaviour, ledger: Ledger, plan: S
 class _Fitting(Acting):
     """One pass in which every writer is fitted as it is reached, and edited from then on."""
 
-    def __init__(self, session: Session, rows: Rows, bases: Sequence[Tensor], plan: SelectivePlan, strength: float) -> None:
-        super().__init__(session.model)
-        self.layout, self.bases, self.rows, self.plan, self.strength = session.layout, bases, rows, plan, strength
+    def __init__(self, fits: SelectiveFits, bases: Sequence[Tensor], plan: SelectivePlan, strength: float) -> None:
+        super().__init__(fits.session.model)
+        self.layout, self.writers, self.bases, self.rows, self.plan, self.strength = fits.session.layout, fits.writers, bases, fits.rows, plan, strength
         self.fitted: dict[str, tuple[Tensor, Tensor]] = {}
-        inner = [writer for writer in self.layout.writers if writer.layer >= 0]
-        self.writers = linear_writers(session)
-        if not self.writers:
-            raise ControlError(f"{session.name} has no writer that is a plain linear layer, so nothing in it can be edited selectively.")
-        if len(self.writers) < len(inner):
-            say(f"{len(inner) - len(self.writers)} of {len(inner)} writers are no plain linear layers and stay as they are.")
         self.transposed = self.writers[0].weights[0].axis == 1
         self.kept, self.ends, self.last = self.rows.kept, self.rows.ends, self.rows.last
 

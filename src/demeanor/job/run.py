@@ -78,7 +78,7 @@ def _run(plan: Plan, out: Path) -> Run:
     stages = Stages(5 + (plan.doses != 0))
     stages.begin(f"Loading {plan.model}.")
     with closing(load(plan.model, loading=plan.loading)) as session, resumable(plan, session, out) as journal:
-        say(f"{plan.model}: {session.layout.n_layers} layers, {session.proof}; worst residual at most {session.layout.worst_residual:.0e}.")
+        say(f"{plan.model}: {session.layout.n_layers} layers, {session.proof}; worst residual {session.layout.worst_residual:.0e}.")
         job = _Job(plan, out, named.settled(session), Ledger(session, journal), stages)
         findings = _found(job)
         stages.begin("Trying the best controls on the val split.")

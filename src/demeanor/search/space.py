@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -57,8 +57,10 @@ STRENGTH, PLACE, SHARE = Axis(low=-0.3, high=1.5, step=0.05), Axis(low=0, high=1
 KERNEL = {"at": PLACE, "width": Axis(low=0.1, high=1, step=0.1), "edge": SHARE}
 PUSH = Axis(low=0.02, high=2.0, step=0.02)
 CARRIED, COMPONENTS = Axis(low=0.1, high=1.5, step=0.1), 8  # how much of a transport, and in how many components at most
-TAKEN, KEPT = Axis(low=0.25, high=2, step=0.25), Axis((1.0, 3.0, 10.0, 30.0, 100.0))  # of a selective edit: its strength, and the weight of what is to stay
-FITTED: tuple[Params, ...] = ({"taken": 1.0, "keep": 10.0}, {"taken": 1.0, "keep": 30.0})  # which are tried first, from the layer of the best direction and from half of it on
+TAKEN, KEEP = Axis(low=0.25, high=4, step=0.25), Axis((1.0, 3.0, 10.0, 30.0, 100.0))  # of a selective edit: its strength, and the weight of what is to stay
+# Those that are tried first: both, and from what share of the best direction's layer on.
+FITTED = ((1.0, 10.0, 1.0), (1.0, 30.0, 0.5), (2.0, 10.0, 1.0), (4.0, 10.0, 1.0))
+EDITS = 16  # selective edits that are held: each is as large as two rows of every weight
 EVERYWHERE: Params = {"rank": 1, "own": False, "telling": False, "attn": 1.0, "mlp": 1.0, "embed": 1.0, "at": 0.5, "width": 1.0, "edge": 1.0}
 
 
@@ -81,7 +83,7 @@ class Space:
         if not self.estimators:
             raise DataError("No estimator is left that is read and written alike; name another with --estimator.")
         self._bases: dict[tuple[str, int, int], Tensor] = {}
-        self._edits: dict[tuple[Value, ...], Control] = {}
+        self._edit = lru_cache(EDITS)(self._fitted)
         self._numbers = {(site.layer, site.position): number for number, site in enumerate(classes.sites)}
         self.positions = tuple(sorted({site.position for site in classes.sites if site.position != REPLY}))
 
@@ -93,21 +95,22 @@ class Space:
         last = max(1, self.findings.layer_limit) - 1
         kinds = tuple(kind for kind in KINDS if not (self.bakeable and kind in AT_ONE_SITE) and not (self.selective is None and kind == "selective"))
         axes = {
-            "kind": Axis(kinds), "gate": Axis((NO_GATE, *self.gates)), "estimator": Axis(self.estimators),
-            "layer": Axis(low=0, high=last), "position": Axis(self.positions),
+            "kind": Axis(kinds), "gate": Axis((NO_GATE, *self.gates)), "layer": Axis(low=0, high=last),
         }  # fmt: skip
-        return {name: axis for name, axis in axes.items() if name not in ("gate", "position") or len(axis.choices) > 1}
+        return {name: axis for name, axis in axes.items() if name != "gate" or len(axis.choices) > 1}
 
     def axes(self, kind: Value) -> dict[str, Axis]:
         """The further axes of one kind of setting."""
-        if kind == "push":
-            return {"push": PUSH, "tokens": Axis(ADDED_TO)}
-        if kind == "transport":
-            return {"carried": CARRIED, "components": Axis(low=1, high=COMPONENTS), "tokens": Axis(ADDED_TO)}
         if kind == "selective":
-            return {"taken": TAKEN, "keep": KEPT}
+            return {"taken": TAKEN, "keep": KEEP}
+        position = {"position": Axis(self.positions)} if len(self.positions) > 1 else {}
+        if kind == "transport":
+            return {**position, "carried": CARRIED, "components": Axis(low=1, high=COMPONENTS), "tokens": Axis(ADDED_TO)}
+        along = {"estimator": Axis(self.estimators), **position}
+        if kind == "push":
+            return {**along, "push": PUSH, "tokens": Axis(ADDED_TO)}
         flags = {"own": Axis((False, True)), "telling": Axis((False, True))}
-        return {"rank": Axis(low=1, high=RANKS), **flags, "attn": STRENGTH, "mlp": STRENGTH, "embed": STRENGTH, **KERNEL}
+        return {**along, "rank": Axis(low=1, high=RANKS), **flags, "attn": STRENGTH, "mlp": STRENGTH, "embed": STRENGTH, **KERNEL}
 
     # -- settings as controls ---------------------------------------------------------------------
 
@@ -151,14 +154,13 @@ class Space:
         yield Part(kind="transport", vectors=vectors, read=read, target=target, dose=float(params["carried"]), scope=self._scope(params, site))
 
     def _selective(self, params: Params) -> Control:
-        """A selective edit from a layer on; it is fitted when it is first asked for."""
+        """A selective edit from a layer on; it is fitted when it is asked for."""
+        return replace(self._edit(int(params["layer"]), float(params["taken"]), float(params["keep"])), made_from=self._made_from(params))
+
+    def _fitted(self, layer: int, taken: float, keep: float) -> Control:
         assert self.selective is not None  # or there is no such kind
-        key = params["layer"], params["taken"], params["keep"]
-        if key not in self._edits:
-            first = self.findings.directions[0]
-            from_layer = replace(first, site=Site(int(params["layer"])))  # all that is used of a direction where every layer's own gap is taken out
-            self._edits[key] = self.selective.of(from_layer, SelectivePlan(keep=float(params["keep"])), float(params["taken"]))
-        return replace(self._edits[key], made_from=self._made_from(params))
+        from_layer = replace(self.findings.directions[0], site=Site(layer))  # all that is used of a direction where every layer's own gap is taken out
+        return self.selective.of(from_layer, SelectivePlan(keep=keep), taken)
 
     def _scope(self, params: Params, site: Site) -> Scope:
         """The tokens of a setting at one site: the one that is read, or the prompt's last and the reply."""
@@ -228,16 +230,14 @@ class Space:
 
     # -- what is tried first ----------------------------------------------------------------------
 
-    def seeds(self, found: Sequence[Direction], pushed: Sequence[Direction], doses: Sequence[float]) -> list[Params]:
-        """Settings of directions that selection found best, ablated everywhere, then selective edits, then pushes by class gaps; without gates."""
+    def seeds(self, found: Sequence[Direction], pushed: Sequence[Direction], doses: Sequence[float], edits: int = len(FITTED)) -> list[Params]:
+        """Settings of directions that selection found best, ablated everywhere, then so many selective edits, then pushes by class gaps; without gates."""
         last = int(self.common["layer"].high)
         found = [direction for direction in found if direction.estimator in self.estimators and direction.site.layer <= last]
         seeds = [self._of(direction, {"kind": "ablate", **EVERYWHERE}) for direction in found]
-        if self.selective is not None:
-            seeds += [
-                {**self._of(direction, {"kind": "selective", **fitted}), "layer": layer}
-                for direction in found[:1] for layer in (direction.site.layer, direction.site.layer // 2) for fitted in FITTED
-            ]  # fmt: skip
+        best = next((item for item in map(self.findings.directions.__getitem__, self.findings.eligible()) if item.write is None and item.site.layer <= last), None)
+        if self.selective is not None and best is not None:
+            seeds += [{"kind": "selective", "layer": int(share * best.site.layer), "taken": taken, "keep": keep} for taken, keep, share in FITTED[:edits]]
         if not self.bakeable:
             for direction in (direction for direction in pushed if direction.site.layer <= last):
                 for dose in doses:
@@ -247,6 +247,6 @@ class Space:
 
     def _of(self, direction: Direction, rest: Params) -> Params:
         place: dict[str, Value] = {"estimator": direction.estimator, "layer": direction.site.layer}
-        if "position" in self.common:
+        if len(self.positions) > 1:
             place["position"] = int(direction.site.position)
         return {**place, **rest}

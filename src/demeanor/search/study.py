@@ -247,8 +247,8 @@ def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
 
 
 def _shared_names(trials: Sequence[optuna.trial.FrozenTrial]) -> list[str]:
-    """The axes that every trial of the space has."""
-    known = [set(trial.params) for trial in trials]
+    """The axes that every trial along a direction has: what other trials lack of them tells nothing."""
+    known = [set(trial.params) for trial in trials if "estimator" in trial.params]
     return sorted(set.intersection(*known)) if known else []
 
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from ..behaviours import SetName
 from ..calibrate.dial import dial_sites
 from ..controls import Control, Gate
-from ..errors import CheckFailed
+from ..errors import CheckFailed, ControlError
 from ..finding.classes import Classes
 from ..finding.find import Findings
 from ..finding.plan import SelectivePlan
@@ -26,7 +26,7 @@ from .study import Recorded, Study
 from .surrogates import TOLD, Read, ShortReplies, surrogate_for
 
 AT_ONCE, FEW_AT_ONCE = 16, 4  # settings of one batch: of a small model, whose many calls are what it costs, and of others
-FEW_PUSHED = 1  # sites of the pushes that are tried first, of a model whose every trial takes seconds
+FEW_PUSHED, FEW_FITTED = 1, 2  # sites of the pushes, and selective edits, that are tried first, of a model whose every trial takes seconds
 
 
 class Trying:
@@ -57,19 +57,20 @@ class Trying:
         if len(shown) < FEWEST:
             say(f"No selective edit is tried: {len(shown)} train prompts show the behaviour, and {FEWEST} are needed.")
             return None
-        if not self.fires:
-            try:
+        try:
+            if not self.fires:
                 refuse_alike(bench.session, behaviour, bench.ledger, plan)
-            except CheckFailed as error:
-                say(f"No selective edit is tried: {error}")
-                return None
-        return SelectiveFits(bench.session, behaviour, bench.ledger, prompts)
+            return SelectiveFits(bench.session, behaviour, bench.ledger, prompts)
+        except (CheckFailed, ControlError) as error:
+            say(f"No selective edit is tried: {error}")
+            return None
 
     def _seeds(self) -> list[Params]:
         """What `find` and `run` would choose among."""
         found = [direction for direction in shortlist(self.findings, bool(self.fires)) if direction.write is None]
-        sites = PUSHED if self.bench.session.runner.small else FEW_PUSHED
-        return self.space.seeds(found, dial_sites(self.findings)[:sites], DOSES)
+        if self.bench.session.runner.small:
+            return self.space.seeds(found, dial_sites(self.findings)[:PUSHED], DOSES)
+        return self.space.seeds(found, dial_sites(self.findings)[:FEW_PUSHED], DOSES, FEW_FITTED)
 
     def with_gate(self, recorded: Recorded) -> Control:
         control, gate = self.space.control(recorded.params), self.space.gate(recorded.params)
