@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from demeanor.algebra import directions
+from demeanor.algebra import bases, directions
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -45,7 +45,7 @@ def without(x: Tensor, along: Tensor) -> Tensor:
 def test_unit_has_length_one_and_points_the_same_way(seed: int, sites: int, d: int, exponent: int, dtype: torch.dtype) -> None:
     """Per row of [..., d], whatever the scale, in the dtype given."""
     x = (gaussian(seed, sites, d) * 10.0**exponent).to(dtype)
-    found = directions.unit(x)
+    found = bases.unit(x)
     assert found.dtype == dtype
     for row, one in zip(x.double(), found.double(), strict=True):
         torch.testing.assert_close(one, row / length(row), rtol=0, atol=TOLERANCE[dtype])
@@ -54,7 +54,7 @@ def test_unit_has_length_one_and_points_the_same_way(seed: int, sites: int, d: i
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_unit_of_zero_is_zero_beside_rows_that_are_not(dtype: torch.dtype) -> None:
     """A site where nothing differs gives no direction, not NaN."""
-    found = directions.unit(torch.tensor([[0.0, 0.0], [3.0, -4.0]], dtype=dtype))
+    found = bases.unit(torch.tensor([[0.0, 0.0], [3.0, -4.0]], dtype=dtype))
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [0.6, -0.8]], dtype=dtype))
 
 
@@ -64,7 +64,7 @@ def test_reject_removes_what_lies_in_the_basis_and_nothing_else(seed: int, n: in
     """Equal to subtracting each component in turn; what is left is orthogonal to every row of the basis."""
     k = data.draw(st.integers(0, d))
     basis, x = basis_of(seed, k, d).to(dtype), gaussian(seed + 1, n, d).to(dtype)
-    left = directions.reject(x, basis)
+    left = bases.reject(x, basis)
     for row, found in zip(x.double(), left.double(), strict=True):
         expected = row
         for r in basis.double():
@@ -76,7 +76,7 @@ def test_reject_removes_what_lies_in_the_basis_and_nothing_else(seed: int, n: in
 def test_reject_leaves_no_digits_of_a_large_component() -> None:
     """A component a million times the rest goes as thoroughly as a small one."""
     basis = basis_of(0, 1, 50)
-    left = directions.reject(gaussian(1, 50) + 1e6 * basis[0], basis)
+    left = bases.reject(gaussian(1, 50) + 1e6 * basis[0], basis)
     assert abs(dot(left, basis[0])) < 1e-13
 
 
@@ -87,7 +87,7 @@ def test_orthonormal_spans_what_the_rows_span(seed: int, d: int, n: int, data: s
     rank = data.draw(st.integers(1, min(d, n)))
     scale = 10.0 ** data.draw(st.integers(-4, 4))
     rows = scale * gaussian(seed, n, rank) @ basis_of(seed + 1, rank, d)
-    basis = directions.orthonormal(rows)
+    basis = bases.orthonormal(rows)
     assert basis.shape == (rank, d)
     torch.testing.assert_close(basis @ basis.T, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-10)
     torch.testing.assert_close((rows @ basis.T) @ basis, rows, rtol=0, atol=1e-5 * scale)
@@ -98,7 +98,7 @@ def test_orthonormal_spans_what_the_rows_span(seed: int, d: int, n: int, data: s
 def test_orthonormal_goes_in_order(seed: int, d: int, n: int, dtype: torch.dtype) -> None:
     """Row j of the basis is row j of the input without what the earlier rows span: a first direction stays as it was."""
     rows = gaussian(seed, n, d).to(dtype)
-    basis = directions.orthonormal(rows)
+    basis = bases.orthonormal(rows)
     assert basis.dtype == dtype
     for j, row in enumerate(rows.double()):
         earlier = rows[:j].double()
@@ -109,10 +109,10 @@ def test_orthonormal_goes_in_order(seed: int, d: int, n: int, dtype: torch.dtype
 def test_orthonormal_drops_zero_repeated_and_opposite_rows() -> None:
     """Only what is new counts, so no basis row is made of rounding errors."""
     a, b = gaussian(3, 2, 12)
-    basis = directions.orthonormal(torch.stack([torch.zeros_like(a), a, -2 * a, a + 1e-9 * b, b, a - b]))
+    basis = bases.orthonormal(torch.stack([torch.zeros_like(a), a, -2 * a, a + 1e-9 * b, b, a - b]))
     assert basis.shape == (2, 12)
     torch.testing.assert_close(basis[0], a / length(a))
-    assert directions.orthonormal(torch.zeros(3, 12, dtype=torch.float64)).shape == (0, 12)
+    assert bases.orthonormal(torch.zeros(3, 12, dtype=torch.float64)).shape == (0, 12)
 
 
 @SETTINGS

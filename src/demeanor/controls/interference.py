@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..algebra.directions import orthonormal
+from ..algebra.bases import orthonormal
 from .control import Control
 from .part import Part
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..io.checkpoint import DTYPES, Checkpoint
+from ..io.checkpoint import Checkpoint
 from ..io.kernel_copy import read_at
 from ..structure.forms import Packed
+from ..structure.stored_values import DTYPES
 from .names import FileTensors
 from .packed import rows_of
 
