@@ -255,13 +255,13 @@ def _carriers_of(basis: bytes, d: int) -> Carriers:
 
 def _nearest(dtype: str, values: Numbers) -> Numbers:
     """The nearest numbers that can be stored."""
-    return rounded(values, dtype, np.empty(values.shape, dtype=STORED[dtype]), np.empty_like(values))
+    return rounded(values.copy(), dtype, np.empty(values.shape, dtype=STORED[dtype]), np.empty_like(values))
 
 
 def _stored(dtype: str, values: Numbers) -> Numbers:
     """Numbers as they are stored."""
     stored = np.empty(values.shape, dtype=STORED[dtype])
-    rounded(values, dtype, stored, np.empty_like(values))
+    rounded(values.copy(), dtype, stored, np.empty_like(values))
     return stored
 
 
