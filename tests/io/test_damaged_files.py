@@ -157,6 +157,7 @@ def test_controls(tmp_path: Path, make: Callable[[], Control]) -> None:
     for rng in cases():
         damage_file(path, rng, *valid)
         survives(lambda: looked_at(load_control(path)))
+        survives(lambda: looked_at(load_control(path, framework="np")))
         survives(lambda: read_layout(path))
 
 

@@ -70,6 +70,7 @@ def _encoded(control: Control) -> tuple[dict[str, Array], dict[str, Any]]:
     return tensors | _states_tensors(control.states) | _adapter_tensors(control.adapters), how
 
 
+@np.errstate(all="ignore")  # what is no number is told in a sentence, not by numpy's warnings
 def load_control(path: str | Path, framework: Framework = "pt") -> Control:
     """A control from its file, or from `FILE:DOSE`, which scales it; from the folder of a training or a run that holds one; or from the Hub.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Protocol
 
+import numpy as np
+
 from ..algebra.bases import orthonormal
 from ..algebra.edits import Edit, compose
 from ..arrays import Array, cast, in_numpy, library, zeros
@@ -72,6 +74,7 @@ class Change:
         return self.converted(lambda array: cast(in_numpy(array), dtype))
 
 
+@np.errstate(all="ignore")  # what becomes no number is told once it is to be stored
 def changes(control: Control, files: Tensors, keep_norms: bool = False) -> dict[str, Change]:
     """Every tensor of the files that a control changes, that with the codes where a weight is packed. Adapters come before edits, edits in the order of the parts."""
     added: dict[str, list[LowRank]] = defaultdict(list)
