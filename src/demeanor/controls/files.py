@@ -43,7 +43,7 @@ def digest(control: Control) -> str:
     tensors, how = _encoded(control)
     hashed = hashlib.sha256(json.dumps([control.layout_hash, how], sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        hashed.update(f"{name} torch.{dtype_name(tensor)} {tuple(tensor.shape)}".encode())
+        hashed.update(f"{name} torch.{dtype_name(tensor)} {tuple(tensor.shape)}".encode())  # hashes that were told name dtypes as torch does
         hashed.update(raw(tensor))
     return hashed.hexdigest()[:16]
 
