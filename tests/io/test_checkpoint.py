@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from demeanor.errors import ModelError
 from demeanor.io.checkpoint import INDEX, SINGLE, open_checkpoint, read_header
-from demeanor.structure.stored_values import DTYPES
+from demeanor.io.dtypes import DTYPES
 
 SIZES = {"a": (3, 4), "b": (5,), "c": (2, 2)}
 

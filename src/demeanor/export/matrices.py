@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..io.checkpoint import Checkpoint
+from ..io.dtypes import DTYPES
 from ..io.kernel_copy import read_at
 from ..structure.forms import Packed
-from ..structure.stored_values import DTYPES
 from .names import FileTensors
 from .packed import rows_of
 

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..io.checkpoint import Checkpoint
+from ..io.dtypes import DTYPES
 from ..io.kernel_copy import read_at
 from .forms import EXPONENTS, FP4, FP8, INT4, INT8, SCALES, Packed, unpacked
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 SCALE_DTYPES = {name: DTYPES.get(name, torch.float8_e4m3fn) for name in SCALES}
 E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
