@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import demeanor as dm
 from demeanor.algebra.edits import ablate
-from demeanor.cli import control
+from demeanor.cli import control, sessions
 from demeanor.cli import find as commands
 from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
@@ -274,7 +274,7 @@ def test_an_interrupt_exits_130(demeanor, monkeypatch):
     def stop(*a, **k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("demeanor.models.load", stop)
+    monkeypatch.setattr(sessions, "load", stop)
     code, _, _err = demeanor("inspect", "organism")
     assert code == 130
 
