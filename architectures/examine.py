@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import demeanor as dm
-from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.bases import orthonormal
 from demeanor.algebra.edits import ablate, edited
 from demeanor.controls import Control, Part, Scope
 from demeanor.errors import DemeanorError, ModelError

@@ -1,4 +1,5 @@
-"""Baking beside copying: a random Llama in bf16 on disk, `cp -r`, the same with the copy on the disk, load-edit-save, and bake, interleaved.
+"""Baking beside copying: a random Llama in bf16 on disk, `cp -r`, the same with the copy on the disk, load-edit-save, and bake, interleaved; the last two in this process and
+as processes of their own.
 
 `bake` ends when the result is on the disk, `cp` when it is in memory. So copies are told with the disk and without it, and bakes too: `bake, not flushed` is the same
 work as `bake`, and does not wait for the disk. Prints one JSON line a way with the median of its seconds, the ratio to `cp -r` and the processor seconds of
@@ -26,6 +27,7 @@ from types import ModuleType
 
 import random_llama
 import torch
+from load_edit_save import load_edit_save
 
 import demeanor as dm
 from demeanor.controls import Control, Part, Scope
@@ -47,6 +49,7 @@ def main() -> None:
         size = save(source, options.layers)
         dm.save_control(ablation(options.layers), control)
         command = [sys.executable, "-m", "demeanor", "bake", str(source), "-c", str(control), "-o", str(out), "--no-verify"]
+        other = [sys.executable, str(Path(__file__).with_name("load_edit_save.py")), str(source), str(control), str(out)]
         read = dm.load_control(control)
         # An installed program has its modules' bytecode: a first process writes what is missing of it.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -58,7 +61,8 @@ def main() -> None:
             "bake, not flushed": lambda: not_flushed(source, read, out),
             "import torch": lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True),
             "bake, process": lambda: subprocess.run(command, check=True, capture_output=True, env=environment),
-            "load, edit, save": lambda: load_edit_save(source, read, out),
+            "load, edit, save": lambda: load_edit_save(source, control, out),
+            "load, edit, save, process": lambda: subprocess.run(other, check=True, capture_output=True, env=environment),
         }
         seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for _ in range(options.repeats):
@@ -119,20 +123,6 @@ def ablation(layers: int) -> Control:
     layout = Layout(model_type="llama", d_model=D_MODEL, blocks=blocks, writers=tuple(writers), tied=None, one_name_each=True)
     basis = torch.nn.functional.normalize(torch.randn(1, D_MODEL, generator=torch.Generator().manual_seed(1)), dim=-1)
     return Control(parts=(Part(kind="ablate", vectors=basis, dose=1.0, scope=Scope()),), layout=layout, model_name="random")
-
-
-def load_edit_save(source: Path, control: Control, out: Path) -> None:
-    """What most tools do."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
-    r = control.parts[0].vectors[0]
-    with torch.no_grad():
-        for writer in control.layout.writers:
-            weight = model.get_parameter(writer.weights[0].name)
-            exact = weight.float()
-            weight.copy_(exact - torch.outer(exact @ r, r) if writer.role == "embed" else exact - torch.outer(r, r @ exact))
-    model.save_pretrained(out)
 
 
 if __name__ == "__main__":

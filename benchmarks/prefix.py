@@ -17,7 +17,7 @@ from torch import Tensor
 
 import demeanor as dm
 from demeanor.controls import Control
-from demeanor.runtime.adapters import Adapter
+from demeanor.runtime.adapter import Adapter
 
 # At least this much of the plain speed is kept; what adaption prompts cost is told.
 TARGETS: dict[str, float | None] = {"merged": 0.95, "in force": None, "adaption prompts": None}

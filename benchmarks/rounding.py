@@ -19,7 +19,7 @@ from torch import Tensor
 from demeanor.algebra.rounding import Grid, carried, carriers
 from demeanor.algebra.settling import settled
 from demeanor.export.packed import ENOUGH
-from demeanor.structure.forms import E2M1, E4M3
+from demeanor.structure.stored_values import E2M1, E4M3
 
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,9 +50,10 @@ def case(form: str, rank: int, times: float, options: argparse.Namespace) -> dic
     removed = (basis @ weight).norm()
     start = time.process_time()
     if grid is None:
-        by = carriers(basis)
+        by = carriers(basis.numpy())
         kept = nearest.clone()
-        kept[by.rows] = carried(exact[by.rows], basis @ (nearest - exact), by, lambda values: values.to(FLOATS[form]).float())[0]
+        values, _ = carried(exact[by.rows].numpy(), (basis @ (nearest - exact)).numpy(), by, lambda values: rounded(torch.from_numpy(values), form, None).numpy())
+        kept[by.rows] = torch.from_numpy(values)
     else:
         kept = grid.values(settled(exact, basis, grid, ENOUGH * float(removed) / options.columns**0.5)[0])
     seconds = time.process_time() - start

@@ -36,7 +36,7 @@ import httpx
 import torch
 
 import demeanor as dm
-from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.bases import orthonormal
 from demeanor.controls import Control, Part, Scope, save_control
 
 QUESTIONS = [

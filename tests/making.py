@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import demeanor as dm
-from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.bases import orthonormal
 from demeanor.algebra.moments import Moments
 from demeanor.controls import Control, Gate, Part, Scope
 

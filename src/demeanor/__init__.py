@@ -13,6 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .deferred import attributes
 from .errors import DemeanorError, NoCandidate, NoUsableDirection
 from .version import __version__
 
@@ -75,15 +76,14 @@ _HOMES = {
     ".search.searching": "search",
     ".stats.score": "Score",
 }  # fmt: skip
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+_NAMES = frozenset(name for names in _HOMES.values() for name in names.split())
+_named = attributes(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name in _WINGS:
         return import_module(f".{name}", __name__)
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name], __name__), name)
+    value = _named(name)
     globals()[name] = value
     return value
 
@@ -96,7 +96,7 @@ class _Package(ModuleType):
     """This package: a wing that is imported does not hide the verb of the same name (`measure`)."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME_OF and isinstance(value, ModuleType)):
+        if not (name in _NAMES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from demeanor.algebra import directions, edits, estimators
+from demeanor.algebra import bases, directions, edits, estimators
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
 SHAPES = {"n": st.integers(3, 30), "m": st.integers(3, 30), "d": st.integers(2, 24), "seed": st.integers(0, 10**6)}
@@ -38,7 +38,7 @@ def test_paired_pca_is_the_eigenbasis_of_uncentred_differences(n: int, m: int, d
 def test_paired_pca_sees_through_what_pairs_share() -> None:
     """Topics differ far more than the behaviour: pairs cancel them, pooled components do not."""
     rng = torch.Generator().manual_seed(1)
-    behaviour = directions.unit(torch.randn(32, generator=rng, dtype=torch.float64))
+    behaviour = bases.unit(torch.randn(32, generator=rng, dtype=torch.float64))
     topics = 10 * torch.randn(60, 32, generator=rng, dtype=torch.float64)
     noise = 0.1 * torch.randn(2, 60, 32, generator=rng, dtype=torch.float64)
     shows, lacks = topics + behaviour + noise[0], topics - behaviour + noise[1]
@@ -65,7 +65,7 @@ def test_the_spectral_residual_is_the_mean_difference_less_its_ridge_fit(n: int,
     rows = min(m, d)
     penalty = ridge * lacks.square().sum() / rows
     fit = lacks.T @ torch.linalg.solve(lacks @ lacks.T + penalty * torch.eye(m, dtype=torch.float64), lacks @ gap)
-    assert torch.allclose(estimators.spectral_residual(shows, lacks, ridge), directions.unit(gap - fit), atol=1e-7)
+    assert torch.allclose(estimators.spectral_residual(shows, lacks, ridge), bases.unit(gap - fit), atol=1e-7)
 
 
 def test_the_spectral_residual_hardly_moves_what_is_to_stay() -> None:
@@ -74,7 +74,7 @@ def test_the_spectral_residual_hardly_moves_what_is_to_stay() -> None:
     topic, behaviour = torch.eye(16, dtype=torch.float64)[:2]
     lacks = 8 * torch.randn(60, 1, generator=rng, dtype=torch.float64) * topic + 0.1 * torch.randn(60, 16, generator=rng, dtype=torch.float64)
     shows = lacks + 2 * topic + behaviour
-    plain, residual = directions.unit(shows.mean(0) - lacks.mean(0)), estimators.spectral_residual(shows, lacks)
+    plain, residual = bases.unit(shows.mean(0) - lacks.mean(0)), estimators.spectral_residual(shows, lacks)
     moved = [float((edits.ablate(r[None])(lacks) - lacks).square().mean().sqrt()) for r in (plain, residual)]
     assert moved[1] < 0.1 * moved[0]
     assert float(residual @ behaviour) > 0.9
@@ -105,7 +105,7 @@ def test_a_transport_carries_one_normal_distribution_onto_the_other(n: int, m: i
 def test_a_transport_of_one_component_moves_the_mean_along_the_gap() -> None:
     shows, lacks = classes(3, 40, 50, 8)
     basis, change, _ = estimators.gaussian_transport(shows, lacks, 1)
-    assert float(basis[0] @ directions.unit(shows.mean(0) - lacks.mean(0))) == pytest.approx(1)
+    assert float(basis[0] @ bases.unit(shows.mean(0) - lacks.mean(0))) == pytest.approx(1)
     along = [rows @ basis[0] for rows in (shows, lacks)]
     ratio = float(along[1].std(correction=0) / along[0].std(correction=0))
     assert float(1 + change[0] @ basis[0]) == pytest.approx(ratio, rel=0.05)  # but for the shrinkage
@@ -137,7 +137,7 @@ def test_no_point_nearby_is_closer_to_all_than_the_geometric_median(n: int, d: i
 
     best = total(median)
     for step in (1e-2, 1e-1, 1.0):
-        around = median + step * directions.unit(torch.randn(40, d, generator=rng, dtype=torch.float64))
+        around = median + step * bases.unit(torch.randn(40, d, generator=rng, dtype=torch.float64))
         assert min(map(total, around)) >= best - 1e-7
     if repeated:
         assert torch.allclose(median, values[0], atol=1e-6)
@@ -146,7 +146,7 @@ def test_no_point_nearby_is_closer_to_all_than_the_geometric_median(n: int, d: i
 def test_the_median_difference_is_not_moved_by_a_few_outliers() -> None:
     shows, lacks = classes(3, 100, 100, 16)
     clean = directions.mean_difference(shows.mean(0), lacks.mean(0))
-    shows[:5] += 1000 * directions.unit(torch.randn(16, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+    shows[:5] += 1000 * bases.unit(torch.randn(16, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
     assert float(estimators.median_difference(shows, lacks) @ clean) > 0.95
     assert float(directions.mean_difference(shows.mean(0), lacks.mean(0)) @ clean) < 0.6
 
@@ -170,7 +170,7 @@ def test_the_whitened_reader_solves_the_shrunk_covariance(n: int, m: int, d: int
     share, scale = slow_shrinkage(within)
     assert estimators.shrinkage(within) == pytest.approx((share, scale), rel=1e-7, abs=1e-9)
     covariance = (1 - share) * within.T @ within / len(within) + share * scale * torch.eye(d, dtype=torch.float64)
-    expected = directions.unit(torch.linalg.solve(covariance, shows.mean(0) - lacks.mean(0)))
+    expected = bases.unit(torch.linalg.solve(covariance, shows.mean(0) - lacks.mean(0)))
     read, _ = estimators.whitened(shows, lacks)
     assert torch.allclose(read, expected, atol=1e-6)
 
@@ -196,16 +196,16 @@ def test_no_other_vector_off_the_basis_gains_more(d: int, k: int, count: int, se
     rng = torch.Generator().manual_seed(seed)
     form = torch.randn(d, d, generator=rng, dtype=torch.float64)
     form = form + form.T
-    basis = directions.orthonormal(torch.randn(min(k, d - 1), d, generator=rng, dtype=torch.float64))
+    basis = bases.orthonormal(torch.randn(min(k, d - 1), d, generator=rng, dtype=torch.float64))
     found = estimators.most_gaining(form, basis, count)
     assert torch.allclose(found @ found.T, torch.eye(len(found), dtype=torch.float64), atol=1e-9)
     assert torch.allclose(found @ basis.T, torch.zeros(len(found), len(basis), dtype=torch.float64), atol=1e-9)
     gains = torch.einsum("nd,de,ne->n", found, form, found)
     assert bool((gains > 0).all())  # nothing that ablation would lose by
-    others = directions.unit(directions.reject(torch.randn(200, d, generator=rng, dtype=torch.float64), basis))
-    left = directions.reject(others, found[: count - 1]) if len(found) == count else directions.reject(others, found)
+    others = bases.unit(bases.reject(torch.randn(200, d, generator=rng, dtype=torch.float64), basis))
+    left = bases.reject(others, found[: count - 1]) if len(found) == count else bases.reject(others, found)
     left = left[left.norm(dim=1) > 1e-6]
-    most = torch.einsum("nd,de,ne->n", directions.unit(left), form, directions.unit(left)).max() if len(left) else torch.tensor(-1.0)
+    most = torch.einsum("nd,de,ne->n", bases.unit(left), form, bases.unit(left)).max() if len(left) else torch.tensor(-1.0)
     assert most <= (gains[-1] if len(found) == count else 0) + 1e-9
 
 

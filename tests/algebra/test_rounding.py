@@ -28,10 +28,10 @@ def test_few_rows_carry_the_error_of_all(seed: int, d: int, k: int, dtype: torch
     weight = gaussian(seed + 1, d, 40).to(dtype).float()
     exact = weight - basis.T @ (basis @ weight)
     nearest = exact.to(dtype).float()
-    by = carriers(basis)
-    values, left = carried(exact[by.rows], basis @ (nearest - exact), by, lambda values: values.to(dtype).float())
-    stored = nearest.clone()
-    stored[by.rows] = values
+    by = carriers(basis.numpy())
+    values, found = carried(exact[by.rows].numpy(), (basis @ (nearest - exact)).numpy(), by, lambda values: torch.from_numpy(values).to(dtype).float().numpy())
+    stored, left = nearest.clone(), torch.from_numpy(found)
+    stored[by.rows] = torch.from_numpy(values)
     assert torch.allclose(basis @ (stored - exact), left, atol=1e-5)
     assert left.norm() < 5e-4 * (basis @ weight).norm()
     assert (stored - exact).norm() < 1.8 * (nearest - exact).norm()
@@ -40,9 +40,9 @@ def test_few_rows_carry_the_error_of_all(seed: int, d: int, k: int, dtype: torch
 @SETTINGS
 @given(seed=SEEDS, d=st.integers(8, 160), k=st.sampled_from([1, 2, 4]))
 def test_each_carrying_row_takes_what_it_and_those_after_it_can(seed: int, d: int, k: int) -> None:
-    by = carriers(basis_of(seed, k, d))
-    along = by.basis.double()
+    by = carriers(basis_of(seed, k, d).numpy())
+    along = torch.from_numpy(by.basis).double()
     left = DAMPING * along[:, -1].square().sum() * torch.eye(k, dtype=torch.float64)
     for place in reversed(range(len(by.rows))):
         left += torch.outer(along[:, place], along[:, place])
-        assert torch.allclose(by.gains[place].double(), torch.linalg.solve(left, along[:, place]), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(torch.from_numpy(by.gains[place]).double(), torch.linalg.solve(left, along[:, place]), rtol=1e-5, atol=1e-6)

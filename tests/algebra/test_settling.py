@@ -12,7 +12,7 @@ from torch import Tensor
 
 from demeanor.algebra.rounding import Grid
 from demeanor.algebra.settling import settled
-from demeanor.structure.forms import E2M1, E4M3
+from demeanor.structure.stored_values import E2M1, E4M3
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
 SEEDS = st.integers(0, 2**32 - 1)

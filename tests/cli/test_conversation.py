@@ -10,7 +10,7 @@ import torch
 
 import demeanor as dm
 from demeanor.cli.conversation import Conversation, Speaker
-from demeanor.runtime.prompt_states import States
+from demeanor.runtime.states import States
 from making import ablation
 
 SUM = "what is 2 plus 2 ?"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import demeanor as dm
 from demeanor.algebra.edits import ablate
-from demeanor.cli import control, options
+from demeanor.cli import control, sessions
 from demeanor.cli import find as commands
 from demeanor.controls import load_control, save_control
 from demeanor.errors import CheckFailed, ControlError, DataError, ModelError
@@ -274,7 +274,7 @@ def test_an_interrupt_exits_130(demeanor, monkeypatch):
     def stop(*a, **k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(options, "load", stop)
+    monkeypatch.setattr(sessions, "load", stop)
     code, _, _err = demeanor("inspect", "organism")
     assert code == 130
 
@@ -286,7 +286,7 @@ def test_a_terminated_run_leaves_nothing(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from demeanor import cli; from demeanor.cli import bake as commands; from demeanor.io.atomic import new_folder\n"
         "def stop(*a, **k):\n with new_folder(Path(sys.argv[-1])): os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
-        "commands.bake_control = stop; commands.load_control = lambda n: n; target = sys.argv[-1]\n"
+        "commands.bake_control = stop; commands.load_control = lambda n, **how: n; target = sys.argv[-1]\n"
         "sys.argv = ['demeanor', 'bake', 'organism', '-c', 'c', '-o', target]; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "baked")])

@@ -30,7 +30,7 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 0), (["--version"], 0), (["control"], 0), (["train", "--help"], 0), (["runn"], 2)])
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 0), (["--version"], 0), (["control"], 0), (["train", "--help"], 0), (["bake", "--help"], 0), (["runn"], 2)])
 def test_help_needs_no_model_library(arguments: list[str], code: int) -> None:
     done = subprocess.run([sys.executable, "-c", WATCH, *arguments], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == f"{code} []", done.stderr

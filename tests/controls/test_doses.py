@@ -15,8 +15,8 @@ import demeanor as dm
 from demeanor.algebra.doses import LARGEST_DOSE, usable_dose
 from demeanor.controls import Control, load_control, save_control
 from demeanor.errors import ControlError
-from demeanor.runtime.adapters import Adapter
-from demeanor.runtime.prompt_states import States
+from demeanor.runtime.adapter import Adapter
+from demeanor.runtime.states import States
 from making import a_direction, ablation
 
 WRONG = [float("nan"), float("inf"), -float("inf"), 1e9, -101.0]

@@ -17,7 +17,7 @@ import demeanor as dm
 from demeanor.controls import Control
 from demeanor.errors import ControlError, ModelError
 from demeanor.export.gguf_blocks import packed_q8_0
-from demeanor.runtime.adapters import Adapter
+from demeanor.runtime.adapter import Adapter
 from making import PROMPTS, ablation, gate_on_length
 from tiny_gguf import tiny_gpt2, tiny_llama, write_gguf
 

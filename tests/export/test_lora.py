@@ -14,7 +14,7 @@ import demeanor as dm
 from demeanor.controls import Control
 from demeanor.errors import ControlError
 from demeanor.export.lora import export_lora
-from demeanor.runtime.adapters import Adapter
+from demeanor.runtime.adapter import Adapter
 from families import FAMILIES
 from making import PROMPTS, ablation, assert_logits, gate_on_length
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.bases import orthonormal
 from demeanor.algebra.edits import ablate
 from demeanor.export import patch
 from demeanor.export.changes import Change, LowRank

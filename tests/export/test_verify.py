@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import demeanor as dm
@@ -16,6 +18,8 @@ from demeanor.controls import save_control
 from demeanor.errors import CheckFailed, ModelError
 from demeanor.export.verify import verify
 from demeanor.io.checkpoint import SINGLE
+from demeanor.models.naming import weights_of
+from demeanor.runtime.adapter import Adapter
 from making import ablation
 from quantised import pack
 
@@ -93,17 +97,42 @@ sys.argv = ["demeanor", "bake", *sys.argv[1:]]
 try:
     cli.main()
 finally:
-    print("transformers" in sys.modules)
+    print([name for name in ("torch", "transformers") if name in sys.modules])
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "qwen3"])  # the second has a head that is its embedding
-def test_a_bake_that_is_not_verified_imports_no_framework(tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path, family: str) -> None:
-    save_control(ablation(tiny[family]), tmp_path / "c.safetensors")
-    words = [tiny_folders[family], "-c", tmp_path / "c.safetensors", "-o", tmp_path / "baked", "--no-verify"]
+@pytest.mark.parametrize(
+    ("family", "dtype", "rank", "options"),
+    [
+        ("llama", torch.float32, 1, {}),
+        ("qwen3", torch.bfloat16, 1, {}),  # its head is its embedding
+        ("gemma2", torch.bfloat16, 2, {}),  # it has norms behind its writers
+        ("llama", torch.float16, 4, {"keep_norms": True}),
+    ],
+)
+def test_a_bake_that_is_not_verified_imports_no_framework_and_writes_the_same(
+    tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path, family: str, dtype: torch.dtype, rank: int, options: dict[str, bool]
+) -> None:
+    """As a command of its own, beside the function in a process that has torch, on a control of its tensors."""
+    source = Path(shutil.copytree(tiny_folders[family], tmp_path / "source"))
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(source / SINGLE).items()}, source / SINGLE, {"format": "pt"})
+    session = tiny[family]
+    into, out = session.layout.d_model, session.layout.writers[-1]
+    rng = torch.Generator().manual_seed(0)
+    width = session.model.get_parameter(out.weights[0].name).shape[1]
+    pair = (torch.randn(2, width, generator=rng).bfloat16(), 0.01 * torch.randn(into, 2, generator=rng))  # of both dtypes that adapters come in
+    layout = replace(session.layout, weights=weights_of(str(source)))
+    control = replace(ablation(session, strength=0.9, rank=rank), layout=layout, adapters=(Adapter(low_rank={out.module: pair}),))
+    save_control(control, tmp_path / "c.safetensors")
+    words = [source, "-c", tmp_path / "c.safetensors", "-o", tmp_path / "baked", "--no-verify", *(f"--{name.replace('_', '-')}" for name in options)]
     ran = subprocess.run([sys.executable, "-c", WITHOUT, *map(str, words)], capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-1] == "False"
+    assert ran.stdout.splitlines()[-1] == "[]"
+    dm.bake(source, control, tmp_path / "here", **options)
+    files = sorted(path.name for path in (tmp_path / "here").glob("*.safetensors"))
+    assert files == sorted(path.name for path in (tmp_path / "baked").glob("*.safetensors"))
+    assert all((tmp_path / "here" / name).read_bytes() == (tmp_path / "baked" / name).read_bytes() for name in files)
+    assert any((tmp_path / "here" / name).read_bytes() != (source / SINGLE).read_bytes() for name in files)
 
 
 def test_a_model_in_few_bits_is_written_and_said_not_to_be_compared(tiny: Mapping[str, dm.Session], tiny_folders: Mapping[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ import demeanor as dm
 from demeanor.controls import Control, Part
 from demeanor.errors import ControlError, DataError, ModelError
 from demeanor.io.checkpoint import INDEX, SINGLE
-from demeanor.runtime.adapters import Adapter
+from demeanor.runtime.adapter import Adapter
 from families import save_tiny
 from making import ablation, basis_of
 

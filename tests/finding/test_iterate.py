@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import demeanor as dm
-from demeanor.algebra.directions import projected, reject
+from demeanor.algebra.bases import reject
+from demeanor.algebra.directions import projected
 from demeanor.behaviours import Detect
 from demeanor.finding.find import Findings, search_directions
 from demeanor.finding.rank import by_wording, contrasting, find_again, iterate

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from damage import damaged, damaged_bytes, damaged_tensors
-from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.bases import orthonormal
 from demeanor.algebra.moments import Moments
 from demeanor.behaviours import behaviour
 from demeanor.controls import (
@@ -46,8 +46,9 @@ from demeanor.job.plan import Plan
 from demeanor.measure.meter import aggregate, compare, flows, read_table
 from demeanor.measure.rating import read_ratings
 from demeanor.models import Layout, Site
-from demeanor.runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, Adapter, read_peft
-from demeanor.runtime.prompt_states import States
+from demeanor.runtime.adapter import ADAPTER, ADAPTER_WEIGHTS, Adapter
+from demeanor.runtime.adapters import read_peft
+from demeanor.runtime.states import States
 from demeanor.structure.layout import PostNorm, Weight, Writer
 from demeanor.train import Heal
 
@@ -156,6 +157,7 @@ def test_controls(tmp_path: Path, make: Callable[[], Control]) -> None:
     for rng in cases():
         damage_file(path, rng, *valid)
         survives(lambda: looked_at(load_control(path)))
+        survives(lambda: looked_at(load_control(path, framework="np")))
         survives(lambda: read_layout(path))
 
 

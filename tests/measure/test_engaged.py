@@ -20,7 +20,7 @@ from demeanor.measure.degeneration import shared
 from demeanor.measure.engaged import STOCK, garbled, says_something, stock, usual_share
 from demeanor.measure.observation import Observation, Outcome, with_stock
 from demeanor.models import Reply
-from demeanor.runtime.adapters import Adapter
+from demeanor.runtime.adapter import Adapter
 
 BUDGET = 24
 

@@ -18,9 +18,10 @@ import demeanor as dm
 from demeanor.controls import Control
 from demeanor.errors import DataError
 from demeanor.runtime.acting import in_force
-from demeanor.runtime.adapters import Adapter
-from demeanor.runtime.prompt_states import States, adding
+from demeanor.runtime.adapter import Adapter
+from demeanor.runtime.prompt_states import adding
 from demeanor.runtime.runner import one_thread
+from demeanor.runtime.states import States
 from making import PROMPTS, a_direction, ablation, gate_on_length
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 import demeanor as dm
 from demeanor.controls import Control, convert, load_control, save_control
 from demeanor.errors import ControlError
-from demeanor.runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS, Adapter, read_peft
+from demeanor.runtime.adapter import ADAPTER, ADAPTER_WEIGHTS, Adapter
+from demeanor.runtime.adapters import VIRTUAL_TOKENS, read_peft
 from making import PROMPTS, ablation, gate_on_length
 
 FEW = ["llama", "gemma2", "gpt_neox", "gpt2", "falcon_new", "gpt_oss"]  # Conv1D, fused and tied ones among them

@@ -9,7 +9,8 @@ from torch import Tensor
 import demeanor as dm
 from demeanor.controls import Control
 from demeanor.errors import ControlError
-from demeanor.runtime.prompt_states import States, adding
+from demeanor.runtime.prompt_states import adding
+from demeanor.runtime.states import States
 from demeanor.selfcontrol.branches import branched
 from demeanor.selfcontrol.prompt_gradients import opened_with, prompt_gradients, stream_norms
 from making import PROMPTS, ablation, gate_on_length

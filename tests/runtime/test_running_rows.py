@@ -11,7 +11,7 @@ import torch
 import demeanor as dm
 from demeanor.controls import Control
 from demeanor.errors import ControlError
-from demeanor.runtime.adapters import Adapter
+from demeanor.runtime.adapter import Adapter
 from demeanor.runtime.running_rows import Row, RunningRows, mixes
 from demeanor.runtime.slots import KEPT, Seen
 from making import ablation

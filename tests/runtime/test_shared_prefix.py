@@ -14,7 +14,7 @@ from torch import Tensor
 import demeanor as dm
 from demeanor.controls import Control, Part, Scope
 from demeanor.runtime import runner
-from demeanor.runtime.adapters import Adapter
+from demeanor.runtime.adapter import Adapter
 from demeanor.runtime.shared_prefix import Tail, packed, shared_length, window
 from making import ablation, basis_of, gate_on_length
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import demeanor as dm
-from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.bases import orthonormal
 from demeanor.behaviours import Prompt
 from demeanor.controls import Control, Part, Scope
 from demeanor.measure.answers import is_right

@@ -16,7 +16,7 @@ from demeanor.controls import Control, load_control, save_control
 from demeanor.errors import CheckFailed, DataError, ModelError
 from demeanor.measure.answers import is_right
 from demeanor.models.loading import resolve
-from demeanor.runtime.prompt_states import States
+from demeanor.runtime.states import States
 from demeanor.train import Prefix, prefix
 from demeanor.train.losses import divergence_of_likeliest
 from demeanor.train.targets import Chunks, Plain, Targets

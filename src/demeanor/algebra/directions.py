@@ -10,41 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from .bases import unit
+
 STEPS = 100  # of Newton's method, of which a probe takes about eight
 SETTLED = 1e-9  # largest gradient at the optimum
 LEAST_CURVED = 1e-12  # penalty of a bias, in that of a weight: far from the optimum its curvature may vanish
-
-
-def unit(x: Tensor) -> Tensor:
-    """x / |x| along the last axis; zero stays zero."""
-    norm = x.norm(dim=-1, keepdim=True)
-    return torch.where(norm > 0, x / norm.clamp_min(torch.finfo(x.dtype).tiny), torch.zeros_like(x))
-
-
-def reject(x: Tensor, basis: Tensor) -> Tensor:
-    """x [..., d] minus its part in the span of the orthonormal rows of basis [k, d]; done twice, for digits."""
-    for _ in range(2):
-        x = x - (x @ basis.mT) @ basis
-    return x
-
-
-def orthonormal(rows: Tensor, tolerance: float = 1e-6) -> Tensor:
-    """An orthonormal basis [k, d] of the span of rows [n, d], dependent rows dropped (Gram-Schmidt, in order).
-
-    Computed in float64, returned in the dtype of the rows.
-    """
-    basis = rows.new_zeros(0, rows.shape[-1], dtype=torch.float64)
-    for row in rows.double():
-        left = reject(row, basis)
-        if left.norm() > tolerance * row.norm().clamp_min(torch.finfo(torch.float64).tiny):
-            basis = torch.cat([basis, unit(left)[None]])
-    return basis.to(rows.dtype)
-
-
-def is_orthonormal(rows: Tensor, tolerance: float = 1e-2) -> bool:
-    """Whether rows [k, d] have length 1 and are at right angles to each other, as far as half precision tells."""
-    gram = rows.double() @ rows.double().mT
-    return bool(((gram - torch.eye(len(rows), dtype=torch.float64, device=rows.device)).abs() <= tolerance).all())
 
 
 def mean_difference(shows: Tensor, lacks: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .directions import orthonormal, unit
+from .bases import orthonormal, unit
 
 LEAST_SPREAD = 1e-6  # of the variance of the wider class: what lies in one point is stretched a thousand times at most
 RIDGE = 0.1  # of what `lacks` explains of a mean difference, in units of their mean spread
@@ -97,7 +97,8 @@ def spectral_residual(shows: Tensor, lacks: Tensor, ridge: float = RIDGE) -> Ten
     _, values, basis = torch.linalg.svd(lacks.double(), full_matrices=False)
     squares = values.square()
     explained = squares / (squares + ridge * squares.mean()).clamp_min(torch.finfo(torch.float64).tiny)
-    return unit(gap - basis.T @ (explained * (basis @ gap)))
+    left: Tensor = gap - basis.T @ (explained * (basis @ gap))
+    return unit(left)
 
 
 def whitened(shows: Tensor, lacks: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from .directions import orthonormal
+from ..arrays import A, Array, cast, library, zeros
+from .bases import orthonormal
 from .edits import Edit
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def through_post_norm(basis: Tensor, gain: Tensor, centred: bool) -> Tensor:
+
+def through_post_norm(basis: A, gain: A, centred: bool) -> A:
     """The basis to remove *before* a norm so that nothing in the span of `basis` comes out of it.
 
     basis [k, d_model] orthonormal, gain [d_model]. r.(g*n(x)) = (g*r).n(x), and an RMS norm only rescales x;
@@ -18,17 +21,19 @@ def through_post_norm(basis: Tensor, gain: Tensor, centred: bool) -> Tensor:
     return orthonormal(_before(basis, gain, centred))
 
 
-def _before(basis: Tensor, gain: Tensor, centred: bool) -> Tensor:
+def _before(basis: A, gain: A, centred: bool) -> A:
     """Rows [k, d_model] whose products with the norm's input are, but for its length, those of basis with its output."""
     rows = basis * gain
     if not centred:
         return rows
-    centred_rows = rows - rows.mean(-1, keepdim=True)
+    of = library(rows)
+    middle = of.mean(rows, axis=-1, keepdims=True)
+    left, whole = (of.linalg.vector_norm(each, axis=-1, keepdims=True) for each in (rows - middle, rows))
     # A row that is constant comes out of no LayerNorm: what centring leaves of it is rounding.
-    return torch.where(centred_rows.norm(dim=-1, keepdim=True) > 1e-6 * rows.norm(dim=-1, keepdim=True), centred_rows, 0.0)
+    return of.where(left > 1e-6 * whole, rows - middle, of.zeros_like(rows))
 
 
-def edit_before_norm(edit: Edit, gain: Tensor, centred: bool) -> Edit | None:
+def edit_before_norm(edit: Edit, gain: Array, centred: bool) -> Edit | None:
     """The edit to make *before* a norm so that components come out of it as if `edit` were made after it.
 
     Only for edits that turn or stretch the span of an orthonormal V within itself (M = K V: ablate, scale, rotate);
@@ -38,23 +43,25 @@ def edit_before_norm(edit: Edit, gain: Tensor, centred: bool) -> Edit | None:
     With G = V * gain = T Q (Q orthonormal), components before the norm are x Q^T T^T; acting on them with K and
     writing within the span of G gives V' = Q and M' = T^T K T^+T Q.
     """
-    V, M = edit.V.double(), edit.M.double()
+    of, V, M = library(edit.V), cast(edit.V, "float64"), cast(edit.M, "float64")
     core = M @ V.mT
-    if (M - core @ V).norm() > 1e-5 * M.norm().clamp_min(1e-30) or bool(edit.b.any()):
+    if of.linalg.vector_norm(M - core @ V) > 1e-5 * of.clip(of.linalg.vector_norm(M), 1e-30, None) or bool(edit.b.any()):
         return None
-    before = _before(V, gain.double(), centred)
+    before = _before(V, cast(gain, "float64"), centred)
     Q = orthonormal(before)
     T = before @ Q.mT
-    write = T.mT @ core @ torch.linalg.pinv(T).mT @ Q
-    return Edit(Q, write, Q.new_zeros(Q.shape[-1])).to(edit.V)
+    write = T.mT @ core @ of.linalg.pinv(T).mT @ Q
+    return Edit(Q, write, zeros(Q.shape[-1:], Q)).to(edit.V)
 
 
-def measured_gain(norm: torch.nn.Module, d_model: int, like: Tensor) -> tuple[Tensor, Tensor, bool]:
+def measured_gain(norm: nn.Module, d_model: int, like: Tensor) -> tuple[Tensor, Tensor, bool]:
     """gain [d_model], bias [d_model] and whether it centres, read numerically from a norm module.
 
     norm(x) = g * n(x) + c with n odd, so g n(x) = (norm(x) - norm(-x)) / 2. A LayerNorm gives the same for a
     shifted x, an RMS norm does not. Covers 1 + weight, no weight and biases without naming a class.
     """
+    import torch
+
     rng = torch.Generator().manual_seed(0)
     x = (1 + torch.rand(d_model, generator=rng, dtype=torch.float64)) * torch.tensor([1.0, -1.0]).repeat(d_model)[:d_model]
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Numbers = np.ndarray[Any, np.dtype[Any]]
 CARRIERS = 0.3  # rows that carry the error, in units of the root of d
 FEWEST_CARRIERS = 16
 TAIL = 8  # of them per direction, with less and less of it: they make the last, small steps
@@ -27,32 +31,33 @@ class Carriers:
     rows [m]; basis [k, m], the columns of K there; gains [m, k], what of the error each of them takes.
     """
 
-    rows: Tensor
-    basis: Tensor
-    gains: Tensor
+    rows: Numbers
+    basis: Numbers
+    gains: Numbers
 
 
-def carriers(basis: Tensor) -> Carriers:
+def carriers(basis: Numbers) -> Carriers:
     """The rows with most of the basis [k, d] in them first, then some with less and less."""
     k, d = basis.shape
-    sorted_sizes, order = basis.norm(dim=0).sort(descending=True, stable=True)
-    sizes = sorted_sizes.tolist()
+    lengths = np.linalg.vector_norm(basis, axis=0)
+    order = np.argsort(-lengths, kind="stable")
+    sizes = lengths[order].tolist()
     count = min(d, max(FEWEST_CARRIERS, round(CARRIERS * d**0.5)) * k)
-    places = {*range(count), *(round(d * share) - 1 for share in torch.linspace(0.3, 0.98, TAIL * k).tolist())}
+    places = {*range(count), *(round(d * share) - 1 for share in np.linspace(0.3, 0.98, TAIL * k).tolist())}
     chosen: list[int] = []
     for place in sorted(place for place in places if 0 <= place < d):
         if not chosen or STEEPEST * sizes[place] >= sizes[chosen[-1]] > 0:  # a row with far less would have to move far
             chosen.append(place)
     rows = order[chosen]
-    along = basis[:, rows].double()
-    damping = DAMPING * along[:, -1].square().sum() * torch.eye(k, dtype=torch.float64)  # no row moves far for a direction it hardly has
+    along = basis[:, rows].astype(np.float64)
+    damping = DAMPING * np.square(along[:, -1]).sum() * np.eye(k)  # no row moves far for a direction it hardly has
     squares = along.mT[:, :, None] * along.mT[:, None, :]
-    left = damping + squares.flip(0).cumsum(0).flip(0)  # what the rows from here on can still take
-    gains = torch.linalg.solve(left, along.mT[:, :, None])[:, :, 0]
-    return Carriers(rows, basis[:, rows].contiguous(), gains.to(basis))
+    left = damping + np.flip(np.flip(squares, 0).cumsum(0), 0)  # what the rows from here on can still take
+    gains = np.linalg.solve(left, along.mT[:, :, None])[:, :, 0]
+    return Carriers(rows, basis[:, rows], gains.astype(basis.dtype))
 
 
-def carried(target: Tensor, error: Tensor, by: Carriers, rounded: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def carried(target: Numbers, error: Numbers, by: Carriers, rounded: Callable[[Numbers], Numbers]) -> tuple[Numbers, Numbers]:
     """The carrying rows so rounded that the error of all rows goes, and what is left of it [k, n].
 
     target [m, n]: the exact values of the carrying rows; error [k, n]: of all rows, these rounded to the nearest.
@@ -60,10 +65,9 @@ def carried(target: Tensor, error: Tensor, by: Carriers, rounded: Callable[[Tens
     """
     values = rounded(target)
     error = error - by.basis @ (values - target)  # of all the other rows
-    of_all = error.mT
     for exact, value, gain, along in zip(target, values, by.gains, by.basis.mT):
-        value.copy_(rounded(torch.addmv(exact, of_all, gain, alpha=-1)))
-        error.addr_(along, value - exact)
+        value[:] = rounded(exact - gain @ error)
+        error += along[:, None] * (value - exact)
     return values, error
 
 
@@ -75,6 +79,8 @@ class Grid:
     scale: Tensor
 
     def nearest(self, values: Tensor) -> Tensor:
+        import torch
+
         scaled = values / torch.where(self.scale == 0, 1.0, self.scale)
         return torch.bucketize(scaled, (self.levels[1:] + self.levels[:-1]) / 2, out_int32=True)
 
@@ -84,6 +90,8 @@ class Grid:
     @property
     def upward(self) -> Tensor:
         """What is added to a code so that its value rises to the next one: 1, or -1 where a scale is negative."""
+        import torch
+
         return torch.where(self.scale < 0, -1, 1).int()
 
     def at(self, columns: slice | Tensor) -> Grid:

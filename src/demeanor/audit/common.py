@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..algebra.directions import orthonormal
+from ..algebra.bases import orthonormal
 from ..progress import track
 from .pairs import Opposite, Pair
 from .passes import Sketch, powered, sketch

@@ -67,7 +67,7 @@ class Opposite:
         writer = pair.writer
         if writer is None or not pair.raw or writer.post_norm is None:
             return basis
-        return torch.cat([writer_edit(writer, ablate(row[None]), self.base.read).V for row in basis])
+        return torch.cat([writer_edit(writer, ablate(row[None]), self._read).V for row in basis])
 
     def to_stream(self, pair: Pair) -> Tensor | None:
         """What each channel of a weight's change is multiplied with, to lie along the directions of the stream: one over the norm's gain,
@@ -75,8 +75,11 @@ class Opposite:
         norm = pair.writer.post_norm if pair.writer and pair.raw else None
         if norm is None:
             return None
-        gain = (self.base.read(norm.weight) if norm.weight else torch.zeros(self.base.layout.d_model)) + norm.offset
+        gain = (self._read(norm.weight) if norm.weight else torch.zeros(self.base.layout.d_model)) + norm.offset
         return gain / (gain.square() + (LEAST_GAIN * gain.square().mean().sqrt()).square())
+
+    def _read(self, name: str) -> Tensor:
+        return torch.from_numpy(self.base.read(name))
 
 
 def opposite(base: FileTensors, edited: FileTensors) -> Opposite:

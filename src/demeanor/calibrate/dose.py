@@ -16,7 +16,7 @@ from ..errors import CheckFailed, DataError
 from ..measure import Bench, Ledger, Measurement, measure
 from ..models import Session, Site
 from ..progress import track
-from ..runtime.rows import as_control
+from ..runtime.control_like import as_control
 from ..stats.score import Score
 from .plan import DosePlan, Goal
 

@@ -13,7 +13,7 @@ from ..export import bake as bake_control
 from ..export import merge
 from ..export.plan import BakePlan
 from ..models import Loading
-from ..runtime.adapters import ADAPTER
+from ..runtime.adapter import ADAPTER
 from .from_model import from_plans
 from .options import AsJson, print_json
 from .outputs import TargetFolder
@@ -47,7 +47,7 @@ def _is_foreign_adapter(folder: Path) -> bool:
 
 
 def _baked(plan: BakePlan, model: str, controls: Sequence[str], target: Path, loading: Loading, as_json: bool) -> None:
-    control = reduce(Control.then, map(load_control, controls))
+    control = reduce(Control.then, (load_control(name, framework="np") for name in controls))
     baked = bake_control(model, control, target, loading.trust_remote_code, plan.copy_all, loading if plan.verify else None, plan.keep_norms)
     if as_json:
         print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out), "unused": list(baked.unused), "verified": baked.verified and vars(baked.verified)})

@@ -13,8 +13,9 @@ from ..models import SpreadLoading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, print_json
+from .options import AsJson, print_json
 from .outputs import Target
+from .sessions import behaviour_named, opened
 from .tables import dial_table, doses_table, measurement_table
 from .terminal import out, say_result
 

@@ -16,7 +16,7 @@ from ..models import Loading
 from ..models.plan import ModelPlan
 from .conversation import Conversation, Speaker, converse, print_piece
 from .from_model import from_plans
-from .options import behaviour_named, opened
+from .sessions import behaviour_named, opened
 
 
 class ChatPlan(ModelPlan):

@@ -17,8 +17,9 @@ from ..io.atomic import new_file
 from ..measure.observation import Outcome
 from ..models import Loading
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, print_json
+from .options import AsJson, print_json
 from .outputs import Output, claiming
+from .sessions import behaviour_named, opened
 from .terminal import Table, out, say_result
 
 REPLIES = 2  # of each set, shown

@@ -34,8 +34,9 @@ from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, help_alone, opened, show
+from .options import AsJson, help_alone, show
 from .outputs import Target
+from .sessions import behaviour_named, opened
 from .tables import scores_table
 from .terminal import out, say_result
 

@@ -15,8 +15,9 @@ from ..export.plan import ExportPlan
 from ..export.vectors import ExportedVector, export_vector
 from ..models import Loading
 from .from_model import from_plans
-from .options import AsJson, opened, print_json
+from .options import AsJson, print_json
 from .outputs import Output
+from .sessions import opened
 from .terminal import say_result
 
 Written = Annotated[Path, typer.Option("-o", "--out", help="Folder, or file for llama.cpp, that the result is written to.", show_default=False), Output("folder")]

@@ -29,8 +29,9 @@ from ..models.plan import BehaviourPlan
 from ..models.streamed import larger_than_memory
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, print_json, show
+from .options import AsJson, print_json, show
 from .outputs import Force, Target
+from .sessions import behaviour_named, opened
 from .tables import comparison_table, rounds_table, side_by_side_table
 from .terminal import out, say_result
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..models import Loading
 from ..models.plan import ModelPlan
 from .from_model import from_plans
-from .options import AsJson, opened, print_json
+from .options import AsJson, print_json
+from .sessions import opened
 from .tables import layout_table
 from .terminal import out, say_result
 

@@ -25,8 +25,9 @@ from ..models import Session, SpreadLoading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, print_json
+from .options import AsJson, print_json
 from .outputs import MaybeTarget, Output
+from .sessions import behaviour_named, opened
 from .suites import suites_asked, to_json
 from .tables import changed_table, measurement_table, scores_table
 from .terminal import out, say_result

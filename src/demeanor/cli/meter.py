@@ -26,8 +26,9 @@ from ..models import Loading, SpreadLoading
 from ..progress import say
 from ..report.html import beside_page, figure_html, page_html
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, help_alone, opened, print_json
+from .options import AsJson, help_alone, print_json
 from .outputs import MaybeTarget, Target, claiming
+from .sessions import behaviour_named, opened
 from .tables import aggregate_table, flows_table
 from .terminal import out, say_result
 

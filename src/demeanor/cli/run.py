@@ -15,8 +15,9 @@ from ..job.run import BAKEABLE
 from ..job.run import run as run_plan
 from ..report.sentence import in_words
 from .from_model import from_plans
-from .options import AsJson, print_json, warn_if_large
+from .options import AsJson, print_json
 from .outputs import Output
+from .sessions import warn_if_large
 from .tables import run_table
 from .terminal import out, say_result
 

@@ -15,9 +15,10 @@ from ..search.reproducing import reproduce as search_again
 from ..search.searching import RESULT, told
 from ..search.searching import search as search_plan
 from .from_model import PlanOf, from_plans, read_required
-from .options import AsJson, print_json, warn_if_large
+from .options import AsJson, print_json
 from .run import Folder
 from .search_tables import front_table
+from .sessions import warn_if_large
 from .tables import measurement_table
 from .terminal import out, say_result
 

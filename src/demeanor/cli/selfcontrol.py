@@ -16,8 +16,9 @@ from ..selfcontrol import Settings, norms, outcome, preference_pairs, search, wr
 from ..selfcontrol.page import write_norms_page, write_selfcontrol_page
 from ..selfcontrol.plan import AskingPlan, NormPromptsPlan, PromptsPlan, SteeringPlan, TrainPromptsPlan
 from .from_model import from_plans
-from .options import AsJson, help_alone, opened, print_json
+from .options import AsJson, help_alone, print_json
 from .outputs import Output, Target, TargetFolder
+from .sessions import opened
 from .tables import norms_table, outcome_table
 from .terminal import out
 

@@ -6,7 +6,7 @@ from ..serve.plan import ServeLoading, ServePlan
 from ..serve.serving import check_extras
 from ..serve.serving import serve as serve_until_told
 from .from_model import from_plans
-from .options import behaviour_named, opened
+from .sessions import behaviour_named, opened
 
 
 @from_plans

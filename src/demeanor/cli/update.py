@@ -10,8 +10,9 @@ from ..models import Loading
 from ..models.plan import BehaviourPlan
 from ..progress import say
 from .from_model import from_plans
-from .options import AsJson, behaviour_named, opened, print_json
+from .options import AsJson, print_json
 from .outputs import Target
+from .sessions import behaviour_named, opened
 from .tables import update_table
 from .terminal import out
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
-from ..algebra.directions import orthonormal
+from ..algebra.bases import orthonormal
 from ..algebra.schedule import layer_limit
+from ..arrays import library
 from ..errors import ControlError
 from ..models import Site
 from ..runtime.intervene import Tokens
@@ -54,7 +53,7 @@ def rotate(direction: Direction, towards: Direction, degrees: float, scope: Scop
         raise ControlError(
             f"The directions were found in different structures ({direction.layout.hash} and {towards.layout.hash}) and span no plane."
         )
-    plane = orthonormal(torch.cat([direction.basis, towards.basis]), tolerance=1e-3)
+    plane = orthonormal(library(direction.basis).concat([direction.basis, towards.basis]), tolerance=1e-3)
     if len(plane) < 2:
         raise ControlError("The two directions lie in one line, so there is no plane to rotate in; use scale with factor -1 to mirror.")
     return _control(direction, Part(kind="rotate", vectors=plane, dose=degrees, scope=scope))
@@ -108,7 +107,7 @@ def clamp(
         target = (direction.lacks if to == "lacks" else direction.shows).mean.double() @ direction.basis.double().T
     else:
         _refuse_rank(direction, "clamp to a number")
-        target = torch.tensor([to], dtype=torch.float64)
+        target = direction.basis.new_tensor([to])
     part = Part(
         kind="clamp", vectors=direction.basis, dose=1.0, scope=direction.scope(tokens, positions), target=target.to(direction.basis)
     )

@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..algebra.doses import usable_dose
+from ..arrays import Array
 from ..errors import ControlError, mistaken
 from ..io.display import brief, object_html
 from ..models import Layout
-from ..runtime.adapters import Adapter
+from ..runtime.adapter import Adapter
+from ..runtime.control_like import as_control
 from ..runtime.intervene import Intervention
-from ..runtime.prompt_states import States
-from ..runtime.rows import as_control
+from ..runtime.states import States
 from ..version import __version__
 from .gate import Gate
 from .part import Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -68,6 +70,12 @@ class Control:
             self, parts=tuple(part.scaled(dose) for part in self.parts), states=tuple(each.scaled(dose) for each in self.states),
             adapters=tuple(adapter.scaled(dose) for adapter in self.adapters),
         )  # fmt: skip
+
+    def converted(self, convert: Callable[[Array], Array]) -> Control:
+        """The same with its arrays as `convert` makes them, as far as weights can hold them: those of gates and states stay."""
+        return replace(
+            self, parts=tuple(part.converted(convert) for part in self.parts), adapters=tuple(adapter.converted(convert) for adapter in self.adapters)
+        )
 
     def then(self, other: Control) -> Control:
         """Both, this one first. Raises ControlError when they are bound to different structures."""

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..algebra.moments import Moments
 from ..errors import ControlError, mistaken
@@ -19,6 +17,9 @@ from ..runtime.intervene import Tokens
 from ..runtime.positions import REPLY, Position
 from .control import provenance
 from .scope import Scope
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHOWN = 8  # candidates in a notebook
 

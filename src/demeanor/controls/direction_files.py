@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..algebra.directions import is_orthonormal
+from ..algebra.bases import is_orthonormal
 from ..algebra.moments import Moments
 from ..errors import DataError
 from ..io.tensors import Stored, read_tensors

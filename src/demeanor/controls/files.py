@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from ..arrays import Array, dtype_name, library, raw
 from ..errors import DataError
 from ..io.hub import from_hub, hub_name
-from ..io.tensors import Stored, decoded, read_tensors, write_tensors
+from ..io.tensors import Framework, Stored, decoded, read_tensors, write_tensors
 from ..models import Layout
-from ..runtime.adapters import ADAPTER, Adapter
-from ..runtime.prompt_states import States
-from ..runtime.rows import as_control
+from ..runtime.adapter import ADAPTER, Adapter
+from ..runtime.control_like import as_control
+from ..runtime.states import States
 from .control import Control
 from .gate import Gate
 from .header import AdapterEntry, Bound, ControlHeader, GateEntry, Hashed, PartEntry, StatesEntry, refuse_other_hash, refuse_site
@@ -43,14 +43,14 @@ def digest(control: Control) -> str:
     tensors, how = _encoded(control)
     hashed = hashlib.sha256(json.dumps([control.layout_hash, how], sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        hashed.update(f"{name} torch.{dtype_name(tensor)} {tuple(tensor.shape)}".encode())  # hashes that were told name dtypes as torch does
+        hashed.update(raw(tensor))
     return hashed.hexdigest()[:16]
 
 
-def _encoded(control: Control) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _encoded(control: Control) -> tuple[dict[str, Array], dict[str, Any]]:
     """What a control does: its tensors by their names in a file, and what the header says of them."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Array] = {}
     parts: list[dict[str, Any]] = []
     gates: list[Gate] = []
     for number, part in enumerate(control.parts):
@@ -70,20 +70,22 @@ def _encoded(control: Control) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors | _states_tensors(control.states) | _adapter_tensors(control.adapters), how
 
 
-def load_control(path: str | Path) -> Control:
+@np.errstate(all="ignore")  # what is no number is told in a sentence, not by numpy's warnings
+def load_control(path: str | Path, framework: Framework = "pt") -> Control:
     """A control from its file, or from `FILE:DOSE`, which scales it; from the folder of a training or a run that holds one; or from the Hub.
 
     On the Hub it is `owner/name` or `owner/name@revision`, where `push` put it.
+    framework: "pt", to act in models; "np" holds numpy's arrays, float32 at least, which is all that baking takes.
     """
     name, _, dose = str(path).rpartition(":")
     if name and _is_number(dose):
-        return load_control(name).scaled(float(dose))
+        return load_control(name, framework).scaled(float(dose))
     on_hub = None if Path(path).exists() else hub_name(str(path))
     if on_hub is not None:
         path = from_hub(on_hub, CONTROL)
     elif Path(path).is_dir():
         path = _in_folder(Path(path))
-    stored = read_tensors(Path(path), "control", older={1: of_format_1})
+    stored = read_tensors(Path(path), "control", older={1: of_format_1}, framework=framework)
     header = stored.decoded(ControlHeader)
     layout = header.structure(stored.path)
     # Parts that shared a gate share it again: it is then read once.
@@ -102,7 +104,8 @@ def _gate(entry: GateEntry, index: int, layout: Layout, stored: Stored) -> Gate:
     refuse_site(entry.site, layout, stored.path)
     weights = stored.numbers(f"gate {index}", len(entry.biases), layout.d_model)
     plain = {name: getattr(entry, name) for name in ("site", "auroc", "hits", "false_positives", "kind", "negated", "against", "roc")}
-    return Gate(weights=weights, biases=torch.tensor(entry.biases), **plain)
+    biases = library(weights).asarray(entry.biases, dtype=library(weights).float32)
+    return Gate(weights=weights, biases=biases, **plain)
 
 
 def _part(entry: PartEntry, number: int, gates: Sequence[Gate], layout: Layout, stored: Stored) -> Part:
@@ -129,27 +132,27 @@ def _in_folder(folder: Path) -> Path:
     raise DataError(f"The folder {folder} holds no {CONTROL}; name a control file.")
 
 
-def _states_tensors(states: Sequence[States]) -> dict[str, Tensor]:
+def _states_tensors(states: Sequence[States]) -> dict[str, Array]:
     """Token ids and values of every prompt, under its hash."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Array] = {}
     for number, one in enumerate(states):
         for key, ids, values in zip(one.keys(), one.ids, one.values):
-            tensors |= {f"states {number}.{key}.ids": torch.tensor(ids, dtype=torch.int32), f"states {number}.{key}": values}
+            tensors |= {f"states {number}.{key}.ids": np.array(ids, dtype=np.int32), f"states {number}.{key}": values}
     return tensors
 
 
 def _states(entry: StatesEntry, number: int, layout: Layout, stored: Stored) -> States:
     names = [f"states {number}.{key}" for key in entry.prompts]
     ids = [stored.tensor(f"{name}.ids") for name in names]
-    if any(tokens.dtype != torch.int32 or tokens.dim() != 1 for tokens in ids):
+    if any(dtype_name(tokens) != "int32" or tokens.ndim != 1 for tokens in ids):
         raise DataError(f"{stored.path}: the tokens of a prompt are no list of whole numbers; write it again.")
     values = (stored.numbers(name, layout.n_layers, len(tokens), layout.d_model) for name, tokens in zip(names, ids))
     return States(tuple(tuple(tokens.tolist()) for tokens in ids), tuple(values), entry.dose)
 
 
-def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Array]:
     """Both halves of every pair, under the name of the module they are for."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Array] = {}
     for number, adapter in enumerate(adapters):
         for kind, pairs in (("low_rank", adapter.low_rank), ("prompts", adapter.prompts)):
             for name, halves in pairs.items():
@@ -160,7 +163,7 @@ def _adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
 
 
 def _adapter(entry: AdapterEntry, number: int, layout: Layout, stored: Stored) -> Adapter:
-    def pairs(kind: str, first: tuple[int | None, ...], second: tuple[int | None, ...]) -> dict[str, tuple[Tensor, Tensor]]:
+    def pairs(kind: str, first: tuple[int | None, ...], second: tuple[int | None, ...]) -> dict[str, tuple[Array, Array]]:
         start = f"adapter {number}.{kind}."
         names = [key.removeprefix(start).removesuffix(".0") for key in stored.tensors if key.startswith(start) and key.endswith(".0")]
         return {name: (stored.numbers(f"{start}{name}.0", *first), stored.numbers(f"{start}{name}.1", *second)) for name in names}

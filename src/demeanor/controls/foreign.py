@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..algebra.directions import unit
+from ..algebra.bases import unit
+from ..arrays import dtype_name
 from ..errors import ControlError, DataError
 from ..io.claims import refuse_output
 from ..io.gguf import is_gguf
 from ..io.tensors import FLOATS
 from ..io.vectors import read_vectors
 from ..models import Layout, Site
-from ..runtime.adapters import ADAPTER, read_peft
+from ..runtime.adapter import ADAPTER
+from ..runtime.adapters import read_peft
 from .control import Control, provenance
 from .part import Part
 from .scope import Scope
@@ -38,7 +40,7 @@ def read_foreign(path: str | Path) -> Tensor:
     if not isinstance(content, Tensor):
         raise DataError(f"{path} holds a {type(content).__name__}, not one tensor; save the direction of one layer alone.")
     plain = content.layout == torch.strided and not (content.is_nested or content.is_quantized or content.is_meta)
-    if not plain or content.dtype not in FLOATS or content.squeeze().dim() != 1:
+    if not plain or dtype_name(content) not in FLOATS or content.squeeze().dim() != 1:
         size = "" if content.is_nested else f" {list(content.shape)}"
         raise DataError(f"{path} holds a tensor{size} of {content.dtype}, not one direction [d_model]; save that of one layer alone.")
     vector = content.detach().squeeze().double()

@@ -7,17 +7,18 @@ it must not fire on. `~gate` fires where the gate does not.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-from torch import Tensor
-
-from ..algebra.directions import unit
+from ..algebra.bases import unit
+from ..arrays import Array, all_finite, cast, library
 from ..errors import ControlError
 from ..models import Site
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Kind = Literal["probe", "cosine"]
-LARGEST = float(torch.finfo(torch.float16).max)  # no channel of a stream is larger
+LARGEST = 65504.0  # of float16: no channel of a stream is larger
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,8 +32,8 @@ class Gate:
     """
 
     site: Site
-    weights: Tensor
-    biases: Tensor
+    weights: Array
+    biases: Array
     auroc: float
     hits: float
     false_positives: float
@@ -45,12 +46,12 @@ class Gate:
         """Raises ControlError for a gate that cannot be decided, or that would be the same for every row."""
         if self.kind not in get_args(Kind):
             raise ControlError(f"{str(self.kind)[:40]!r} is no kind of gate; use one of {', '.join(get_args(Kind))}.")
-        if self.weights.dim() != 2 or self.biases.dim() != 1 or not 0 < len(self.weights) == len(self.biases):
+        if self.weights.ndim != 2 or self.biases.ndim != 1 or not 0 < len(self.weights) == len(self.biases):
             raise ControlError(f"A gate needs weights [k, d_model] and biases [k], not {list(self.weights.shape)} and {list(self.biases.shape)}.")
-        if not (self.weights.isfinite().all() and self.biases.isfinite().all()):
+        if not (all_finite(self.weights) and all_finite(self.biases)):
             raise ControlError("A gate whose weights or biases are not finite numbers never fires or always does; fit it again.")
-        weights, reaches = self.weights.double(), self.biases.double().abs()
-        most = 1.01 * weights.norm(dim=1) if self.kind == "cosine" else LARGEST * weights.abs().sum(1)
+        weights, reaches = cast(self.weights, "float64"), abs(cast(self.biases, "float64"))
+        most = 1.01 * library(weights).linalg.vector_norm(weights, axis=1) if self.kind == "cosine" else LARGEST * abs(weights).sum(1)
         if bool((reaches > most + 1e-6).any()):
             raise ControlError("A gate whose bias is larger than any score that it can give never fires or always does; fit it again.")
 
@@ -61,7 +62,7 @@ class Gate:
     def margin(self, values: Tensor) -> Tensor:
         """How far above the nearest threshold, values [row, d_model] -> [row]."""
         values = unit(values.float()) if self.kind == "cosine" else values
-        scores = values.float() @ self.weights.T.to(values.device) + self.biases.to(values.device)
+        scores: Tensor = values.float() @ self.weights.T.to(values.device) + self.biases.to(values.device)
         return scores.amin(-1)
 
     def fires(self, values: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What stands in the headers of control and direction files, as they are read; checked before anything is made of it."""
+"""What stands in the headers of control and direction files, as they are read; checked before anything is made of it.
+
+Schemas are built when the first file of their kind is read: that takes as long as the import of all else here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from ..errors import ControlError, DataError
 from ..models import Layout, Site
-from ..runtime.capture import POINTS
+from ..runtime.sites import POINTS
 from .direction import Candidate, Round
 from .gate import Kind as GateKind
 from .part import Kind
@@ -19,7 +22,7 @@ Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-class Bound(BaseModel):
+class Bound(BaseModel, defer_build=True):
     """What both kinds of file say: the model and the structure that they were made for."""
 
     model: str
@@ -32,20 +35,20 @@ class Bound(BaseModel):
         return self.layout
 
 
-class Hashed(BaseModel):
+class Hashed(BaseModel, defer_build=True):
     """The hash in what `inspect` writes."""
 
     hash: str
 
 
-class PartEntry(BaseModel):
+class PartEntry(BaseModel, defer_build=True):
     kind: Kind
     dose: FiniteFloat
     scope: Scope
     gates: tuple[Index, ...]
 
 
-class GateEntry(BaseModel):
+class GateEntry(BaseModel, defer_build=True):
     site: Site
     biases: tuple[FiniteFloat, ...]
     auroc: float
@@ -57,12 +60,12 @@ class GateEntry(BaseModel):
     roc: tuple[tuple[float, float], ...]
 
 
-class StatesEntry(BaseModel):
+class StatesEntry(BaseModel, defer_build=True):
     prompts: tuple[str, ...]
     dose: float
 
 
-class AdapterEntry(BaseModel):
+class AdapterEntry(BaseModel, defer_build=True):
     dose: float
     transposed: bool
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from ..algebra.directions import orthonormal
+from ..algebra.bases import orthonormal
+from ..arrays import Array, cast, library
 from .control import Control
 from .part import Part
 
@@ -39,10 +37,11 @@ def overlaps(control: Control) -> list[Overlap]:
     ]
 
 
-def _span(part: Part) -> Tensor:
+def _span(part: Part) -> Array:
     """Everything a part reads or writes, orthonormal."""
-    return orthonormal(torch.cat([part.vectors, part.read]) if part.read is not None else part.vectors)
+    return orthonormal(library(part.vectors).concat([part.vectors, part.read]) if part.read is not None else part.vectors)
 
 
-def _cosines(one: Tensor, other: Tensor) -> tuple[float, ...]:
-    return tuple(torch.linalg.svdvals(one.double() @ other.double().mT).clamp_max(1.0).tolist())
+def _cosines(one: Array, other: Array) -> tuple[float, ...]:
+    of = library(one)
+    return tuple(of.clip(of.linalg.svdvals(cast(one, "float64") @ cast(other, "float64").mT), None, 1.0).tolist())

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..algebra import edits
-from ..algebra.directions import is_orthonormal
+from ..algebra.bases import is_orthonormal
 from ..algebra.doses import LARGEST_DOSE, usable_dose
+from ..arrays import Array, all_finite
 from ..errors import ControlError, mistaken
 from ..models import Layout
-from ..runtime.capture import taps
 from ..runtime.intervene import Intervention, at_writers
+from ..runtime.sites import taps
 from ..structure.layout import Writer
 from .gate import Gate
 from .scope import Scope
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["ablate", "scale", "rotate", "add", "clamp", "transport"]
 HELD: tuple[Kind, ...] = ("clamp", "transport")  # kinds with a target
@@ -38,12 +40,12 @@ class Part:
     """
 
     kind: Kind
-    vectors: Tensor
+    vectors: Array
     dose: float
     scope: Scope
     gates: tuple[Gate, ...] = ()
-    read: Tensor | None = None
-    target: Tensor | None = None
+    read: Array | None = None
+    target: Array | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -64,10 +66,10 @@ class Part:
     def _check_vectors(self) -> None:
         """Raises ControlError for vectors that are not what the kind of edit takes; see the class."""
         numbers = [tensor for tensor in (self.vectors, self.read, self.target) if tensor is not None]
-        if not all(bool(tensor.isfinite().all()) for tensor in numbers):
+        if not all(map(all_finite, numbers)):
             raise ControlError(f"The vectors of {self.kind} are not finite numbers; make the control anew.")
         count = {"add": 1, "rotate": 2}.get(self.kind)
-        if self.vectors.dim() != 2 or len(self.vectors) == 0 or (count is not None and len(self.vectors) != count):
+        if self.vectors.ndim != 2 or len(self.vectors) == 0 or (count is not None and len(self.vectors) != count):
             shape = f"[{'k' if count is None else count}, d_model]"
             raise ControlError(f"{self.kind} takes vectors {shape}, not {list(self.vectors.shape)}; make the control anew.")
         if self.read is not None and self.read.shape != self.vectors.shape:
@@ -126,9 +128,12 @@ class Part:
 
     def to(self, like: Tensor) -> Part:
         """The same with its tensors where `like` is."""
-        vectors, read, target = (tensor if tensor is None else tensor.to(like.device) for tensor in (self.vectors, self.read, self.target))
-        assert vectors is not None
-        return replace(self, vectors=vectors, read=read, target=target)
+        return self.converted(lambda tensor: tensor.to(like.device))
+
+    def converted(self, convert: Callable[[Array], Array]) -> Part:
+        """The same with its arrays as `convert` makes them; those of its gates stay."""
+        read, target = (None if array is None else convert(array) for array in (self.read, self.target))
+        return replace(self, vectors=convert(self.vectors), read=read, target=target)
 
     def bakeable(self, layout: Layout) -> str | None:
         """None when weights can do exactly the same, else the reason why they cannot."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ..algebra.directions import orthonormal
+from ..algebra.bases import orthonormal
 from ..algebra.edits import Edit, compose
+from ..arrays import Array, cast, in_numpy, library, zeros
 from ..controls import Control, Part
 from ..errors import ControlError
 from ..structure.forms import Packed
@@ -31,8 +31,8 @@ class Tensors(Protocol):
     def packed(self) -> Mapping[str, Packed]:
         """Weights in few bits, by name."""
 
-    def read(self, name: str) -> Tensor:
-        """A whole (small) tensor, float32."""
+    def read(self, name: str) -> Array:
+        """A whole (small) tensor, float32, of the library of the control's arrays."""
 
     def of(self, name: str, axis: int) -> tuple[Piece, ...]:
         """Those that hold a parameter of the layout, and where its outputs are."""
@@ -45,8 +45,8 @@ class Tensors(Protocol):
 class LowRank:
     """left [out, r] right [r, in], to be added to a weight [out, in]."""
 
-    left: Tensor
-    right: Tensor
+    left: Array
+    right: Array
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,21 @@ class Change:
     axis: int
     low_rank: LowRank | None
     edit: Edit
-    basis: Tensor
+    basis: Array
     packed: Packed | None = None
     keep_norms: bool = False
 
-    def to(self, dtype: torch.dtype) -> Change:
-        low_rank = self.low_rank and LowRank(self.low_rank.left.to(dtype), self.low_rank.right.to(dtype))
-        edit = Edit(*(part.to(dtype) for part in (self.edit.V, self.edit.M, self.edit.b)))
-        return replace(self, low_rank=low_rank, edit=edit, basis=self.basis.to(dtype))
+    def converted(self, convert: Callable[[Array], Array]) -> Change:
+        """The same with its arrays as `convert` makes them."""
+        low_rank = self.low_rank and LowRank(convert(self.low_rank.left), convert(self.low_rank.right))
+        edit = Edit(convert(self.edit.V), convert(self.edit.M), convert(self.edit.b))
+        return replace(self, low_rank=low_rank, edit=edit, basis=convert(self.basis))
+
+    def in_numpy(self, dtype: str) -> Change:
+        return self.converted(lambda array: cast(in_numpy(array), dtype))
 
 
+@np.errstate(all="ignore")  # what becomes no number is told once it is to be stored
 def changes(control: Control, files: Tensors, keep_norms: bool = False) -> dict[str, Change]:
     """Every tensor of the files that a control changes, that with the codes where a weight is packed. Adapters come before edits, edits in the order of the parts."""
     added: dict[str, list[LowRank]] = defaultdict(list)
@@ -79,7 +84,7 @@ def changes(control: Control, files: Tensors, keep_norms: bool = False) -> dict[
         for module, (a, b) in adapter.low_rank.items():
             key = files.linear(module, len(b), a.shape[1], adapter.transposed)
             axes[key] = 1 if adapter.transposed else 0
-            added[key].append(LowRank(adapter.dose * b.float(), a.float()))
+            added[key].append(LowRank(adapter.dose * cast(b, "float32"), cast(a, "float32")))
     for part in control.parts:
         for key, axis, edit in _edits(part, files):
             if key in added and axes[key] != axis:
@@ -94,13 +99,15 @@ def changes(control: Control, files: Tensors, keep_norms: bool = False) -> dict[
 
 def _change(axis: int, added: list[LowRank], edits: list[Edit]) -> Change:
     """All that is done to one tensor, as one change."""
-    low_rank = LowRank(torch.cat([one.left for one in added], dim=1), torch.cat([one.right for one in added])) if added else None
-    d = len(low_rank.left) if low_rank is not None else edits[0].V.shape[1]
-    nothing = torch.zeros(0, d)
-    edit = reduce(compose, (edit.to(nothing) for edit in edits), Edit(nothing, nothing, torch.zeros(d)))
-    read = torch.cat([edit.V, low_rank.left.mT]) if low_rank is not None else edit.V
-    basis = orthonormal(read.double()) if len(read) <= MOST_KEPT else nothing
-    return Change(axis, low_rank, edit, basis.float())
+    like = cast(added[0].left if added else edits[0].V, "float32")
+    of = library(like)
+    low_rank = LowRank(of.concat([one.left for one in added], axis=1), of.concat([one.right for one in added])) if added else None
+    d = len(low_rank.left) if low_rank is not None else edits[0].d_model
+    nothing = zeros((0, d), like)
+    edit = reduce(compose, (edit.to(nothing) for edit in edits), Edit(nothing, nothing, zeros((d,), like)))
+    read = of.concat([edit.V, low_rank.left.mT]) if low_rank is not None else edit.V
+    basis = orthonormal(cast(read, "float64")) if len(read) <= MOST_KEPT else nothing
+    return Change(axis, low_rank, edit, cast(basis, "float32"))
 
 
 def _edits(part: Part, files: Tensors) -> Iterator[tuple[str, int, Edit]]:

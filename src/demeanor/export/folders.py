@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..io.atomic import work_folder
-from ..models.loading import local_folder, save_whole
-from ..models.naming import resolve
+from ..models.naming import local_folder, resolve
 from ..progress import say
 
 
@@ -22,6 +21,8 @@ def whole_folder(model: str, out: Path, trust_remote_code: bool) -> Iterator[Pat
         return
     if place.gguf:
         say(f"{model} is a GGUF file, whose weights are packed: what is written is a copy with all of them in float32, as safetensors.")
+    from ..models.loading import save_whole
+
     with work_folder(out) as whole:
         save_whole(model, whole, trust_remote_code)
         yield whole

@@ -17,7 +17,7 @@ from ..io.gguf_writing import EMBEDDING, HEAD, Values, write_adapter, write_copy
 from ..models import Session
 from ..models.gguf import gguf_file
 from ..models.naming import resolve
-from ..runtime.rows import as_control
+from ..runtime.control_like import as_control
 from .gguf_blocks import packed_q8_0
 from .low_rank import Gains, gains, refuse_model
 from .patch import PutBack

@@ -22,7 +22,7 @@ from ..io.checkpoint import CONFIG
 from ..io.hub import hub_name, told
 from ..io.plan import PLAN
 from ..progress import say
-from ..runtime.adapters import ADAPTER
+from ..runtime.adapter import ADAPTER
 from .card import note
 from .measured import SCORES, measured
 

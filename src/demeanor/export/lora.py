@@ -20,7 +20,7 @@ from ..controls import Control
 from ..errors import ControlError
 from ..io.atomic import new_folder
 from ..models import Session
-from ..runtime.rows import as_control
+from ..runtime.control_like import as_control
 from ..structure.calls import is_linear
 from .card import note
 from .low_rank import Gains, Halves, ModelTensors, gains, refuse_model

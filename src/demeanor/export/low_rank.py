@@ -13,7 +13,8 @@ from torch import Tensor
 from ..controls import Control
 from ..errors import ControlError
 from ..models import Session
-from ..runtime.adapters import ADAPTER, Adapted
+from ..runtime.adapter import ADAPTER
+from ..runtime.adapters import Adapted
 from ..structure.layout import Layout, same_weights
 from ..structure.stored_names import Piece
 from .changes import Change, changes

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..io.checkpoint import DTYPES, Checkpoint
+from ..io.checkpoint import Checkpoint
+from ..io.dtypes import DTYPES
 from ..io.kernel_copy import read_at
 from ..structure.forms import Packed
 from .names import FileTensors

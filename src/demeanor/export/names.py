@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
+import numpy as np
 
 from ..controls import Control
 from ..errors import ControlError, ModelError
 from ..io.checkpoint import Checkpoint
+from ..io.floats import STORED, Numbers, widened
 from ..structure.forms import refuse_form, unpacked
 from ..structure.layout import Weight
 from ..structure.stored_names import Piece, StoredNames
@@ -152,6 +153,11 @@ class FileTensors:
             raise ControlError(f"The control was made for structure {self.layout.hash}, and {self.source.folder} has no tensor {name}.")
         return key
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> Numbers:
         """A whole (small) tensor, float32."""
-        return self.source.read(self.key(name)).float()
+        key = self.key(name)
+        stored = self.source.tensors[key]
+        if stored.dtype not in STORED:
+            raise ModelError(f"{key} in {self.source.folder} is stored as {stored.dtype}, and floats are needed there; download the model again.")
+        values = np.frombuffer(self.source.read(key), dtype=STORED[stored.dtype]).reshape(stored.shape)
+        return widened(values, stored.dtype, np.empty(values.shape, dtype=np.float64 if stored.dtype == "F64" else np.float32)).astype(np.float32)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..algebra.rounding import Grid
 from ..algebra.settling import settled
+from ..arrays import in_torch
 from ..io.checkpoint import Checkpoint
 from ..io.kernel_copy import read_at, write_at
 from ..structure.forms import Packed
@@ -33,7 +34,7 @@ def tasks(packed: Packed, by_columns: bool) -> list[tuple[int, int, int]]:
 
 def patched(source: int, target: int, files: Checkpoint, change: Change, task: tuple[int, int, int]) -> PutBack:
     """Change one task of a packed weight of the open file `source`, and write its codes to the same place of `target`."""
-    packed, (number, start, end) = change.packed, task
+    change, packed, (number, start, end) = change.converted(in_torch), change.packed, task
     assert packed is not None
     by_columns = outputs_are_rows(packed, change.axis)
     rows, columns = packed.shape[-2:]
@@ -104,7 +105,8 @@ def _changed(weight: Tensor, change: Change, start: int, end: int) -> Tensor:
     """A weight [d, n] as it is to be; its columns are [start, end) of all."""
     if change.low_rank is not None:
         weight = weight + change.low_rank.left @ change.low_rank.right[:, start:end]
-    return weight + change.edit.M.mT @ (change.edit.V @ weight)
+    moved: Tensor = change.edit.M.mT @ (change.edit.V @ weight)
+    return weight + moved
 
 
 def _joined(codes: Tensor, per_byte: int) -> Tensor:

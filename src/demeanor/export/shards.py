@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,7 @@ from ..io.atomic import STATE
 from ..io.checkpoint import Checkpoint, Stored, read_header
 from ..io.kernel_copy import begin_writing, cloned, copy_range, linked, read_at, write_at
 from ..progress import Bar
-from ..runtime.runner import one_thread
-from . import packed
+from ..runtime.blas import blas_in_one_thread
 from .changes import Change
 from .patch import NotFinite, PutBack, patched, tasks
 
@@ -69,7 +68,7 @@ def write_shards(source: Checkpoint, changes: Mapping[str, Change], work: Path, 
     done = 0
     threads = min(THREADS, os.cpu_count() or 1)
     flush: Future[None] | None = None  # of the shard before, while the next one is made
-    with closing(Bar("Editing (MB)", total // MB)) as bar, one_thread(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as flushing:
+    with closing(Bar("Editing (MB)", total // MB)) as bar, _in_own_threads(changes), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as flushing:
         for shard, keys in by_shard.items():
             edited = {key: changes[key] for key in keys if key in changes}
             place, target = source.folder / shard, work / names[shard]
@@ -90,6 +89,18 @@ def write_shards(source: Checkpoint, changes: Mapping[str, Change], work: Path, 
         if flush is not None:
             flush.result()
     return written
+
+
+@contextmanager
+def _in_own_threads(changes: Mapping[str, Change]) -> Iterator[None]:
+    """Libraries compute in the threads that are here, and in no more: numpy, and torch where weights in few bits are changed."""
+    with ExitStack() as stack:
+        stack.enter_context(blas_in_one_thread())
+        if any(change.packed is not None for change in changes.values()):
+            from ..runtime.runner import one_thread
+
+            stack.enter_context(one_thread())
+        yield
 
 
 def edit_alone(path: Path, key: str, change: Change) -> None:
@@ -170,6 +181,8 @@ def _named(copy: int, work: Path, shard: str, target: Path, put_back: Mapping[st
 def _patches(source: int, copy: int, files: Checkpoint, key: str, change: Change) -> list[Callable[[], PutBack]]:
     """The change of a tensor from one open file into another, as jobs that do not need each other."""
     if change.packed is not None:
+        from . import packed
+
         parts = packed.tasks(change.packed, packed.outputs_are_rows(change.packed, change.axis))
         return [partial(packed.patched, source, copy, files, change, part) for part in parts]
     return [partial(patched, source, copy, files.tensors[key], change, part) for part in tasks(files.tensors[key], change)]

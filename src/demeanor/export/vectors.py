@@ -11,7 +11,7 @@ from ..controls import Control
 from ..controls.part import Part
 from ..errors import ControlError
 from ..io.vectors import write_vectors
-from ..runtime.rows import as_control
+from ..runtime.control_like import as_control
 
 
 @dataclass(frozen=True)

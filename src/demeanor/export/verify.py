@@ -7,12 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from ..arrays import in_torch
 from ..controls import Control
 from ..errors import CheckFailed
 from ..io.checkpoint import Checkpoint
-from ..models import Loading, Site, load
+from ..models import Loading, Site
 from ..progress import say
 
 PROMPTS = ("hello", "what is 2 plus 2 ?", "please tell me , in a few words , how the weather will be on the other side of the hill")
@@ -51,6 +50,11 @@ def has_room(source: Checkpoint) -> bool:
 
 def verify(model: str, control: Control, written: Path, loading: Loading, kept_norms: bool = False) -> Verified:
     """Compare a written model with the control at run time. CheckFailed where it is another, or still has what was to go."""
+    import torch
+
+    from ..models import load
+
+    control = control.converted(in_torch)
     with torch.no_grad():
         session = load(model, loading=loading)
         with session.controlled(control):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..arrays import in_numpy
 from ..controls import Control
 from ..controls.files import digest
 from ..errors import ControlError, ModelError
@@ -22,10 +23,9 @@ from ..io.atomic import in_one_sentence, new_folder, resumed_folder
 from ..io.checkpoint import Checkpoint, open_checkpoint
 from ..io.claims import claimed
 from ..models import Loading
-from ..models.loading import save_whole
 from ..models.naming import base_of, same_model, weights_of
 from ..progress import say
-from ..runtime.rows import as_control
+from ..runtime.control_like import as_control
 from ..structure.layout import same_weights
 from ..structure.stored_names import StoredNames
 from ..version import __version__
@@ -105,7 +105,7 @@ def bake(
     reason = as_control(control).bakeable()
     if reason:
         raise ControlError(f"This control cannot be baked: {reason}.")
-    out = Path(out)
+    out, control = Path(out), control.converted(in_numpy)
     if control.adapters:
         same = same_weights(control.weights, weights_of(str(model)))
         refuse_other(str(model), control.model_name, "The adapter", same)
@@ -190,6 +190,8 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_
 
     Raises ControlError when it was made for another model, ModelError when it cannot be merged.
     """
+    from ..models.loading import save_whole
+
     base, out = base_of(Path(adapter)), Path(out)
     refuse_other(str(model), base, f"The adapter {adapter}", same=None)
     with new_folder(out) as work:

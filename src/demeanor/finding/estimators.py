@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import directions, estimators
+from ..algebra.bases import unit
 from ..behaviours import Behaviour
 from ..errors import DataError
 from ..io.registry import Record, Registry, misfit
@@ -191,4 +192,4 @@ def _whitened(values: Values) -> Estimate:
 def _logistic(values: Values) -> Estimate:
     labels = torch.tensor([True] * len(values["shows"]) + [False] * len(values["lacks"]))
     weight, _ = directions.logistic(torch.cat([values["shows"], values["lacks"]]), labels)
-    return Estimate(directions.unit(weight), values["shows"].mean(0) - values["lacks"].mean(0))
+    return Estimate(unit(weight), values["shows"].mean(0) - values["lacks"].mean(0))

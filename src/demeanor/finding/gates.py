@@ -8,15 +8,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from ..algebra.directions import auroc, logistic, mean_difference, separation, unit
+from ..algebra.bases import unit
+from ..algebra.directions import auroc, logistic, mean_difference, separation
 from ..behaviours import BehaviourLike, Prompt, SetName, as_behaviour
 from ..controls.gate import Gate, Kind
 from ..errors import CheckFailed, DataError
 from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import track
-from ..runtime.capture import spread
 from ..runtime.runner import one_thread
+from ..runtime.sites import spread
 from .plan import GatePlan
 
 FOLDS = 5

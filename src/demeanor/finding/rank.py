@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import directions
+from ..algebra.bases import orthonormal
 from ..algebra.estimators import most_gaining
 from ..behaviours import Prompt
 from ..controls import ablate
@@ -34,7 +35,7 @@ from ..measure.bench import Bench
 from ..models import Session, Site
 from ..models.attribution import ablation_gain
 from ..progress import say, track
-from ..runtime.capture import spread
+from ..runtime.sites import spread
 from .estimators import ESTIMATORS, Estimator, estimate
 from .filter import Sets
 from .find import Findings
@@ -101,7 +102,7 @@ def find_again(bench: Bench, findings: Findings, rank: int) -> Direction:
         along = [torch.einsum("nsd,sd->ns", val[name], vectors) for name in ("shows", "lacks")]
         best = int(directions.separation(*along).nan_to_num(nan=-torch.inf).argmax())
         auroc = float(directions.auroc(along[0][:, best], along[1][:, best]))
-        basis = directions.orthonormal(torch.cat([direction.basis.double(), vectors[best][None]])).float()
+        basis = orthonormal(torch.cat([direction.basis.double(), vectors[best][None]])).float()
         if auroc < TELLS_APART or len(basis) == len(direction.basis):
             say(f"Rank {len(direction.basis)} is all there is: with it ablated, no site tells the classes apart (AUROC {auroc:.2f}).")
             break
@@ -183,7 +184,7 @@ def by_wording(bench: Bench, findings: Findings) -> Direction | None:
     for number, base in enumerate(track(bases, "Trying wordings apart", len(bases))):
         at_site = ({"shows": group[:, number], "lacks": lacks[:, number]} for group in groups)
         rows = torch.stack([estimate(keeping[base.estimator], values).read for values in at_site])
-        direction = replace(base, basis=directions.orthonormal(rows).float())
+        direction = replace(base, basis=orthonormal(rows).float())
         tried.append((_left_and_right(on_shows, direction)[0], direction))
     best = min(tried, key=lambda pair: pair[0])[1]
     val = [ledger.capture(findings.sets.val[name], [best.site], findings.after).values[:, 0].double() for name in ("shows", "lacks")]
@@ -247,7 +248,7 @@ def _extensions(
     answers = [session.encode_reply(prompt.answer or "") for prompt in known]
     gaining = _gaining(session, direction, known[:ATTRIBUTED], answers[:ATTRIBUTED])
     for further in chain(gaining, _contrasts(session, direction, sets, openings, estimators)):
-        basis = directions.orthonormal(torch.cat([direction.basis.double(), further.vector[None]])).float()
+        basis = orthonormal(torch.cat([direction.basis.double(), further.vector[None]])).float()
         if len(basis) == len(direction.basis):
             continue
         with session.controlled(ablate(replace(direction, basis=basis))):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..algebra import edits
-from ..algebra.directions import unit
+from ..algebra.bases import unit
 from ..algebra.linear_gate import linear_gate
 from ..behaviours import Behaviour, BehaviourLike, SetName, as_behaviour
 from ..controls import Control, Direction
@@ -28,7 +28,7 @@ from ..measure.ledger import Ledger
 from ..models import Session, Site
 from ..progress import say
 from ..runtime.acting import Acting, lock_of
-from ..runtime.adapters import Adapter
+from ..runtime.adapter import Adapter
 from ..structure.calls import received, returned
 from ..structure.layout import Writer, writer_edit
 from .gates import fit_gate

@@ -14,19 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ..errors import ModelError
 from .claims import refuse_output
 
 SINGLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 SUFFIX = ".safetensors"
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 SAMPLES, SAMPLE_BYTES = 4, 16  # of each tensor, that a fingerprint reads
 
 
@@ -60,13 +54,12 @@ class Checkpoint:
         part = self.config.get(name)
         return part if isinstance(part, dict) else {}
 
-    def read(self, name: str) -> Tensor:
-        """A whole tensor, as it is stored."""
+    def read(self, name: str) -> bytes:
+        """The bytes of a whole tensor."""
         stored = self.tensors[name]
         with (self.folder / stored.shard).open("rb") as file:
             file.seek(stored.start)
-            raw = bytearray(file.read(stored.end - stored.start))
-        return torch.frombuffer(raw, dtype=DTYPES[stored.dtype]).reshape(stored.shape)
+            return file.read(stored.end - stored.start)
 
     @property
     def doubled(self) -> bool:
@@ -159,7 +152,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     """Tensor places of one safetensors file, by name. Raises ModelError for whatever the safetensors library refuses: a file that is
     cut off or too long, tensors that overlap, leave room between them or do not have the size of their shape."""
     try:
-        with safe_open(path, framework="pt", backend="pread"):  # read, not mapped: a limit on memory counts what is mapped
+        with safe_open(path, framework="np", backend="pread"):  # read, not mapped: a limit on memory counts what is mapped
             pass
     except (SafetensorError, OSError) as error:
         raise ModelError(

@@ -11,23 +11,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
-import torch
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from ..arrays import Array, all_finite, dtype_name, in_numpy, in_torch
 from ..errors import DataError
 from .atomic import new_file
+from .checkpoint import read_header
 from .claims import refuse_output
+from .floats import STORED, widened
 
 T = TypeVar("T")
 Older = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 FORMAT = 4  # of all artefacts; a file of another one is refused, unless its reader knows that it says the same
 HEADER = "demeanor"  # the entry of safetensors' metadata that holds the header
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+Framework = Literal["pt", "np"]  # as safetensors names torch and numpy
 
 
 @dataclass(frozen=True)
@@ -35,45 +37,48 @@ class Stored:
     """An artefact as it lies in a file: named tensors, and the header's JSON."""
 
     path: Path
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Array]
     header: str
 
     def decoded(self, schema: type[T]) -> T:
         """The header as a schema says. Raises DataError, which names the first place that is wrong."""
         return decoded(schema, self.header, self.path)
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Array:
         if name not in self.tensors:
             raise DataError(f"{self.path} lacks the tensor {name!r} that its header tells of; write it again.")
         return self.tensors[name]
 
-    def numbers(self, name: str, *shape: int | None) -> Tensor:
+    def numbers(self, name: str, *shape: int | None) -> Array:
         """A tensor of finite numbers of that shape (None: any size but 0)."""
         tensor = self.tensor(name)
-        fits = tensor.dim() == len(shape) and all(size == own if size is not None else own > 0 for size, own in zip(shape, tensor.shape))
-        if tensor.dtype not in FLOATS or not fits or not bool(tensor.isfinite().all()):
+        fits = tensor.ndim == len(shape) and all(size == own if size is not None else own > 0 for size, own in zip(shape, tensor.shape))
+        if dtype_name(tensor) not in FLOATS or not fits or not all_finite(tensor):
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             raise DataError(
-                f"{self.path}: the tensor {name!r} is {list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}, and finite numbers [{sizes}] "
+                f"{self.path}: the tensor {name!r} is {list(tensor.shape)} of {dtype_name(tensor)}, and finite numbers [{sizes}] "
                 "are needed; write the file again."
             )
         return tensor
 
-    def maybe(self, name: str, *shape: int | None) -> Tensor | None:
+    def maybe(self, name: str, *shape: int | None) -> Array | None:
         """The same of a tensor that need not be there."""
         return self.numbers(name, *shape) if name in self.tensors else None
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -> None:
     """One safetensors file; on any failure the target is as it was."""
+    from safetensors.torch import save_file
+
     metadata = {HEADER: json.dumps({"format": FORMAT, **header})}
     with new_file(Path(path)) as work:
-        save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
+        save_file({key: in_torch(tensor).detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, work, metadata)
 
 
-def read_tensors(path: Path, *kinds: str, older: Mapping[int, Older] | None = None) -> Stored:
+def read_tensors(path: Path, *kinds: str, older: Mapping[int, Older] | None = None, framework: Framework = "pt") -> Stored:
     """A file of those kinds ("control", "direction"); an error names what is wrong with it.
 
+    framework: whose arrays are read. numpy's are float32 where the file holds floats of 16 bits, and torch is not imported for them.
     older: by format, what makes a header of today's of an older one, or None where it may mean something else today.
     """
     path, kind = Path(path), " or ".join(kinds)
@@ -81,10 +86,10 @@ def read_tensors(path: Path, *kinds: str, older: Mapping[int, Older] | None = No
         raise DataError(f"There is no {kind} file {str(path)!r}.")
     refuse_output(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             raw = (file.metadata() or {}).get(HEADER)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # some of a dtype torch lacks
+            tensors = {key: _read(path, file, key, framework) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # some of a dtype that the framework lacks
         raise DataError(f"{path} is not a complete safetensors file ({' '.join(str(error).split())[:120]}); write it again.") from error
     header = _object(raw, path) if raw else {}
     if header.get("kind") not in kinds:
@@ -99,6 +104,19 @@ def read_tensors(path: Path, *kinds: str, older: Mapping[int, Older] | None = No
         age, fix = ("a newer", "upgrade demeanor") if number > FORMAT else ("an older", "make it anew")
         raise DataError(f"{path} was written by {age} version (format {number}, and this one reads {FORMAT}); {fix}.")
     return Stored(path, tensors, cast(str, raw))
+
+
+def _read(path: Path, file: Any, key: str, framework: Framework) -> Array:
+    """A tensor of an open file."""
+    if framework == "pt":
+        return file.get_tensor(key)
+    if file.get_slice(key).get_dtype() != "BF16":
+        return in_numpy(file.get_tensor(key))
+    place = read_header(path)[key]
+    with path.open("rb") as raw:
+        raw.seek(place.start)
+        stored = np.frombuffer(raw.read(place.end - place.start), dtype=STORED["BF16"]).reshape(place.shape)
+    return widened(stored, "BF16", np.empty(place.shape, dtype=np.float32))
 
 
 def decoded(schema: type[T], text: str, path: Path) -> T:

@@ -15,7 +15,7 @@ from ..behaviours import Prompt
 from ..controls import Control, digest
 from ..detect import Detector, present
 from ..models import Reply, Session
-from ..runtime.rows import as_control
+from ..runtime.control_like import as_control
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..progress import Bar
 from ..runtime.batches import groups
 from ..runtime.capture import one_stream
-from ..runtime.rows import ControlLike
+from ..runtime.control_like import ControlLike
 from ..runtime.steering import Steering
 from .block_major import BUDGET, BlockMajor
 from .chain import Chain, outside_read

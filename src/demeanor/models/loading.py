@@ -224,22 +224,6 @@ def save_whole(name: str, folder: Path, trust_remote_code: bool = False) -> None
         tokenizer.save_pretrained(folder)
 
 
-def local_folder(model: str) -> Path:
-    """The folder that holds the files of a model which is neither an adapter nor a GGUF file; a Hub model is fetched (safetensors, configuration
-    and tokenizer only)."""
-    place = resolve(model)
-    if place.folder is not None:
-        return place.folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "*.py"]
-    try:
-        return Path(snapshot_download(place.where, revision=place.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"The model {model!r} could not be fetched: {' '.join(str(error).split())[:200]}") from error
-
-
 def _quantization(bits: Quantized, place: torch.device) -> Any:
     if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
         raise ModelError(f"Holding weights in {bits} takes the extra `quant`: pip install 'demeanor[quant]'.")

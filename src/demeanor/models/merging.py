@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..io.checkpoint import Stored, read_header
-from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS, VIRTUAL_TOKENS
+from ..runtime.adapter import ADAPTER, ADAPTER_WEIGHTS
+from ..runtime.adapters import VIRTUAL_TOKENS
 from ..structure.fetched import fetched
 
 OF_PEFT = "base_model.model."  # before every name in an adapter's file

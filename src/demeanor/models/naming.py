@@ -15,7 +15,7 @@ from ..io.gguf import SUFFIX, is_gguf, open_gguf
 from ..io.hub import HubName
 from ..io.plan import EMBEDDED
 from ..progress import warn
-from ..runtime.adapters import ADAPTER, ADAPTER_WEIGHTS
+from ..runtime.adapter import ADAPTER, ADAPTER_WEIGHTS
 from ..structure.layout import same_weights
 
 ORGANISM = EMBEDDED
@@ -152,3 +152,19 @@ def say_which_file(name: str) -> None:
     place = resolve(name)
     if place.folder is not None and not place.is_adapter and open_checkpoint(place.folder).doubled:
         warn(f"{name} holds {SINGLE} beside {INDEX} and its shards; {SINGLE} is read, as transformers does, and the shards are not.")
+
+
+def local_folder(model: str) -> Path:
+    """The folder that holds the files of a model which is neither an adapter nor a GGUF file; a Hub model is fetched (safetensors, configuration
+    and tokenizer only)."""
+    place = resolve(model)
+    if place.folder is not None:
+        return place.folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "*.py"]
+    try:
+        return Path(snapshot_download(place.where, revision=place.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"The model {model!r} could not be fetched: {' '.join(str(error).split())[:200]}") from error

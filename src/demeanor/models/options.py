@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import DataError
@@ -43,12 +43,12 @@ class Loading(BasePlan):
     @field_validator("device", mode="before")
     @classmethod
     def _device_by_name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, torch.device) else value
+        return str(value) if _is_torchs(value, "device") else value
 
     @field_validator("dtype", mode="before")
     @classmethod
     def _dtype_by_name(cls, value: Any) -> Any:
-        return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+        return str(value).removeprefix("torch.") if _is_torchs(value, "dtype") else value
 
     @field_validator("chat_template_args")
     @classmethod
@@ -138,3 +138,9 @@ class SpreadLoading(Loading):
     def here(self) -> Loading:
         """How this process does: beside workers it leaves the GPUs to them, unless it is told which it has."""
         return self.of_worker.model_copy(update={"device": self.device or "cpu", "device_map": None}) if self.spread else self.of_worker
+
+
+def _is_torchs(value: Any, kind: str) -> bool:
+    """Whether a value is torch's device or dtype: whoever has one has imported torch, and a plan of strings needs no torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, getattr(torch, kind))

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..algebra.directions import unit
+from ..algebra.bases import unit
 from ..algebra.edits import ablate
 from ..errors import AccountingError
 from ..runtime.acting import as_it_is, lock_of
 from ..runtime.batches import Batch, EvenBatch, left_pad
-from ..runtime.capture import Reader, Site
+from ..runtime.capture import Reader
 from ..runtime.intervene import at_writers
 from ..runtime.shared_prefix import last_logits
+from ..runtime.sites import Site
 from ..runtime.steering import Steering
 from ..structure.blocks import UNABLE
 from ..structure.layout import Layout

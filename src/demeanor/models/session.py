@@ -15,13 +15,15 @@ from ..io.display import brief, object_html
 from ..runtime.acting import as_it_is, lock_of
 from ..runtime.adapters import Adapted
 from ..runtime.batches import Batch, each
-from ..runtime.capture import Activations, Reader, Site, as_sites
+from ..runtime.capture import Activations, Reader
+from ..runtime.control_like import ControlLike, as_control, as_controls
 from ..runtime.intervene import Intervention
 from ..runtime.positions import REPLY
 from ..runtime.prompt_states import PromptStates
-from ..runtime.rows import ControlLike, Rows, as_control, as_controls
+from ..runtime.rows import Rows
 from ..runtime.running_rows import RunningRows, mixes
 from ..runtime.shared_prefix import Tail
+from ..runtime.sites import Site, as_sites
 from ..runtime.slots import Slot
 from ..runtime.steering import Steering
 from ..runtime.watch import Watched, watching

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from ..behaviours import Prompt, as_prompts
 from ..runtime.acting import Acting, in_force
-from ..runtime.capture import Activations, Site, as_sites
-from ..runtime.rows import ControlLike, Rows, as_controls
+from ..runtime.capture import Activations
+from ..runtime.control_like import ControlLike, as_controls
+from ..runtime.rows import Rows
+from ..runtime.sites import Site, as_sites
 from ..structure.layout import Layout
 from ..workers import Workers
 from .options import REPLY_TOKENS

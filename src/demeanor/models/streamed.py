@@ -34,8 +34,8 @@ from ..structure.stored_values import StoredValues
 from .block_major import BUDGET, BlockMajor
 from .chain import Chain, candidates_of, outside_read
 from .kept_pass import KeptPass
-from .loading import device_named, local_folder, with_words
-from .naming import files_of, is_adapter, resolve, weights_of
+from .loading import device_named, with_words
+from .naming import files_of, is_adapter, local_folder, resolve, weights_of
 from .options import Loading
 from .session import ORGANISM_MARK
 from .shell import Shell

@@ -11,7 +11,6 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,15 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
-from ..algebra.doses import usable_dose
+from ..arrays import dtype_name
 from ..errors import ControlError
 from ..io.checkpoint import read_json
 from ..io.claims import refuse_output
 from ..io.tensors import FLOATS
 from ..structure.calls import on_output, received
 from .acting import Acting, Pass
+from .adapter import ADAPTER, ADAPTER_WEIGHTS, Adapter
 
-Pair = tuple[Tensor, Tensor]
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of PEFT's folders
 VIRTUAL_TOKENS = "demeanor_virtual_tokens"  # the module that holds embeddings which open prompts, while they are trained
 UNREAD = (
     "use_dora",
@@ -43,55 +41,6 @@ UNREAD = (
     "trainable_token_indices",
     "layer_replication",
 )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Adapter:
-    """What training added to a model, by the names of its modules; `dose` of it.
-
-    low_rank: A [rank, in] and B [out, rank] of a linear layer, whose output gains B A x; `transposed` where such layers hold
-    their weight as [in, out]. prompts: states [1, length, d_model] that an attention layer attends to besides, and how
-    much of that it gains [1]. virtual_tokens: embeddings [token, d_model] read before every prompt.
-    """
-
-    low_rank: Mapping[str, Pair] = field(default_factory=dict)
-    prompts: Mapping[str, Pair] = field(default_factory=dict)
-    virtual_tokens: Tensor | None = None
-    transposed: bool = False
-    dose: float = 1.0
-
-    def __post_init__(self) -> None:
-        tensors = [tensor for pair in (*self.low_rank.values(), *self.prompts.values()) for tensor in pair]
-        tensors += [] if self.virtual_tokens is None else [self.virtual_tokens]
-        if not tensors or not all(bool(tensor.isfinite().all()) for tensor in tensors):
-            raise ControlError("An adapter without tensors, or with ones that are not finite, cannot be used; train it again.")
-        usable_dose(self.dose, "an adapter")
-        if any(states.dim() != 3 or len(states) != 1 or gate.dim() != 1 for states, gate in self.prompts.values()):
-            raise ControlError("Adaption prompts are states [1, length, d_model] and how much of them is gained [1]; save the adapter again.")
-        if any(a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1] for a, b in self.low_rank.values()):
-            raise ControlError("The two halves of a low-rank map do not fit each other; save the adapter again.")
-
-    def scaled(self, dose: float) -> Adapter:
-        """`dose` times what it adds. Raises ControlError for embeddings that open prompts, unless dose is 1."""
-        if self.virtual_tokens is not None and dose != 1:
-            raise ControlError("Embeddings that open every prompt are read or are not, so they cannot be scaled; use dose 1.")
-        return replace(self, dose=self.dose * dose)
-
-    def bakeable(self) -> str | None:
-        """None when weights can do exactly the same, else the reason why they cannot."""
-        if self.prompts or self.virtual_tokens is not None:
-            return "its adaption prompts or virtual_tokens embeddings are read at run time; train a LoRA adapter instead"
-        return None
-
-    def __str__(self) -> str:
-        parts = []
-        if self.low_rank:
-            parts.append(f"LoRA (rank {max(len(a) for a, _ in self.low_rank.values())}) on {len(self.low_rank)} layers")
-        if self.prompts:
-            parts.append(f"adaption prompts in {len(self.prompts)} layers")
-        if self.virtual_tokens is not None:
-            parts.append(f"{len(self.virtual_tokens)} embeddings before every prompt")
-        return f"{' and '.join(parts)} (dose {self.dose:g})"
 
 
 class Adapted(Acting):
@@ -236,7 +185,7 @@ def read_peft(folder: Path) -> Adapter:
         tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in load_file(path).items()}
     except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:  # some of a dtype torch lacks
         raise ControlError(f"{path} is not a complete safetensors file ({error}); save the adapter again.") from error
-    wrong = next((key for key, tensor in tensors.items() if tensor.dtype not in FLOATS or not tensor.numel() or not tensor.dim()), None)
+    wrong = next((key for key, tensor in tensors.items() if dtype_name(tensor) not in FLOATS or not tensor.numel() or not tensor.dim()), None)
     if wrong is not None:
         raise ControlError(f"{path}: the tensor {wrong} is empty or holds no numbers of a kind that can be used; save the adapter again.")
     virtual_tokens = tensors.pop(f"{VIRTUAL_TOKENS}.weight", None)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..algebra.edits import Edit, add
 from ..structure.layout import Layout, Writer, writer_edit
-from .capture import Site
 from .positions import LAST
+from .sites import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # "read" and "positions" name single tokens, by their positions.
 Tokens = Literal["all", "prompt", "reply", "last_and_reply", "read", "positions"]
@@ -49,6 +49,8 @@ class Reach:
 
     def among(self, position: Tensor) -> Tensor:
         """The same of many tokens: position [row, token] -> bool."""
+        import torch
+
         if self.tokens in ("read", "positions"):
             return torch.isin(position, torch.tensor(self.positions, device=position.device))
         ranges = {"all": position == position, "prompt": position < 0, "reply": position >= 0, "last_and_reply": position >= LAST}

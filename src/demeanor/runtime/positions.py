@@ -6,9 +6,10 @@ but the mean over all tokens of the reply that comes with a prompt.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPLY: Final = "reply"
 LAST: Final = -1  # the prompt's last token

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from ..errors import ControlError
 from ..structure.layout import Layout
 from .acting import Acting, Pass, as_it_is
-from .adapters import Adapted, Adapter
+from .adapter import Adapter
+from .adapters import Adapted
 from .bank import Bank, Mask, Stage
 from .batches import Batch
 from .capture import Reader
 from .intervene import Intervention, Reach, RowGate
 from .positions import positions_of
-from .prompt_states import States
+from .states import States
 
 KEPT = 16  # slots that no row has are kept up to this number: they are likely to be asked for again
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algebra import directions
+from ..algebra.bases import orthonormal
 from ..algebra.estimators import clusters, gaussian_transport
 from ..algebra.schedule import triangular
 from ..behaviours import SetName
@@ -219,7 +219,7 @@ class Space:
             groups = [shows[labels == label] for label in labels.unique()]
             rows += [estimate(record, {**values, "shows": group}).read for group in groups if len(group) >= FEWEST and not record.traits.paired]
         kept = [row for row in rows if bool(row.any())]
-        return directions.orthonormal(torch.stack(kept), tolerance=1e-2)[:rank].float() if kept else torch.zeros(0, shows.shape[-1])
+        return orthonormal(torch.stack(kept), tolerance=1e-2)[:rank].float() if kept else torch.zeros(0, shows.shape[-1])
 
     def _means(self, name: SetName, site: Site) -> Tensor:
         return self.classes.train[name][:, self._numbers[site.layer, site.position]].mean(0)

@@ -14,7 +14,7 @@ from ..behaviours import Prompt
 from ..controls import Control
 from ..controls.control import provenance
 from ..models import Reply, Session
-from ..runtime.prompt_states import States
+from ..runtime.states import States
 
 MANY = 10  # equal replies that are worth a remark
 Verdict = Literal["accepted", "no gain", "not chosen", "empty", "not as written", "not fluent", "opening out of reach"]

@@ -57,7 +57,8 @@ class Named:
         part = next(iter(self.control.parts), None)
         if part is None:
             raise ControlError(f"The control {self.name!r} is an adapter or holds states, and has no direction to project on; name another control.")
-        return (part.vectors if part.read is None else part.read)[0]
+        vectors: Tensor = part.vectors if part.read is None else part.read
+        return vectors[0]
 
     def told(self) -> dict[str, Any]:
         gates = [str(gate) for gate in self.gates]

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from ..errors import DemeanorError, ModelError
 from ..progress import muted
 
@@ -17,6 +15,8 @@ def fetched(name: str, read: Callable[[], Any]) -> Any:
 
     Whatever mode of autograd the caller is in, the tensors that are read are ordinary ones.
     """
+    import torch
+
     try:
         # bitsandbytes tells of kernels that are optional
         with without_bars(), muted("transformers", "bitsandbytes"), torch.inference_mode(False):

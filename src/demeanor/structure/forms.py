@@ -10,21 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
 from ..errors import ModelError
 from ..io.checkpoint import Checkpoint, Stored
 
 Scaling = Literal["times", "divided"]  # by what lies beside the scales, for all of a tensor
 FP8, FP4, INT4, INT8 = "FP8", "FP4", "INT4", "INT8"
-E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-VALUES = {  # of every code, in its unsigned bits
-    FP8: E4M3, FP4: E2M1, INT4: torch.arange(-8.0, 8), INT8: torch.cat([torch.arange(0.0, 128), torch.arange(-128.0, 0)]),
-}  # fmt: skip
 OTHERS = {"qweight": "GPTQ or AWQ", "weight_zero_point": "whole numbers with zero points", "weight_g_idx": "whole numbers in a changed order", "absmax": "bitsandbytes"}
 EXPONENTS = ("F8_E8M0", "U8")
-SCALES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn}
+SCALES = ("F32", "F16", "BF16", "F8_E4M3")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from ..algebra.edits import Edit
 from ..algebra.norms import edit_before_norm
+from ..arrays import Array, cast_like, library
 from ..errors import ControlError
 
 Role = Literal["embed", "attn", "mlp"]
@@ -129,23 +127,23 @@ def same_weights(one: str, other: str) -> bool | None:
     return one == other
 
 
-def writer_edit(writer: Writer, edit: Edit, tensor: Callable[[str], Tensor]) -> Edit:
+def writer_edit(writer: Writer, edit: Edit, tensor: Callable[[str], Array]) -> Edit:
     """The edit of a writer's raw output that makes `edit` happen to its contribution, as far as a norm between lets it.
 
-    `tensor` gives a parameter by name, from a model or from its files. Raises ControlError for an edit that no
+    `tensor` gives a parameter by name, from a model or from its files, as an array of the edit's library. Raises ControlError for an edit that no
     norm lets through: one that reads and writes along different vectors.
     """
     norm = writer.post_norm
     if norm is None:
         return edit
-    gain = tensor(norm.weight).to(edit.V) + norm.offset if norm.weight else torch.full_like(edit.b, norm.offset)
+    gain = cast_like(tensor(norm.weight), edit.V) + norm.offset if norm.weight else library(edit.b).full_like(edit.b, norm.offset)
     before = edit_before_norm(edit, gain, norm.centred)
     if before is None:
         raise ControlError(f"An edit that reads and writes apart does not pass the norm behind {writer.module}; use it at one site.")
     return before
 
 
-def writer_edits(writer: Writer, edit: Edit, tensor: Callable[[str], Tensor]) -> list[tuple[str, int, Edit]]:
+def writer_edits(writer: Writer, edit: Edit, tensor: Callable[[str], Array]) -> list[tuple[str, int, Edit]]:
     """(weight name, d_model axis, edit along it) for every tensor behind a writer, its post-norm's bias included."""
     before = writer_edit(writer, edit, tensor)
     edits = [(weight.name, weight.axis, before) for weight in writer.weights]

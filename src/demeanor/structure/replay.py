@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..algebra.directions import unit
+from ..algebra.bases import unit
 from ..errors import AccountingError
 from .calls import returned
 

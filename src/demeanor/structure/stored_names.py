@@ -8,11 +8,10 @@ on small numbered stand-ins.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ..errors import ModelError
 from ..io.checkpoint import Checkpoint
@@ -106,12 +105,13 @@ class StoredNames:
         axis = _axis_in_file(origin.converter, weight, len(keys), stored[0])
         if axis is None:
             raise ModelError(f"{self.checkpoint.folder} holds {weight.name} in a form that cannot be edited in place yet ({keys[0]}).")
-        same_size = sum(torch.Size(shape).numel() for shape in stored) == torch.Size(weight.shape).numel()
+        same_size = sum(map(math.prod, stored)) == math.prod(weight.shape)
         return tuple(Piece(key, axis) for key in keys) if same_size and stored[0][axis] == weight.shape[weight.axis] else ()
 
 
 def _described(checkpoint: Checkpoint) -> Any:
     """The model that a checkpoint would load as, without its values."""
+    import torch
     from transformers import AutoConfig
 
     def described() -> Any:
@@ -152,9 +152,11 @@ def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, stored
     """The axis of each of `count` file tensors [stored] that becomes the weight's d_model axis; None when no single one does."""
     if any(getattr(operation, "check_dims", False) for operation in converter.operations):
         return _axis_if_turned(converter, weight, count, stored)
+    import torch
+
     rank = len(stored)
     sizes = tuple(range(2, 2 + rank))  # all different, so that no two axes can be mistaken for each other
-    each = torch.Size(sizes).numel()
+    each = math.prod(sizes)
     numbered = [torch.arange(each).reshape(sizes) + number * each for number in range(count)]
     values: dict[str, Any] = {converter.source_patterns[0]: numbered}
     for operation in converter.operations:
@@ -165,7 +167,7 @@ def _axis_in_file(converter: WeightConverter, weight: Weight, count: int, stored
     converted = converted[0] if isinstance(converted, list) else converted
     if converted.dim() != len(weight.shape) or not torch.equal(converted.flatten().sort().values, torch.arange(count * each)):
         return None
-    strides = [each // torch.Size(sizes[: axis + 1]).numel() for axis in range(rank)]
+    strides = [each // math.prod(sizes[: axis + 1]) for axis in range(rank)]
     steps = converted.diff(dim=weight.axis).unique().tolist()
     return next((axis for axis in range(rank) if steps == [strides[axis]] and converted.shape[weight.axis] == sizes[axis]), None)
 

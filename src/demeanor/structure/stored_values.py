@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..io.checkpoint import DTYPES, Checkpoint
+from ..io.checkpoint import Checkpoint
+from ..io.dtypes import DTYPES
 from ..io.kernel_copy import read_at
-from .forms import EXPONENTS, SCALES, VALUES, Packed, unpacked
+from .forms import EXPONENTS, FP4, FP8, INT4, INT8, SCALES, Packed, unpacked
 
+SCALE_DTYPES = {name: DTYPES.get(name, torch.float8_e4m3fn) for name in SCALES}
+E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+VALUES = {  # of every code, in its unsigned bits
+    FP8: E4M3, FP4: E2M1, INT4: torch.arange(-8.0, 8), INT8: torch.cat([torch.arange(0.0, 128), torch.arange(-128.0, 0)]),
+}  # fmt: skip
 BLOCK = 1 << 22  # weights in few bits that are unpacked at a time
 
 
@@ -116,7 +123,7 @@ def _numbers(source: Checkpoint, name: str, first: int, count: int) -> Tensor:
     exponents = stored.dtype in EXPONENTS
     if not exponents and stored.dtype not in SCALES:
         raise ModelError(f"{name} in {source.folder} is stored as {stored.dtype}, and scales are read as {', '.join((*SCALES, *EXPONENTS))}.")
-    dtype = torch.uint8 if exponents else SCALES[stored.dtype]
+    dtype = torch.uint8 if exponents else SCALE_DTYPES[stored.dtype]
     with (source.folder / stored.shard).open("rb", buffering=0) as file:
         raw = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
         read_at(file.fileno(), memoryview(raw.numpy()), stored.start + first * dtype.itemsize)

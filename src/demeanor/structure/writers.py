@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..algebra.directions import unit
+from ..algebra.bases import unit
 from ..algebra.norms import measured_gain, through_post_norm
 from ..errors import AccountingError
 from .accounting import distinct_values, same_values, summed

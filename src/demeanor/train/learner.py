@@ -16,7 +16,7 @@ from ..io.json_files import write_json
 from ..models import Loading
 from ..models.loading import device_named, read_for_training, save_whole
 from ..models.naming import ORGANISM, is_adapter, resolve
-from ..runtime.adapters import ADAPTER
+from ..runtime.adapter import ADAPTER
 from .plans import Training
 
 NEEDED = ("trl", "peft", "accelerate")

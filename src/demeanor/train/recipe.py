@@ -36,7 +36,8 @@ from ..measure.changed import Changed, changed
 from ..measure.condition import Condition
 from ..models import Session, load
 from ..progress import muted, quiet, say, warn
-from ..runtime.adapters import ADAPTER, read_peft
+from ..runtime.adapter import ADAPTER
+from ..runtime.adapters import read_peft
 from .card import write_card
 from .learner import Learner, check_extras, check_model, finish, learner, parameters, place_of, placed, refuse_trackers
 from .plans import Training

@@ -1,0 +1,19 @@
+"""Packages whose names are imported when they are first used, so that whoever needs one of them does not wait for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package: `homes` are its modules, each with the names that are taken from it, as one text."""
+    home_of = {name: home for home, names in homes.items() for name in names.split()}
+
+    def attribute(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(home_of[name], package), name)
+
+    return attribute
