@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from demeanor.io.gguf_codes import BLOCKS
+from demeanor.io.gguf_codes import BLOCKS, Field
 from demeanor.models.loading import resolve
 from families import SIZES
 
@@ -68,24 +68,35 @@ def interleaved(values: np.ndarray, heads: int) -> np.ndarray:
 
 def packed(values: np.ndarray, kind: str) -> np.ndarray:
     """Rows in the blocks of a type, uint8. The package gguf packs no K types; these get the scales that span what they hold, and the nearest codes."""
-    if kind not in ("Q4_K", "Q5_K", "Q6_K"):
+    if not kind.endswith("_K"):
         return gguf.quantize(values, gguf.GGMLQuantizationType[kind])
     form = BLOCKS[kind]
-    blocks, groups = np.zeros((values.size // 256, form.size), np.uint8), values.reshape(-1, 16 if kind == "Q6_K" else 8, 16 if kind == "Q6_K" else 32)
-    if kind == "Q6_K":
-        scales = np.abs(groups).max(2) / 31
-        d = scales.max(1, keepdims=True) / 127
-        blocks[:, 192:208], blocks[:, 208:] = np.rint(scales / d), halves(d)
-    else:
-        low = np.minimum(groups.min(2), 0)
-        scales = (groups.max(2) - low) / (len(form.levels) - 1)
-        d, d_low = scales.max(1, keepdims=True) / 63, np.maximum(-low.min(1, keepdims=True), 1e-6) / 63
-        blocks[:, :2], blocks[:, 2:4], blocks[:, 4:16] = halves(d), halves(d_low), six_bits(np.rint(scales / d), np.rint(-low / d_low))
-    rows = blocks.reshape(len(values), -1)
+    rows = with_scales(np.zeros((values.size // 256, form.size), np.uint8), values.reshape(-1, 256), kind).reshape(len(values), -1)
     common = gguf.dequantize(form.with_codes(rows, np.full_like(values, form.zero)), gguf.GGMLQuantizationType[kind])
     scale = form.scale(rows)
     codes = np.rint((values - common) / np.where(scale == 0, 1, scale)) + form.zero
     return form.with_codes(rows, codes.clip(0, len(form.levels) - 1))
+
+
+def with_scales(blocks: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
+    form = BLOCKS[kind]
+    groups = values.reshape(len(values), 8 if kind in ("Q4_K", "Q5_K") else 16, -1)
+    low = np.minimum(groups.min(2), 0)
+    scales = np.abs(groups).max(2) / form.levels.max() if form.zero else (groups.max(2) - low) / form.levels.max()
+    largest = {"Q2_K": 15, "Q3_K": 31, "Q6_K": 127}.get(kind, 63)
+    d, d_low = scales.max(1, keepdims=True) / largest, np.maximum(-low.min(1, keepdims=True), 1e-6) / largest
+    places, lows = np.rint(scales / d).astype(np.uint8), np.rint(-low / d_low).astype(np.uint8)
+    if kind == "Q6_K":
+        blocks[:, 192:208], blocks[:, 208:] = places, halves(d)
+    elif kind == "Q3_K":
+        blocks[:, 108:] = halves(d)
+        Field(96, 8, 4, 8).write(blocks, places + 32)
+        Field(104, 4, 2, 4).write(blocks, (places + 32) >> 4)
+    elif kind == "Q2_K":
+        blocks[:, :16], blocks[:, 80:82], blocks[:, 82:] = places | lows << 4, halves(d), halves(d_low)
+    else:
+        blocks[:, :2], blocks[:, 2:4], blocks[:, 4:16] = halves(d), halves(d_low), six_bits(places, lows)
+    return blocks
 
 
 def halves(values: np.ndarray) -> np.ndarray:
@@ -94,7 +105,6 @@ def halves(values: np.ndarray) -> np.ndarray:
 
 def six_bits(scales: np.ndarray, lows: np.ndarray) -> np.ndarray:
     """As Q4_K and Q5_K hold eight of each: the first four in a byte of their own, whose two highest bits are those of the last four."""
-    scales, lows = scales.astype(np.uint8), lows.astype(np.uint8)
     first = [values[:, :4] | (values[:, 4:] >> 4 << 6) for values in (scales, lows)]
     return np.concatenate([*first, (scales[:, 4:] & 15) | (lows[:, 4:] << 4)], axis=1)
 

@@ -149,7 +149,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return one
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("Q8_0", 0.05), ("Q6_K", 0.1), ("Q5_1", 0.2), ("Q4_K", 0.4), ("Q4_0", 0.4)])
+@pytest.mark.parametrize(("kind", "bound"), [("Q8_0", 0.05), ("Q6_K", 0.1), ("Q5_1", 0.2), ("Q4_K", 0.4), ("Q4_0", 0.4), ("Q3_K", 0.6)])
 def test_a_file_has_the_edit_and_is_else_the_same_to_the_byte(written: Any, tmp_path: Path, kind: str, bound: float) -> None:
     file, session = written(kind)
     control = ablation(session)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from demeanor.io.gguf_codes import BLOCKS
 
 gguf = pytest.importorskip("gguf", reason="GGUF files take the package gguf: pip install 'demeanor[gguf]'")
-HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # where the float16 numbers of a block lie; else at its beginning
+HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q2_K": (80, 82), "Q3_K": (108,)}  # where the float16 numbers of a block lie; else at its beginning
 
 
 def random_rows(name: str, rows: int, blocks: int, seed: int) -> np.ndarray[Any, Any]:

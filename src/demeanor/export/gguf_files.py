@@ -28,13 +28,13 @@ EditedAs = Literal["f32", "f16", "q8_0", "stored"]
 LARGEST = 127 * torch.finfo(torch.float16).max  # of what Q8_0 holds
 SPARED = "leave the embedding out of the control (a kernel without the first layer, or a scope with a role)"
 STORED: EditedAs = "stored"
-TYPES = {"f32": torch.float32, "f16": torch.float16, "q8_0": torch.float32}  # the last: of what the file does not have in Q8_0
+TYPES = {"f32": torch.float32, "f16": torch.float16, "q8_0": torch.float32}  # the last: of what the file does not have in few bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedGguf:
     """What was written: the file, the tensors in it that are edited, and how those are stored. head: whether an output head that was the embedding
-    became a tensor of its own. packed: how many of the edited tensors stayed in Q8_0 (as stored: in any type but F32); left: the share of what the edit takes out (or
+    became a tensor of its own. packed: how many of the edited tensors are in Q8_0 (as stored: in any type but F32); left: the share of what the edit takes out (or
     moves) along its directions that rounding put back in these, 0 to 1; None where there are none, or where it has more than 16 directions, which are rounded to the
     nearest. As stored: worst_left, the same in the tensor with most of it; off, the distance from the exact edit in units of what that moves, root mean square
     over these tensors."""
@@ -72,8 +72,8 @@ class ExportedAdapter:
 def export_gguf(session: Session, control: Control, path: str | Path, edited_as: EditedAs = "f32") -> ExportedGguf:
     """Write the GGUF file that a session was loaded from, with a control in its weights, as the new file `path`.
 
-    Edited tensors are stored as float32, or float16, which halves them and rounds the edit too. With q8_0 those that the file has in Q8_0 stay in it,
-    so rounded that the edit is kept, and others become float32. As stored every tensor stays in the type, with the scales, that it has in the file; a warning tells
+    Edited tensors are stored as float32, or float16, which halves them and rounds the edit too. With q8_0 those that the file has in few bits
+    become Q8_0, so rounded that the edit is kept, and others float32. As stored every tensor stays in the type, with the scales, that it has in the file; a warning tells
     where rounding then moves much beside the edit. Tokenizer, template and all other tensors are the file's own, bit for bit.
     Raises ControlError where weights cannot do what the control does, ModelError for a model that is no GGUF file.
     """
@@ -83,7 +83,7 @@ def export_gguf(session: Session, control: Control, path: str | Path, edited_as:
     if edited_as == STORED:
         return _in_place(session, values, found, Path(path))
     places = dict(_places(session, values, [*found.weights, *found.vectors]))
-    packed = {place.name: _packed(name, place, found) for name, place in places.items() if edited_as == "q8_0" and values.is_q8_0(place.name)}
+    packed = {place.name: _packed(name, place, found) for name, place in places.items() if edited_as == "q8_0" and values.in_few_bits(place.name)}
     exchanged = {place.name: packed[place.name][0] if place.name in packed else _edited(name, place, found, edited_as) for name, place in places.items()}
     added = _head_of_its_own(values, exchanged)
     write_copy(values, Path(path), exchanged, added)

@@ -100,12 +100,26 @@ def _bytes(blocks: Array) -> Array:
     return _half(blocks, 208) * blocks[:, 192:208].view(np.int8)
 
 
+def _low_halves(blocks: Array) -> Array:
+    """Sixteen scales of 4 bits in front, the lower half of a byte each."""
+    scales: Array = _half(blocks, 80) * (blocks[:, :16] & 15)
+    return scales
+
+
+def _signed_six_bits(blocks: Array) -> Array:
+    """Sixteen signed scales of 6 bits, the lowest four of them apart from the others."""
+    scales: Array = _half(blocks, 108) * ((Field(96, 8, 4, 8).read(blocks) | Field(104, 4, 2, 4).read(blocks) << 4).astype(np.float32) - 32)
+    return scales
+
+
 BLOCKS = {
     "Q4_0": Blocks(32, 18, (Field(2, 16, 4, 16),), 8, _half),
     "Q4_1": Blocks(32, 20, (Field(4, 16, 4, 16),), 0, _half),
     "Q5_0": Blocks(32, 22, (Field(6, 16, 4, 16), Field(2, 4, 1, 1)), 16, _half),
     "Q5_1": Blocks(32, 24, (Field(8, 16, 4, 16), Field(4, 4, 1, 1)), 0, _half),
     "Q8_0": Blocks(32, 34, (Field(2, 32, 8, 32),), 128, _half, inverted=128),
+    "Q2_K": Blocks(256, 84, (Field(16, 64, 2, 32),), 0, _low_halves),
+    "Q3_K": Blocks(256, 110, (Field(32, 64, 2, 32), Field(0, 32, 1, 32)), 4, _signed_six_bits),
     "Q4_K": Blocks(256, 144, (Field(16, 128, 4, 32),), 0, _six_bits),
     "Q5_K": Blocks(256, 176, (Field(48, 128, 4, 32), Field(16, 32, 1, 32)), 0, _six_bits),
     "Q6_K": Blocks(256, 210, (Field(0, 128, 4, 64), Field(128, 64, 2, 32)), 32, _bytes),

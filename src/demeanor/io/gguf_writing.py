@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import DataError, ModelError
 from ..progress import track
 from .atomic import new_file
+from .checkpoint import DTYPES
 from .gguf import ARCHITECTURE, open_gguf
 from .kernel_copy import cloned, copy_range
 
@@ -45,10 +46,9 @@ class Values:
         values = np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W")  # a copy of what is only mapped
         return values.reshape(tuple(int(size) for size in reversed(tensor.shape)))
 
-    def is_q8_0(self, name: str) -> bool:
-        from gguf import GGMLQuantizationType
-
-        return bool(self.tensors[name].tensor_type == GGMLQuantizationType.Q8_0)
+    def in_few_bits(self, name: str) -> bool:
+        """Whether a tensor is stored in blocks; those of all types can be cut into blocks of Q8_0."""
+        return self.stored[name].dtype not in DTYPES and self.stored[name].shape[-1] % 32 == 0
 
     def named(self, parameters: Iterable[str], blocks: int) -> dict[str, str]:
         """llama.cpp's names of parameters that transformers names; those that it has no name for, or no tensor, are left out."""
@@ -76,8 +76,7 @@ class Values:
 
 
 def write_copy(source: Values, path: Path, exchanged: Mapping[str, np.ndarray[Any, Any]], added: Mapping[str, str]) -> None:
-    """The new file `path`: what `source` holds, with the tensors of `exchanged` in place of its own: float32 or float16, or uint8, which are
-    the blocks of the type that the tensor has in `source`.
+    """The new file `path`: what `source` holds, with the tensors of `exchanged` in place of its own: float32 or float16, or uint8, which are blocks of Q8_0.
 
     added: tensors that the source lacks, each with the one of the source that it is a copy of.
     """
@@ -106,15 +105,15 @@ def copy_to_patch(source: Values, path: Path, added: Mapping[str, str]) -> Itera
 
 
 def _write(source: Values, work: Path, exchanged: Mapping[str, np.ndarray[Any, Any]], added: Mapping[str, str]) -> None:
-    from gguf import GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFWriter
 
     tensors = [(name, tensor) for name, tensor in source.tensors.items()] + [(name, source.tensors[of]) for name, of in added.items()]
     writer = GGUFWriter(work, source.architecture)
-    _copy_header(source, writer)
+    copy_header(source, writer)
     for name, tensor in tensors:
         if name in exchanged:
             values = exchanged[name]
-            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, tensor.tensor_type if values.dtype == np.uint8 else None)
+            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, GGMLQuantizationType.Q8_0 if values.dtype == np.uint8 else None)
         else:
             writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type)
     writer.write_header_to_file()
@@ -125,7 +124,7 @@ def _write(source: Values, work: Path, exchanged: Mapping[str, np.ndarray[Any, A
     writer.close()
 
 
-def _copy_header(source: Values, writer: Any) -> None:
+def copy_header(source: Values, writer: Any) -> None:
     """All that the header says (tokenizer, chat template, sizes): of the source, but what the writer counts itself."""
     from gguf import GGUFValueType
 
