@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -135,6 +136,33 @@ def test_a_matrix_that_is_done_in_parts_is_done_whole(tmp_path: Path) -> None:
     assert ((basis @ tensors.read(tensors.target)).abs() < 2e-3 * (basis @ before).square().mean().sqrt()).all()
 
 
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q6_K", "F16"])
+def test_every_expert_is_edited_by_itself(tmp_path: Path, kind: str, by_rows: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    tensors = Tensors(tmp_path, torch.randn(3, 256, 512, generator=rng) * torch.tensor([1.0, 2.0, 3.0])[:, None, None], kind)
+    before = tensors.read(tensors.source)
+    outputs = before if by_rows else before.mT
+    basis = torch.nn.functional.normalize(torch.randn(1, outputs.shape[1], generator=rng))
+    tensors.patch(taking_out(outputs, basis), by_rows)
+    after = tensors.read(tensors.target) if by_rows else tensors.read(tensors.target).mT
+    exact = outputs - basis.mT @ (basis @ outputs)
+    for one, wanted, was in zip(after, exact, outputs):
+        assert (basis @ one).norm() < 5e-4 * (basis @ was).norm()
+        assert (one - wanted).norm() < 0.5 * (wanted - was).norm()
+
+
+def test_codes_without_a_scale_stay(tmp_path: Path) -> None:
+    tensors, form = Tensors(tmp_path, torch.zeros(64, 32), "Q4_0"), BLOCKS["Q4_0"]
+    codes = np.random.default_rng(0).integers(0, 16, (64, 32))
+    rows = np.frombuffer(tensors.source.read_bytes()[len(BEFORE) : -len(BEHIND)], np.uint8).reshape(64, -1)
+    for file in (tensors.source, tensors.target):
+        file.write_bytes(BEFORE + form.with_codes(rows, codes).tobytes() + BEHIND)
+    basis = torch.nn.functional.normalize(torch.ones(1, 64))
+    assert tensors.patch(Halves(torch.ones(1, 1, 32), basis.mT[None], True, basis), True).put_back.share == pytest.approx(1)
+    assert tensors.target.read_bytes() == tensors.source.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model with its writers in one type, by that type, and its session."""
@@ -220,6 +248,17 @@ def test_a_type_that_is_not_known_is_named_and_nothing_is_written(tmp_path: Path
     with pytest.raises(ControlError, match=r"layers\.1\.mlp\.down_proj\.weight is stored as IQ4_NL, .* f16 or q8_0"):
         dm.export_gguf(session, ablation(session), tmp_path / "out.gguf", "stored")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_the_command_tells_the_price(written: Any, demeanor: Any, tmp_path: Path) -> None:
+    file, session = written("Q4_0")
+    dm.save_control(ablation(session), tmp_path / "c.safetensors")
+    ended = demeanor("export", file, "-c", tmp_path / "c.safetensors", "--as", "gguf", "--edited-as", "stored", "-o", tmp_path / "out.gguf", "--json")
+    assert ended.code == 0, ended.err
+    told = json.loads(ended.out)
+    assert told["left"] <= told["worst_left"] < 5e-4
+    assert told["off"] > 0.5
+    assert "times what the edit moves them by" in " ".join(ended.err.split())
 
 
 def test_an_edit_out_of_all_bounds_is_refused(written: Any, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_scale_and_code_say_what_the_package_unpacks(name: str, rows: int, block
     codes = form.codes(packed)
     common = unpacked(name, form.with_codes(packed, np.full_like(codes, form.zero)))
     assert np.array_equal(form.scale(packed) * form.levels[codes] + common, unpacked(name, packed))
+    assert not (form.zero and common.any())
 
 
 @pytest.mark.parametrize("name", BLOCKS)

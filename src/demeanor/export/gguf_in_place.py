@@ -66,7 +66,7 @@ class Roundings:
 def refuse_types(names: Mapping[str, str], tensors: Mapping[str, Stored]) -> None:
     """ControlError for a tensor of a type whose codes are not changed here. names: of parameters, with the tensor's of each."""
     for parameter, name in names.items():
-        if tensors[name].dtype not in KEPT:
+        if tensors[name].dtype not in KEPT or (len(tensors[name].shape) == 1 and tensors[name].dtype in BLOCKS):
             raise ControlError(
                 f"{parameter} is stored as {tensors[name].dtype}, and what is stored as {', '.join(KEPT)} alone can stay so; write edited tensors as f16 or q8_0."
             )
@@ -120,14 +120,18 @@ class _FewBits:
     by_rows: bool
 
     def values(self) -> Tensor:
-        codes = torch.from_numpy(self.form.codes(self.raw.numpy()))
-        return self._grid.values(_turned(codes, self.by_rows).int())
+        return self._grid.values(self._codes)
 
     def grid(self, exact: Tensor) -> Grid | None:
         return self._grid
 
     def stored(self, places: Tensor) -> Tensor:
-        return torch.from_numpy(self.form.with_codes(self.raw.numpy(), _turned(places, self.by_rows).numpy()))
+        kept = torch.where(self._grid.scale == 0, self._codes, places)  # where every code is the same value
+        return torch.from_numpy(self.form.with_codes(self.raw.numpy(), _turned(kept, self.by_rows).numpy()))
+
+    @cached_property
+    def _codes(self) -> Tensor:
+        return _turned(torch.from_numpy(self.form.codes(self.raw.numpy())), self.by_rows).int()
 
     @cached_property
     def _grid(self) -> Grid:
