@@ -25,7 +25,7 @@ from demeanor.io.checkpoint import Stored
 from demeanor.io.gguf_codes import BLOCKS
 from demeanor.runtime.adapters import Adapter
 from making import PROMPTS, ablation
-from tiny_gguf import packed, tiny_llama, write_gguf
+from tiny_gguf import packed, tiny_gpt2, tiny_llama, write_gguf
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16}
 BEFORE, BEHIND = b"before", b"behind"
@@ -232,6 +232,20 @@ def test_a_head_that_was_the_embedding_is_added_behind_codes_that_change_in_plac
         assert after[name].tensor_type == before[name].tensor_type
         was, now = (basis @ sides(dequantize(one[name].data, one[name].tensor_type)) for one in (before, after))
         assert np.linalg.norm(now) < 5e-4 * np.linalg.norm(was)
+
+
+def test_numbers_that_hold_the_edit_exactly_hold_it_in_place_too(tmp_path: Path) -> None:
+    """Biases, layers that the model holds the other way round, and a file of several types."""
+    for architecture, model, count in (("gpt2", tiny_gpt2(), 0), ("llama", tiny_llama(), 3)):
+        file = write_gguf(tmp_path / f"{architecture}.gguf", model, architecture, kinds={"mlp.down_proj.weight": "Q8_0"})
+        session = dm.load(file, device="cpu")
+        control = ablation(session)
+        done = dm.export_gguf(session, control, tmp_path / f"{architecture}-out.gguf", "stored")
+        assert (done.packed, done.left is None, done.off is None) == (count, not count, not count)
+        with session.controlled(control):
+            wanted = session.logits(PROMPTS)
+        bound = 0.1 if count else 1e-4
+        assert (dm.load(done.file, device="cpu").logits(PROMPTS) - wanted).abs().max() < bound * wanted.std()
 
 
 def test_a_type_that_is_not_known_is_named_and_nothing_is_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..algebra.rounding import Grid
 from ..errors import ControlError
-from ..io.checkpoint import DTYPES, Stored
+from ..io.checkpoint import Stored
 from ..io.gguf_codes import BLOCKS, Blocks
 from ..io.kernel_copy import write_at
 from .low_rank import Halves
@@ -20,8 +20,9 @@ from .packed import Window, rounded
 from .patch import NotFinite, PutBack
 
 AT_ONCE = 1 << 20  # weights
+NUMBERS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 FLOATS = {"F16": (11, 2.0**-24), "BF16": (8, 2.0**-133)}  # bits of a value, and the least step between two
-KEPT = ("F32", *FLOATS, *BLOCKS)
+KEPT = (*NUMBERS, *BLOCKS)
 DEAR = 0.5  # of what an edit moves, that rounding may move before it is told
 
 
@@ -74,7 +75,7 @@ def refuse_types(names: Mapping[str, str], tensors: Mapping[str, Stored]) -> Non
 
 def patch_vector(target: int, stored: Stored, place: int, values: Tensor) -> None:
     """A bias into the open file `target`, from byte `place` on."""
-    write_at(target, memoryview(values.to(DTYPES[stored.dtype]).contiguous().view(torch.uint8).numpy()), place)
+    write_at(target, memoryview(values.to(NUMBERS[stored.dtype]).contiguous().view(torch.uint8).numpy()), place)
 
 
 def patch_matrix(source: int, target: int, stored: Stored, place: int, halves: Halves, by_rows: bool) -> Rounding | None:
@@ -147,7 +148,7 @@ class _Plain:
     by_rows: bool
 
     def values(self) -> Tensor:
-        return _turned(self.raw.view(DTYPES[self.dtype]).float(), self.by_rows)
+        return _turned(self.raw.view(NUMBERS[self.dtype]).float(), self.by_rows)
 
     def grid(self, exact: Tensor) -> Grid | None:
         """The values about each exact one, up to the next power of two; None where all can be stored."""
@@ -158,7 +159,7 @@ class _Plain:
         return Grid(torch.arange(-(1 << bits), (1 << bits) + 1.0), torch.where(exact == 0, least, step))
 
     def stored(self, values: Tensor) -> Tensor:
-        kept = _turned(values, self.by_rows).to(DTYPES[self.dtype])
+        kept = _turned(values, self.by_rows).to(NUMBERS[self.dtype])
         if not bool(kept.isfinite().all()):
             raise NotFinite(in_source=False)
         return kept.view(torch.uint8)
@@ -202,4 +203,4 @@ def _parts(stored: Stored, by_rows: bool) -> Iterator[_Part]:
 
 def _bytes_of(dtype: str, count: int) -> int:
     """Of so many weights in a row, which are whole blocks."""
-    return count * DTYPES[dtype].itemsize if dtype in DTYPES else count // BLOCKS[dtype].weights * BLOCKS[dtype].size
+    return count * NUMBERS[dtype].itemsize if dtype in NUMBERS else count // BLOCKS[dtype].weights * BLOCKS[dtype].size

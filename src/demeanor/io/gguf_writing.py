@@ -14,7 +14,6 @@ from torch import Tensor
 from ..errors import DataError, ModelError
 from ..progress import track
 from .atomic import new_file
-from .checkpoint import DTYPES
 from .gguf import ARCHITECTURE, open_gguf
 from .kernel_copy import cloned, copy_range
 
@@ -48,7 +47,7 @@ class Values:
 
     def in_few_bits(self, name: str) -> bool:
         """Whether a tensor is stored in blocks; those of all types can be cut into blocks of Q8_0."""
-        return self.stored[name].dtype not in DTYPES and self.stored[name].shape[-1] % 32 == 0
+        return self.stored[name].dtype not in ("F64", "F32", "F16", "BF16") and self.stored[name].shape[-1] % 32 == 0
 
     def named(self, parameters: Iterable[str], blocks: int) -> dict[str, str]:
         """llama.cpp's names of parameters that transformers names; those that it has no name for, or no tensor, are left out."""
