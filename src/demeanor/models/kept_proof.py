@@ -31,10 +31,11 @@ from ..structure.layout import Layout
 
 PROVEN = "proofs"  # in the cache's folder
 SOURCES = (  # of the package, which prove
-    *(f"algebra/{name}.py" for name in ("directions", "edits", "norms")),
+    *(f"algebra/{name}.py" for name in ("bases", "directions", "edits", "norms")),
     *(f"structure/{name}.py" for name in ("account", "accounting", "blocks", "calls", "embeddings", "layout", "null_test", "proof", "replay", "writers")),
-    *(f"runtime/{name}.py" for name in ("acting", "bank", "batches", "caches", "capture", "intervene", "positions", "shared_prefix", "shown_cache", "steering")),
+    *(f"runtime/{name}.py" for name in ("acting", "bank", "batches", "caches", "capture", "intervene", "positions", "shared_prefix", "sites", "shown_cache", "steering")),
     *(f"models/{name}.py" for name in ("proven", "kept_proof")),
+    "arrays.py",
 )
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate")
 KNOWN = ("torch", "transformers", "bitsandbytes")  # whose classes are told by their names and the library's version
