@@ -23,7 +23,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter,
 from torch import Tensor
 
 import demeanor as dm
-from demeanor.algebra.directions import orthonormal
+from demeanor.algebra.bases import orthonormal
 from demeanor.algebra.rounding import Grid
 from demeanor.controls import Control
 from demeanor.io.gguf_codes import BLOCKS
