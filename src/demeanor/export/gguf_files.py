@@ -20,7 +20,7 @@ from ..models.naming import resolve
 from ..progress import track, warn
 from ..runtime.control_like import as_control
 from .gguf_blocks import packed_q8_0
-from .gguf_in_place import DEAR, Rounding, Roundings, patch_matrix, patch_vector, refuse_types
+from .gguf_in_place import Rounding, Roundings, patch_matrix, patch_vector, refuse_types
 from .low_rank import Gains, gains, refuse_model
 from .patch import NotFinite, PutBack
 
@@ -37,7 +37,7 @@ class ExportedGguf:
     became a tensor of its own. packed: how many of the edited tensors are in Q8_0 (as stored: in any type but F32); left: the share of what the edit takes out (or
     moves) along its directions that rounding put back in these, 0 to 1; None where there are none, or where it has more than 16 directions, which are rounded to the
     nearest. As stored: worst_left, the same in the tensor with most of it; off, the distance from the exact edit in units of what that moves, root mean square
-    over these tensors."""
+    over these tensors; beyond, how many of their values are cut off, because they do not fit the scales."""
 
     file: Path
     tensors: int
@@ -47,6 +47,7 @@ class ExportedGguf:
     left: float | None = None
     worst_left: float | None = None
     off: float | None = None
+    beyond: int = 0
 
     def __str__(self) -> str:
         head = " The output head, which was the embedding, is a tensor of its own in it." if self.head else ""
@@ -54,7 +55,8 @@ class ExportedGguf:
         to = " to Q8_0" if self.edited_as == "q8_0" else ""
         left = "" if self.left is None else f" Rounding{to} put back {self.left:.3%} of the edit{'' if self.worst_left is None else f', {self.worst_left:.3%} in the worst tensor'}."
         off = "" if self.off is None else f" It moved weights by {self.off:.2g} times what the edit does."
-        return f"{self.file}: the whole model for llama.cpp, {self.tensors} tensors edited ({kinds}), all others as they were.{left}{off}{head}"
+        beyond = f" {self.beyond} values do not fit their scales." if self.beyond else ""
+        return f"{self.file}: the whole model for llama.cpp, {self.tensors} tensors edited ({kinds}), all others as they were.{left}{off}{beyond}{head}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def _in_place(session: Session, values: Values, found: Gains, path: Path) -> Exp
     places = {name: (place.name, place.turned) for name, place in _places(session, values, [*found.weights, *found.vectors])}  # one by one: their values are not kept
     refuse_types({name: stored for name, (stored, _) in places.items()}, values.stored)
     added = _head_of_its_own(values, [stored for stored, _ in places.values()])
-    roundings: list[Rounding] = []
+    roundings: dict[str, Rounding] = {}
     with values.path.open("rb", buffering=0) as source, copy_to_patch(values, path, added) as (target, starts):
         for name, (stored, turned) in track(places.items(), "Rounding", len(places)):
             if name in found.vectors:
@@ -107,14 +109,21 @@ def _in_place(session: Session, values: Values, found: Gains, path: Path) -> Exp
                 one = patch_matrix(source.fileno(), target, values.stored[stored], starts[stored], halves, halves.outputs_first != turned)
             except NotFinite as error:
                 raise ControlError(f"The edit makes values in {name} that are too large for {values.stored[stored].dtype}, so nothing was written; use a smaller dose.") from error
-            roundings += [one] if one is not None else []
-    done = Roundings(tuple(roundings))
-    if done.off is not None and done.off > DEAR:
-        warn(
-            f"Rounding moved the weights by {done.off:.2g} times what the edit moves them by, because their types have steps that are coarse beside it; --edited-as q8_0 or f16 stores what is edited more finely."
-        )
+            if one is not None:
+                roundings[name] = one
+    done = Roundings(roundings)
+    for sentence in done.warnings():
+        warn(sentence)
     return ExportedGguf(
-        file=path, tensors=len(places), edited_as=STORED, head=bool(added), packed=len(roundings), left=done.left, worst_left=done.worst_left, off=done.off
+        file=path,
+        tensors=len(places),
+        edited_as=STORED,
+        head=bool(added),
+        packed=len(roundings),
+        left=done.left,
+        worst_left=None if done.worst is None else done.worst[1],
+        off=done.off,
+        beyond=done.beyond,
     )
 
 

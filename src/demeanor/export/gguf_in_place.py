@@ -24,44 +24,67 @@ NUMBERS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 FLOATS = {"F16": (11, 2.0**-24), "BF16": (8, 2.0**-133)}  # bits of a value, and the least step between two
 KEPT = (*NUMBERS, *BLOCKS)
 DEAR = 0.5  # of what an edit moves, that rounding may move before it is told
+MUCH_LEFT = 0.01  # of an edit, that rounding may put back before it is told
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What rounding did to one tensor: along the edit's directions; and squares of the distance from the exact edit, and of the edit itself."""
+    """What rounding did to one tensor: along the edit's directions; and squares of the distance from the exact edit, and of the edit itself.
+
+    beyond: how many values are cut off, because the scales that are kept do not reach as far.
+    """
 
     put_back: PutBack
     off: float
     edit: float
+    beyond: int
 
     def __add__(self, other: Rounding) -> Rounding:
-        return Rounding(self.put_back + other.put_back, self.off + other.off, self.edit + other.edit)
+        return Rounding(self.put_back + other.put_back, self.off + other.off, self.edit + other.edit, self.beyond + other.beyond)
 
 
-NONE = Rounding(PutBack(), 0.0, 0.0)
+NONE = Rounding(PutBack(), 0.0, 0.0, 0)
 
 
 @dataclass(frozen=True)
 class Roundings:
-    """What rounding did to each tensor that does not hold the edit exactly."""
+    """What rounding did to each tensor that does not hold the edit exactly, by name."""
 
-    each: tuple[Rounding, ...]
+    each: Mapping[str, Rounding]
 
     @property
     def left(self) -> float | None:
         """The share of the edit that rounding put back, in all tensors together; None where none was kept from it."""
-        return sum((one.put_back for one in self.each), PutBack()).share
+        return sum((one.put_back for one in self.each.values()), PutBack()).share
 
     @property
-    def worst_left(self) -> float | None:
-        """The same, in the tensor with most of it."""
-        return max((share for one in self.each if (share := one.put_back.share) is not None), default=None)
+    def worst(self) -> tuple[str, float] | None:
+        """The tensor with most of it, and its share."""
+        shares = {name: share for name, one in self.each.items() if (share := one.put_back.share) is not None}
+        return max(shares.items(), key=lambda one: one[1], default=None)
 
     @property
     def off(self) -> float | None:
         """How far tensors are from the exact edit, in units of what it moves them by: root mean square over tensors."""
-        shares = [one.off / one.edit for one in self.each if one.edit > 0]
+        shares = [one.off / one.edit for one in self.each.values() if one.edit > 0]
         return math.sqrt(sum(shares) / len(shares)) if shares else None
+
+    @property
+    def beyond(self) -> int:
+        return sum(one.beyond for one in self.each.values())
+
+    def warnings(self) -> Iterator[str]:
+        """A sentence for what a user may not expect: much of the edit put back, and weights that moved far beside it."""
+        if self.worst is not None and self.worst[1] > MUCH_LEFT:
+            name, share = self.worst
+            cut_off = self.each[name].beyond
+            why = f", where {cut_off} values do not fit its scales" if cut_off else ""
+            yield f"Rounding put back {share:.1%} of the edit in {name}{why}; use --edited-as q8_0 or f16, or a smaller dose."
+        if self.off is not None and self.off > DEAR:
+            yield (
+                f"Rounding moved the weights by {self.off:.2g} times what the edit moves them by, because their types have steps that are coarse beside it; "
+                "--edited-as q8_0 or f16 stores what is edited more finely."
+            )
 
 
 def refuse_types(names: Mapping[str, str], tensors: Mapping[str, Stored]) -> None:
@@ -105,7 +128,8 @@ def _edited(held: _FewBits | _Plain, gain: Tensor, basis: Tensor) -> tuple[Tenso
         return held.stored(exact), NONE
     places, put_back = rounded(grid, values, exact, basis)
     now = grid.values(places)
-    return held.stored(places if isinstance(held, _FewBits) else now), Rounding(put_back, _squares(now - exact), _squares(gain))
+    beyond = int(grid.beyond(exact).sum()) if isinstance(held, _FewBits) else 0  # plain numbers have a grid about each value
+    return held.stored(places if isinstance(held, _FewBits) else now), Rounding(put_back, _squares(now - exact), _squares(gain), beyond)
 
 
 def _squares(values: Tensor) -> float:
