@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from ..models.naming import resolve
 from ..progress import track, warn
 from ..runtime.control_like import as_control
 from .gguf_blocks import packed_q8_0
-from .gguf_in_place import Rounding, Roundings, patch_matrix, patch_vector, refuse_types
+from .gguf_in_place import Rounding, Roundings, in_blocks, patch_matrix, patch_vector, refuse_types
 from .low_rank import Gains, gains, refuse_model
 from .patch import NotFinite, PutBack
 
@@ -34,9 +35,9 @@ TYPES = {"f32": torch.float32, "f16": torch.float16, "q8_0": torch.float32}  # t
 @dataclass(frozen=True, kw_only=True)
 class ExportedGguf:
     """What was written: the file, the tensors in it that are edited, and how those are stored. head: whether an output head that was the embedding
-    became a tensor of its own. packed: how many of the edited tensors are in Q8_0 (as stored: in any type but F32); left: the share of what the edit takes out (or
-    moves) along its directions that rounding put back in these, 0 to 1; None where there are none, or where it has more than 16 directions, which are rounded to the
-    nearest. As stored: worst_left, the same in the tensor with most of it; off, the distance from the exact edit in units of what that moves, root mean square
+    became a tensor of its own. packed: how many of the edited tensors are in Q8_0 (as stored: in any type of few bits); left: the share of what the edit takes out (or
+    moves) along its directions that rounding put back in these (as stored: in F16 and BF16 too; biases are never in it), 0 to 1; None where there are none, or where it has more than 16
+    directions, which are rounded to the nearest. As stored: worst_left, the same in the tensor with most of it; off, the distance from the exact edit in units of what that moves, root mean square
     over these tensors; beyond, how many of their values are cut off, because they do not fit the scales."""
 
     file: Path
@@ -101,16 +102,14 @@ def _in_place(session: Session, values: Values, found: Gains, path: Path) -> Exp
     roundings: dict[str, Rounding] = {}
     with values.path.open("rb", buffering=0) as source, copy_to_patch(values, path, added) as (target, starts):
         for name, (stored, turned) in track(places.items(), "Rounding", len(places)):
-            if name in found.vectors:
-                patch_vector(target, values.stored[stored], starts[stored], found.vectors[name])
-                continue
-            halves = found.weights[name]
-            try:
+            with _told(name, values, stored):
+                if name in found.vectors:
+                    patch_vector(target, values.stored[stored], starts[stored], found.vectors[name])
+                    continue
+                halves = found.weights[name]
                 one = patch_matrix(source.fileno(), target, values.stored[stored], starts[stored], halves, halves.outputs_first != turned)
-            except NotFinite as error:
-                raise ControlError(f"The edit makes values in {name} that are too large for {values.stored[stored].dtype}, so nothing was written; use a smaller dose.") from error
-            if one is not None:
-                roundings[name] = one
+                if one is not None:
+                    roundings[name] = one
     done = Roundings(roundings)
     for sentence in done.warnings():
         warn(sentence)
@@ -119,12 +118,23 @@ def _in_place(session: Session, values: Values, found: Gains, path: Path) -> Exp
         tensors=len(places),
         edited_as=STORED,
         head=bool(added),
-        packed=len(roundings),
+        packed=sum(in_blocks(values.stored[places[name][0]]) for name in places),
         left=done.left,
         worst_left=None if done.worst is None else done.worst[1],
         off=done.off,
         beyond=done.beyond,
     )
+
+
+@contextmanager
+def _told(parameter: str, file: Values, stored: str) -> Iterator[None]:
+    """A value that is infinite or no number, as one sentence: the file's own, or made by the edit."""
+    try:
+        yield
+    except NotFinite as error:
+        if error.in_source:
+            raise ModelError(f"{file.path} holds values that are not finite in {stored}; download it again.") from error
+        raise ControlError(f"The edit makes values in {parameter} that are too large for {file.stored[stored].dtype}, so nothing was written; use a smaller dose.") from error
 
 
 def _head_of_its_own(values: Values, edited: Collection[str]) -> dict[str, str]:

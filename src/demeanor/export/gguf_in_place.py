@@ -91,14 +91,20 @@ def refuse_types(names: Mapping[str, str], tensors: Mapping[str, Stored]) -> Non
     """ControlError for a tensor of a type whose codes are not changed here. names: of parameters, with the tensor's of each."""
     for parameter, name in names.items():
         if tensors[name].dtype not in KEPT or (len(tensors[name].shape) == 1 and tensors[name].dtype in BLOCKS):
-            raise ControlError(
-                f"{parameter} is stored as {tensors[name].dtype}, and what is stored as {', '.join(KEPT)} alone can stay so; write edited tensors as f16 or q8_0."
-            )
+            raise ControlError(f"{parameter} is stored as {tensors[name].dtype}, whose codes are not changed here; write edited tensors as f16 or q8_0.")
+
+
+def in_blocks(stored: Stored) -> bool:
+    """Whether a tensor is stored in few bits."""
+    return stored.dtype in BLOCKS
 
 
 def patch_vector(target: int, stored: Stored, place: int, values: Tensor) -> None:
-    """A bias into the open file `target`, from byte `place` on."""
-    write_at(target, memoryview(values.to(NUMBERS[stored.dtype]).contiguous().view(torch.uint8).numpy()), place)
+    """A bias into the open file `target`, from byte `place` on, rounded to the nearest. Raises NotFinite where its type does not hold it."""
+    kept = values.to(NUMBERS[stored.dtype])
+    if not bool(kept.isfinite().all()):
+        raise NotFinite(in_source=False)
+    write_at(target, memoryview(kept.contiguous().view(torch.uint8).numpy()), place)
 
 
 def patch_matrix(source: int, target: int, stored: Stored, place: int, halves: Halves, by_rows: bool) -> Rounding | None:

@@ -21,7 +21,7 @@ class ExportPlan(ControlsPlan, ModelPlan):
     )
     edited_as: Literal["f32", "f16", "q8_0", "stored"] = Field(
         default="f32",
-        description="how a whole model stores the tensors that are edited (q8_0: those in few bits as Q8_0, the rest f32; stored: each in its own type, at the same size); all others stay as they are",
+        description="how a whole model stores the tensors that are edited (q8_0: those in few bits as Q8_0, the rest f32; stored: each in its own type, at its own size; an output head that was the embedding is added); all others stay as they are",
     )
 
     @model_validator(mode="after")
