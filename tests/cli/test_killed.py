@@ -155,19 +155,18 @@ def test_an_export_that_changes_a_copy_in_place_is_whole_or_not_there(tmp_path: 
     dm.save_control(ablation(dm.load(source, device="cpu")), control)
     before = source.read_bytes()
     words = ["export", str(source), "-c", str(control), "--as", "gguf", "--edited-as", "stored", "--device", "cpu", "-o"]
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole = tmp_path / "whole"
     whole.mkdir()
-    folder.mkdir()
     moments = int(started(whole, 0, [*words, str(whole / "out")]).stdout.splitlines()[-1].split()[1])
-    wanted = (whole / "out").read_bytes()
+    wanted, absent = (whole / "out").read_bytes(), []
     for at in range(1, moments + 1):
-        out = folder / "out"
-        assert started(folder, at, [*words, str(out)]).returncode == -signal.SIGKILL
-        if out.exists():  # the last moments come after the result has its name
-            assert out.read_bytes() == wanted
-            out.unlink()
-    again = started(folder, 0, [*words, str(folder / "out")])
+        out = tmp_path / f"at {at}" / "out"
+        out.parent.mkdir()
+        assert started(out.parent, at, [*words, str(out)]).returncode == -signal.SIGKILL
+        absent += [] if out.exists() else [out]
+        assert not out.exists() or out.read_bytes() == wanted
+    again = started(absent[-1].parent, 0, [*words, str(absent[-1])])  # it was all but whole
     assert again.returncode == 0, again.stderr
-    assert [path.name for path in folder.iterdir()] == ["out"]
-    assert (folder / "out").read_bytes() == wanted
+    assert [path.name for path in absent[-1].parent.iterdir()] == ["out"]
+    assert absent[-1].read_bytes() == wanted
     assert source.read_bytes() == before
