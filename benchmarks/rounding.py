@@ -22,6 +22,7 @@ from demeanor.export.packed import ENOUGH
 from demeanor.structure.stored_values import E2M1, E4M3
 
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GGUF = {"Q6_K": (6, 16, True), "Q5_1": (5, 32, False), "Q4_0": (4, 32, True), "Q4_K": (4, 32, False), "Q3_K": (3, 16, True), "Q2_K": (2, 16, False)}  # bits, weights with one scale, whether zero is a level
 
 
 def main() -> None:
@@ -30,9 +31,10 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=256)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--times", type=float, nargs="+", default=[1, 3, 10])
+    parser.add_argument("--forms", nargs="+", default=["bf16", "fp16", "FP8", "int8", "MXFP4", "NVFP4", "int4", *GGUF])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for form in ("bf16", "fp16", "FP8", "int8", "MXFP4", "NVFP4", "int4"):
+    for form in options.forms:
         for rank in options.ranks:
             for times in options.times:
                 print(json.dumps({"form": form, "rank": rank, "times_chance": times, "width": options.width, **case(form, rank, times, options)}), flush=True)
@@ -43,11 +45,14 @@ def case(form: str, rank: int, times: float, options: argparse.Namespace) -> dic
     basis = torch.linalg.qr(torch.randn(options.width, rank, generator=rng)).Q.T.contiguous()
     weight = 0.02 * torch.randn(options.width, options.columns, generator=rng)
     weight += (times - 1) * basis.T @ (basis @ weight)
+    common = torch.zeros(()) if GGUF.get(form, (0, 0, True))[2] else weight.view(len(weight), -1, GGUF[form][1]).amin(-1).clamp_max(0).repeat_interleave(GGUF[form][1], 1)
+    weight = weight - common  # what groups have in common stays as it is
     grid = None if form in FLOATS else grid_of(form, weight)
     weight = rounded(weight, form, grid)
-    exact = weight - basis.T @ (basis @ weight)
+    gone = basis @ (weight + common)
+    exact = weight - basis.T @ gone
     nearest = rounded(exact, form, grid)
-    removed = (basis @ weight).norm()
+    removed = gone.norm()
     start = time.process_time()
     if grid is None:
         by = carriers(basis.numpy())
@@ -58,7 +63,7 @@ def case(form: str, rank: int, times: float, options: argparse.Namespace) -> dic
         kept = grid.values(settled(exact, basis, grid, ENOUGH * float(removed) / options.columns**0.5)[0])
     seconds = time.process_time() - start
     return {
-        "left_nearest": round(float((basis @ nearest).norm() / removed), 6), "left": round(float((basis @ kept).norm() / removed), 6),
+        "left_nearest": round(float((basis @ (nearest + common)).norm() / removed), 6), "left": round(float((basis @ (kept + common)).norm() / removed), 6),
         "distance": round(float((kept - exact).norm() / (nearest - exact).norm()), 3),
         "least_distance": round(least(exact, basis, grid) / float((nearest - exact).norm()), 3) if grid else None, "s_a_million": round(1e6 * seconds / weight.numel(), 3),
     }  # fmt: skip
@@ -85,6 +90,10 @@ def grid_of(form: str, weight: Tensor) -> Grid:
     if form == "FP8":
         blocks = weight.view(weight.shape[0] // 128, 128, -1, 128).abs().amax((1, 3)) / 448
         return Grid(E4M3[E4M3.isfinite()].unique(), blocks.repeat_interleave(128, 0).repeat_interleave(128, 1))
+    if form in GGUF:
+        bits, size, around_zero = GGUF[form]
+        levels = torch.arange(1 << bits) - (1 << bits - 1) * around_zero
+        return Grid(levels.float(), (weight.view(len(weight), -1, size).abs().amax(-1) / levels.max()).repeat_interleave(size, 1))
     size = {"MXFP4": 32, "NVFP4": 16, "int4": 128, "int8": 32}[form]
     most = weight.view(len(weight), -1, size).abs().amax(-1)
     if form == "int4":

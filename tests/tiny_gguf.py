@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from demeanor.io.gguf_codes import BLOCKS, Field
 from demeanor.models.loading import resolve
 from families import SIZES
 
@@ -28,10 +29,10 @@ NAMES = {
 }  # fmt: skip
 
 
-def tiny_llama(tied: bool = False) -> Any:
+def tiny_llama(tied: bool = False, width: int = 64, inner: int = 96) -> Any:
     """A random Llama whose widths Q8_0 can pack (blocks of 32 values), its down projections already rounded to it."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "hidden_size": 64, "intermediate_size": 96}, num_key_value_heads=2, tie_word_embeddings=tied))
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "hidden_size": width, "intermediate_size": inner}, num_key_value_heads=2, tie_word_embeddings=tied))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.08))
@@ -65,8 +66,54 @@ def interleaved(values: np.ndarray, heads: int) -> np.ndarray:
     return values.reshape(heads, 2, values.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(values.shape)
 
 
-def write_gguf(path: Path, model: Any, architecture: str = "llama", words_too: bool = True, **more: int) -> Path:
-    """A model with the organism's tokenizer and a template of its own, as llama.cpp's converter lays it out."""
+def packed(values: np.ndarray, kind: str) -> np.ndarray:
+    """Rows in the blocks of a type, uint8. The package gguf packs no K types; these get the scales that span what they hold, and the nearest codes."""
+    if not kind.endswith("_K"):
+        return gguf.quantize(values, gguf.GGMLQuantizationType[kind])
+    form = BLOCKS[kind]
+    rows = with_scales(np.zeros((values.size // 256, form.size), np.uint8), values.reshape(-1, 256), kind).reshape(len(values), -1)
+    common = gguf.dequantize(form.with_codes(rows, np.full_like(values, form.zero)), gguf.GGMLQuantizationType[kind])
+    scale = form.scale(rows)
+    codes = np.rint((values - common) / np.where(scale == 0, 1, scale)) + form.zero
+    return form.with_codes(rows, codes.clip(0, len(form.levels) - 1))
+
+
+def with_scales(blocks: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
+    form = BLOCKS[kind]
+    groups = values.reshape(len(values), 8 if kind in ("Q4_K", "Q5_K") else 16, -1)
+    low = np.minimum(groups.min(2), 0)
+    scales = np.abs(groups).max(2) / form.levels.max() if form.zero else (groups.max(2) - low) / form.levels.max()
+    largest = {"Q2_K": 15, "Q3_K": 31, "Q6_K": 127}.get(kind, 63)
+    d, d_low = scales.max(1, keepdims=True) / largest, np.maximum(-low.min(1, keepdims=True), 1e-6) / largest
+    places, lows = np.rint(scales / d).astype(np.uint8), np.rint(-low / d_low).astype(np.uint8)
+    if kind == "Q6_K":
+        blocks[:, 192:208], blocks[:, 208:] = places, halves(d)
+    elif kind == "Q3_K":
+        blocks[:, 108:] = halves(d)
+        Field(96, 8, 4, 8).write(blocks, places + 32)
+        Field(104, 4, 2, 4).write(blocks, (places + 32) >> 4)
+    elif kind == "Q2_K":
+        blocks[:, :16], blocks[:, 80:82], blocks[:, 82:] = places | lows << 4, halves(d), halves(d_low)
+    else:
+        blocks[:, :2], blocks[:, 2:4], blocks[:, 4:16] = halves(d), halves(d_low), six_bits(places, lows)
+    return blocks
+
+
+def halves(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float16).view(np.uint8)
+
+
+def six_bits(scales: np.ndarray, lows: np.ndarray) -> np.ndarray:
+    """As Q4_K and Q5_K hold eight of each: the first four in a byte of their own, whose two highest bits are those of the last four."""
+    first = [values[:, :4] | (values[:, 4:] >> 4 << 6) for values in (scales, lows)]
+    return np.concatenate([*first, (scales[:, 4:] & 15) | (lows[:, 4:] << 4)], axis=1)
+
+
+def write_gguf(path: Path, model: Any, architecture: str = "llama", words_too: bool = True, kinds: dict[str, str] | None = None, **more: int) -> Path:
+    """A model with the organism's tokenizer and a template of its own, as llama.cpp's converter lays it out.
+
+    kinds: types of tensors, by how the names of their parameters end; the down projections alone are in Q8_0 unless it is given.
+    """
     writer, config = gguf.GGUFWriter(path, architecture), model.config
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(512)
@@ -103,9 +150,9 @@ def write_gguf(path: Path, model: Any, architecture: str = "llama", words_too: b
             values = np.ascontiguousarray(values.T)
         if "q_proj" in name or "k_proj" in name:
             values = interleaved(values, HEADS if "q_proj" in name else KEY_HEADS)
-        if name.endswith(PACKED):
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(stored_name(name), gguf.quantize(values, kind), raw_dtype=kind)
+        kind = next((kind for end, kind in ({PACKED: "Q8_0"} if kinds is None else kinds).items() if name.endswith(end)), None)
+        if kind is not None:
+            writer.add_tensor(stored_name(name), packed(values, kind), raw_dtype=gguf.GGMLQuantizationType[kind])
         else:
             writer.add_tensor(stored_name(name), values)
     writer.write_header_to_file()

@@ -142,3 +142,31 @@ def test_a_bake_that_was_killed_goes_on_after_its_last_whole_shard(tmp_path: Pat
     same = [path.name for path in (whole / "out").iterdir()]
     assert all((whole / "out" / name).read_bytes() == (folder / "out" / name).read_bytes() for name in same)
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
+@pytest.mark.long
+def test_an_export_that_changes_a_copy_in_place_is_whole_or_not_there(tmp_path: Path) -> None:
+    """At every moment: the copy has its name only when all of it is changed."""
+    pytest.importorskip("gguf", reason="GGUF files take the package gguf: pip install 'demeanor[gguf]'")
+    import demeanor as dm
+    from tiny_gguf import tiny_llama, write_gguf
+
+    source, control = write_gguf(tmp_path / "source.gguf", tiny_llama()), tmp_path / "c.safetensors"
+    dm.save_control(ablation(dm.load(source, device="cpu")), control)
+    before = source.read_bytes()
+    words = ["export", str(source), "-c", str(control), "--as", "gguf", "--edited-as", "stored", "--device", "cpu", "-o"]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    moments = int(started(whole, 0, [*words, str(whole / "out")]).stdout.splitlines()[-1].split()[1])
+    wanted, absent = (whole / "out").read_bytes(), []
+    for at in range(1, moments + 1):
+        out = tmp_path / f"at {at}" / "out"
+        out.parent.mkdir()
+        assert started(out.parent, at, [*words, str(out)]).returncode == -signal.SIGKILL
+        absent += [] if out.exists() else [out]
+        assert not out.exists() or out.read_bytes() == wanted
+    again = started(absent[-1].parent, 0, [*words, str(absent[-1])])  # it was all but whole
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in absent[-1].parent.iterdir()] == ["out"]
+    assert absent[-1].read_bytes() == wanted
+    assert source.read_bytes() == before

@@ -87,6 +87,24 @@ def test_edited_tensors_stay_in_q8_0_where_they_were(files: dict[str, Path], ses
     assert (dm.load(tmp_path / "out.gguf", device="cpu").logits(PROMPTS) - wanted).abs().max() < 0.1 * wanted.std()
 
 
+def test_what_is_in_fewer_bits_becomes_q8_0(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "coarse.gguf", tiny_llama(), kinds={"mlp.down_proj.weight": "Q4_1", "up_proj.weight": "Q5_0"})
+    session = dm.load(file, device="cpu")
+    control = ablation(session)
+    written = dm.export_gguf(session, control, tmp_path / "out.gguf", "q8_0")
+    assert "7 tensors edited (3 in Q8_0, 4 in F32)" in str(written)
+    held, was = ({tensor.name: tensor for tensor in GGUFReader(one).tensors} for one in (tmp_path / "out.gguf", file))
+    assert {name: one.tensor_type.name for name, one in held.items() if name.startswith("blk.1.ffn")} == {
+        "blk.1.ffn_down.weight": "Q8_0", "blk.1.ffn_up.weight": "Q5_0", "blk.1.ffn_gate.weight": "F32", "blk.1.ffn_norm.weight": "F32",
+    }  # fmt: skip
+    basis = control.parts[0].vectors.numpy()
+    for layer in range(3):
+        now, before = (dequantize(one[f"blk.{layer}.ffn_down.weight"].data, one[f"blk.{layer}.ffn_down.weight"].tensor_type) for one in (held, was))
+        assert np.linalg.norm(basis @ now) < 5e-4 * np.linalg.norm(basis @ before)
+    wanted = under(session, control)
+    assert (dm.load(tmp_path / "out.gguf", device="cpu").logits(PROMPTS) - wanted).abs().max() < 0.1 * wanted.std()
+
+
 @pytest.mark.parametrize("shape", [(128, 96), (2, 128, 96)])
 @pytest.mark.parametrize("outputs_first", [True, False])
 def test_blocks_of_q8_0_are_near_and_keep_the_edit(shape: tuple[int, ...], outputs_first: bool) -> None:

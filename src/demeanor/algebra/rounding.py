@@ -84,6 +84,14 @@ class Grid:
         scaled = values / torch.where(self.scale == 0, 1.0, self.scale)
         return torch.bucketize(scaled, (self.levels[1:] + self.levels[:-1]) / 2, out_int32=True)
 
+    def beyond(self, values: Tensor) -> Tensor:
+        """Whether each value lies so far beyond the ends of the grid, more than half a step, that it is cut off; where a scale is 0, whether it is any but 0."""
+        import torch
+
+        scaled = values / torch.where(self.scale == 0, 1.0, self.scale)
+        low, high = (3 * self.levels[:2] - self.levels[:2].flip(0))[0] / 2, (3 * self.levels[-2:] - self.levels[-2:].flip(0))[1] / 2
+        return torch.where(self.scale == 0, values != 0, (scaled < low) | (scaled > high))
+
     def values(self, codes: Tensor) -> Tensor:
         return self.levels[codes.clamp(0, len(self.levels) - 1)] * self.scale
 

@@ -1,4 +1,4 @@
-"""Edited tensors of GGUF files in blocks of Q8_0 again: 32 whole numbers of 8 bits behind a scale in float16."""
+"""Edited tensors of GGUF files in blocks of Q8_0: 32 whole numbers of 8 bits behind a scale in float16."""
 
 from __future__ import annotations
 

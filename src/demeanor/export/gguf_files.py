@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,26 +14,31 @@ from torch import Tensor
 
 from ..controls import Control
 from ..errors import ControlError, ModelError
-from ..io.gguf_writing import EMBEDDING, HEAD, Values, write_adapter, write_copy
+from ..io.gguf_writing import EMBEDDING, HEAD, Values, copy_to_patch, write_adapter, write_copy
 from ..models import Session
 from ..models.gguf import gguf_file
 from ..models.naming import resolve
+from ..progress import track, warn
 from ..runtime.control_like import as_control
 from .gguf_blocks import packed_q8_0
+from .gguf_in_place import Rounding, Roundings, in_blocks, patch_matrix, patch_vector, refuse_types
 from .low_rank import Gains, gains, refuse_model
-from .patch import PutBack
+from .patch import NotFinite, PutBack
 
-EditedAs = Literal["f32", "f16", "q8_0"]
+EditedAs = Literal["f32", "f16", "q8_0", "stored"]
 LARGEST = 127 * torch.finfo(torch.float16).max  # of what Q8_0 holds
 SPARED = "leave the embedding out of the control (a kernel without the first layer, or a scope with a role)"
-TYPES = {"f32": torch.float32, "f16": torch.float16, "q8_0": torch.float32}  # the last: of what the file does not have in Q8_0
+STORED: EditedAs = "stored"
+TYPES = {"f32": torch.float32, "f16": torch.float16, "q8_0": torch.float32}  # the last: of what the file does not have in few bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedGguf:
     """What was written: the file, the tensors in it that are edited, and how those are stored. head: whether an output head that was the embedding
-    became a tensor of its own. packed: how many of the edited tensors stayed in Q8_0; left: the share of what the edit takes out (or moves) along its
-    directions that rounding put back in these, 0 to 1; None where there are none, or where it has more than 16 directions, which are rounded to the nearest."""
+    became a tensor of its own. packed: how many of the edited tensors are in Q8_0 (as stored: in any type of few bits); left: the share of what the edit takes out (or
+    moves) along its directions that rounding put back in these (as stored: in F16 and BF16 too; biases are never in it), 0 to 1; None where there are none, or where it has more than 16
+    directions, which are rounded to the nearest. As stored: worst_left, the same in the tensor with most of it; off, the distance from the exact edit in units of what that moves, root mean square
+    over these tensors; beyond, how many of their values are cut off, because they do not fit the scales."""
 
     file: Path
     tensors: int
@@ -40,12 +46,18 @@ class ExportedGguf:
     head: bool
     packed: int = 0
     left: float | None = None
+    worst_left: float | None = None
+    off: float | None = None
+    beyond: int = 0
 
     def __str__(self) -> str:
         head = " The output head, which was the embedding, is a tensor of its own in it." if self.head else ""
-        kinds = f"{self.packed} in Q8_0, {self.tensors - self.packed} in F32" if self.edited_as == "q8_0" else self.edited_as.upper()
-        left = "" if self.left is None else f" Rounding to Q8_0 put back {self.left:.3%} of the edit."
-        return f"{self.file}: the whole model for llama.cpp, {self.tensors} tensors edited ({kinds}), all others as they were.{left}{head}"
+        kinds = {"q8_0": f"{self.packed} in Q8_0, {self.tensors - self.packed} in F32", "stored": "each in the type that it had"}.get(self.edited_as, self.edited_as.upper())
+        to = " to Q8_0" if self.edited_as == "q8_0" else ""
+        left = "" if self.left is None else f" Rounding{to} put back {self.left:.3%} of the edit{'' if self.worst_left is None else f', {self.worst_left:.3%} in the worst tensor'}."
+        off = "" if self.off is None else f" It moved weights by {self.off:.2g} times what the edit does."
+        beyond = f" {self.beyond} values do not fit their scales." if self.beyond else ""
+        return f"{self.file}: the whole model for llama.cpp, {self.tensors} tensors edited ({kinds}), all others as they were.{left}{off}{beyond}{head}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +75,77 @@ class ExportedAdapter:
 def export_gguf(session: Session, control: Control, path: str | Path, edited_as: EditedAs = "f32") -> ExportedGguf:
     """Write the GGUF file that a session was loaded from, with a control in its weights, as the new file `path`.
 
-    Edited tensors are stored as float32, or float16, which halves them and rounds the edit too. With q8_0 those that the file has in Q8_0 stay in it,
-    so rounded that the edit is kept, and others become float32. Tokenizer, template and all other tensors are the file's own, bit for bit.
+    Edited tensors are stored as float32, or float16, which halves them and rounds the edit too. With q8_0 those that the file has in few bits
+    become Q8_0, so rounded that the edit is kept, and others float32. As stored every tensor stays in the type, with the scales, that it has in the file; a warning tells
+    where rounding then moves much beside the edit. Tokenizer, template and all other tensors are the file's own, bit for bit.
     Raises ControlError where weights cannot do what the control does, ModelError for a model that is no GGUF file.
     """
-    if edited_as not in TYPES:
-        raise ControlError(f"Edited tensors are stored as {' or '.join(TYPES)}, not as {edited_as!r}.")
+    if edited_as not in (*TYPES, STORED):
+        raise ControlError(f"Edited tensors are stored as {', '.join(TYPES)} or {STORED}, not as {edited_as!r}.")
     values, found = _prepared(session, control)
-    places = _places(session, values, [*found.weights, *found.vectors])
-    packed = {place.name: _packed(name, place, found) for name, place in places.items() if edited_as == "q8_0" and values.is_q8_0(place.name)}
+    if edited_as == STORED:
+        return _in_place(session, values, found, Path(path))
+    places = dict(_places(session, values, [*found.weights, *found.vectors]))
+    packed = {place.name: _packed(name, place, found) for name, place in places.items() if edited_as == "q8_0" and values.in_few_bits(place.name)}
     exchanged = {place.name: packed[place.name][0] if place.name in packed else _edited(name, place, found, edited_as) for name, place in places.items()}
-    tied = HEAD not in values.tensors and EMBEDDING in exchanged
-    if tied and not values.may_have_head():
+    added = _head_of_its_own(values, exchanged)
+    write_copy(values, Path(path), exchanged, added)
+    left = sum((put_back for _, put_back in packed.values()), PutBack()).share
+    return ExportedGguf(file=Path(path), tensors=len(exchanged), edited_as=edited_as, head=bool(added), packed=len(packed), left=left)
+
+
+def _in_place(session: Session, values: Values, found: Gains, path: Path) -> ExportedGguf:
+    """A copy of the file in which every edited tensor has other codes, and is otherwise as it was."""
+    places = {name: (place.name, place.turned) for name, place in _places(session, values, [*found.weights, *found.vectors])}  # one by one: their values are not kept
+    refuse_types({name: stored for name, (stored, _) in places.items()}, values.stored)
+    added = _head_of_its_own(values, [stored for stored, _ in places.values()])
+    roundings: dict[str, Rounding] = {}
+    with values.path.open("rb", buffering=0) as source, copy_to_patch(values, path, added) as (target, starts):
+        for name, (stored, turned) in track(places.items(), "Rounding", len(places)):
+            with _told(name, values, stored):
+                if name in found.vectors:
+                    patch_vector(target, values.stored[stored], starts[stored], found.vectors[name])
+                    continue
+                halves = found.weights[name]
+                one = patch_matrix(source.fileno(), target, values.stored[stored], starts[stored], halves, halves.outputs_first != turned)
+                if one is not None:
+                    roundings[name] = one
+    done = Roundings(roundings)
+    for sentence in done.warnings():
+        warn(sentence)
+    return ExportedGguf(
+        file=path,
+        tensors=len(places),
+        edited_as=STORED,
+        head=bool(added),
+        packed=sum(in_blocks(values.stored[places[name][0]]) for name in places),
+        left=done.left,
+        worst_left=None if done.worst is None else done.worst[1],
+        off=done.off,
+        beyond=done.beyond,
+    )
+
+
+@contextmanager
+def _told(parameter: str, file: Values, stored: str) -> Iterator[None]:
+    """A value that is infinite or no number, as one sentence: the file's own, or made by the edit."""
+    try:
+        yield
+    except NotFinite as error:
+        if error.in_source:
+            raise ModelError(f"{file.path} holds values that are not finite in {stored}; download it again.") from error
+        raise ControlError(f"The edit makes values in {parameter} that are too large for {file.stored[stored].dtype}, so nothing was written; use a smaller dose.") from error
+
+
+def _head_of_its_own(values: Values, edited: Collection[str]) -> dict[str, str]:
+    """The output head as a tensor that is to be added, with the one that it is a copy of, where it is the embedding and that is edited. ControlError where llama.cpp reads none."""
+    if HEAD in values.tensors or EMBEDDING not in edited:
+        return {}
+    if not values.may_have_head():
         raise ControlError(
             f"llama.cpp reads no output head beside the embedding of {values.architecture} models, and the control edits it; {SPARED}."
         )
-    write_copy(values, Path(path), exchanged, {HEAD: EMBEDDING} if tied else {})
-    left = sum((put_back for _, put_back in packed.values()), PutBack()).share
-    return ExportedGguf(file=Path(path), tensors=len(exchanged), edited_as=edited_as, head=tied, packed=len(packed), left=left)
+    return {HEAD: EMBEDDING}
 
 
 def export_gguf_adapter(session: Session, control: Control, path: str | Path) -> ExportedAdapter:
@@ -92,7 +157,7 @@ def export_gguf_adapter(session: Session, control: Control, path: str | Path) ->
     values, found = _prepared(session, control)
     if found.vectors:
         raise ControlError(f"llama.cpp has no adapter for {next(iter(found.vectors))}, which the control changes; export the control as gguf.")
-    places = _places(session, values, found.weights)
+    places = dict(_places(session, values, found.weights))
     many = next((name for name, halves in found.weights.items() if len(halves.a) > 1), None)
     if many is not None:
         raise ControlError(f"{many} holds the weights of {len(found.weights[many].a)} experts, for which no adapter of llama.cpp is written; export the control as gguf.")
@@ -141,10 +206,10 @@ class _Place:
     turned: bool
 
 
-def _places(session: Session, file: Values, parameters: Iterable[str]) -> dict[str, _Place]:
+def _places(session: Session, file: Values, parameters: Collection[str]) -> Iterator[tuple[str, _Place]]:
     """Where every parameter lies in the file. ControlError for one that the file holds otherwise than the session does: an edit of it would be another."""
     stored = file.named(parameters, session.layout.n_layers)
-    return {name: _place(session, file, name, stored.get(name)) for name in parameters}
+    yield from ((name, _place(session, file, name, stored.get(name))) for name in parameters)
 
 
 def _place(session: Session, file: Values, name: str, stored: str | None) -> _Place:

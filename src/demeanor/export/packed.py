@@ -73,14 +73,14 @@ def rows_of(files: Checkpoint, packed: Packed, number: int, start: int, end: int
     return Grid(levels_of(packed.kind)[0], scales).values(places)
 
 
-def _window(files: Checkpoint, packed: Packed, number: int, rows: tuple[int, int], columns: tuple[int, int]) -> _Window:
+def _window(files: Checkpoint, packed: Packed, number: int, rows: tuple[int, int], columns: tuple[int, int]) -> Window:
     """Where some rows and columns of matrix `number` lie in their file."""
     height, width = packed.shape[-2:]
     place = files.tensors[packed.codes].start + number * height * width // packed.per_byte
-    return _Window(place, width // packed.per_byte, rows, (columns[0] // packed.per_byte, columns[1] // packed.per_byte))
+    return Window(place, width // packed.per_byte, rows, (columns[0] // packed.per_byte, columns[1] // packed.per_byte))
 
 
-def _stored(file: int, files: Checkpoint, packed: Packed, number: int, window: _Window) -> tuple[Tensor, Tensor, Tensor]:
+def _stored(file: int, files: Checkpoint, packed: Packed, number: int, window: Window) -> tuple[Tensor, Tensor, Tensor]:
     """The codes in a window of matrix `number`, the places of their values among all levels, and the scales there.
 
     Raises NotFinite where one of them is no number.
@@ -114,7 +114,7 @@ def _joined(codes: Tensor, per_byte: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Some rows and bytes of rows of a matrix whose rows are `width` bytes, the first at `place` of a file."""
 
     place: int

@@ -19,8 +19,9 @@ class ExportPlan(ControlsPlan, ModelPlan):
         default="lora",
         description="form: lora, a folder of PEFT's; for llama.cpp, in one file: gguf, the whole model (a GGUF file); lora-gguf, an adapter beside it; gguf-vector, a control vector",
     )
-    edited_as: Literal["f32", "f16", "q8_0"] = Field(
-        default="f32", description="how a whole model stores the tensors that are edited (q8_0: those that are in Q8_0 stay so, the rest f32); all others stay as they are"
+    edited_as: Literal["f32", "f16", "q8_0", "stored"] = Field(
+        default="f32",
+        description="how a whole model stores the tensors that are edited (q8_0: those in few bits as Q8_0, the rest f32; stored: each in its own type, at its own size; an output head that was the embedding is added); all others stay as they are",
     )
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..errors import DataError, ModelError
 from ..progress import track
 from .atomic import new_file
 from .gguf import ARCHITECTURE, open_gguf
+from .kernel_copy import cloned, copy_range
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
@@ -30,7 +32,8 @@ class Values:
         refuse_without_package()
         from gguf import GGUFReader
 
-        self.path, self.architecture = path, open_gguf(path).architecture
+        header = open_gguf(path)
+        self.path, self.architecture, self.stored = path, header.architecture, header.tensors
         self.reader: Any = GGUFReader(path)
         self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in self.reader.tensors}
 
@@ -42,10 +45,9 @@ class Values:
         values = np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W")  # a copy of what is only mapped
         return values.reshape(tuple(int(size) for size in reversed(tensor.shape)))
 
-    def is_q8_0(self, name: str) -> bool:
-        from gguf import GGMLQuantizationType
-
-        return bool(self.tensors[name].tensor_type == GGMLQuantizationType.Q8_0)
+    def in_few_bits(self, name: str) -> bool:
+        """Whether a tensor is stored in blocks; those of all types can be cut into blocks of Q8_0."""
+        return self.stored[name].dtype not in ("F64", "F32", "F16", "BF16") and self.stored[name].shape[-1] % 32 == 0
 
     def named(self, parameters: Iterable[str], blocks: int) -> dict[str, str]:
         """llama.cpp's names of parameters that transformers names; those that it has no name for, or no tensor, are left out."""
@@ -73,32 +75,55 @@ class Values:
 
 
 def write_copy(source: Values, path: Path, exchanged: Mapping[str, np.ndarray[Any, Any]], added: Mapping[str, str]) -> None:
-    """The new file `path`: what `source` holds, with the tensors of `exchanged` in place of its own: float32 or float16, or uint8, which are
-    the blocks of the type that the tensor has in `source`.
+    """The new file `path`: what `source` holds, with the tensors of `exchanged` in place of its own: float32 or float16, or uint8, which are blocks of Q8_0.
 
     added: tensors that the source lacks, each with the one of the source that it is a copy of.
     """
-    from gguf import GGUFWriter
+    with new_file(path) as work:
+        _write(source, work, exchanged, added)
+
+
+@contextmanager
+def copy_to_patch(source: Values, path: Path, added: Mapping[str, str]) -> Iterator[tuple[int, dict[str, int]]]:
+    """The new file `path`, open, with the first byte of each tensor in it: a copy of the source to the byte, for the caller to change.
+
+    added: as above; with one of these the header is written anew.
+    """
+    from gguf import GGUFReader
+
+    with new_file(path) as work:
+        if added:
+            _write(source, work, {}, added)
+        else:
+            with source.path.open("rb") as old, work.open("xb") as new:
+                if not cloned(old.fileno(), new.fileno()):
+                    copy_range(old.fileno(), new.fileno(), 0, source.path.stat().st_size)
+        places = {tensor.name: int(tensor.data_offset) for tensor in GGUFReader(work).tensors}
+        with work.open("r+b", buffering=0) as file:
+            yield file.fileno(), places
+
+
+def _write(source: Values, work: Path, exchanged: Mapping[str, np.ndarray[Any, Any]], added: Mapping[str, str]) -> None:
+    from gguf import GGMLQuantizationType, GGUFWriter
 
     tensors = [(name, tensor) for name, tensor in source.tensors.items()] + [(name, source.tensors[of]) for name, of in added.items()]
-    with new_file(path) as work:
-        writer = GGUFWriter(work, source.architecture)
-        _copy_header(source, writer)
-        for name, tensor in tensors:
-            if name in exchanged:
-                values = exchanged[name]
-                writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, tensor.tensor_type if values.dtype == np.uint8 else None)
-            else:
-                writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for name, tensor in track(tensors, "Writing", len(tensors)):
-            writer.write_tensor_data(exchanged.get(name, tensor.data))
-        writer.close()
+    writer = GGUFWriter(work, source.architecture)
+    copy_header(source, writer)
+    for name, tensor in tensors:
+        if name in exchanged:
+            values = exchanged[name]
+            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, GGMLQuantizationType.Q8_0 if values.dtype == np.uint8 else None)
+        else:
+            writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, tensor in track(tensors, "Writing", len(tensors)):
+        writer.write_tensor_data(exchanged.get(name, tensor.data))
+    writer.close()
 
 
-def _copy_header(source: Values, writer: Any) -> None:
+def copy_header(source: Values, writer: Any) -> None:
     """All that the header says (tokenizer, chat template, sizes): of the source, but what the writer counts itself."""
     from gguf import GGUFValueType
 
