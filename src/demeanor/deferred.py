@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 
 def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package: `homes` are its modules, each with the names that are taken from it, as one text."""
+    """The `__getattr__` of a package: `homes` are its modules, each with the names that are taken from it, as one text. Modules of the package are found too."""
     home_of = {name: home for home, names in homes.items() for name in names.split()}
 
     def attribute(name: str) -> Any:
-        if name not in home_of:
+        if name in home_of:
+            return getattr(import_module(home_of[name], package), name)
+        if name.startswith("_") or find_spec(f"{package}.{name}") is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(home_of[name], package), name)
+        return import_module(f"{package}.{name}")
 
     return attribute

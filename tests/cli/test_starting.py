@@ -106,3 +106,11 @@ def test_threads_that_wait_leave_the_cores_to_others_unless_told_otherwise(own: 
     told = f"{WATCH}\nimport os\nprint(os.environ['OMP_WAIT_POLICY'])"
     ended = subprocess.run([sys.executable, "-c", told, "--version"], env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout.split()[-1] == then
+
+
+@pytest.mark.parametrize("package", ["controls", "export", "models"])
+def test_what_is_imported_when_it_is_used_is_shown_before(package: str) -> None:
+    code = f"import demeanor.{package} as it; print([name for name in it.__all__ if name not in dir(it) or getattr(it, name) is None])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = "import demeanor.controls; print(demeanor.controls.part.Part.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "Part\n"

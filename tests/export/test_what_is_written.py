@@ -101,6 +101,14 @@ def test_an_edit_that_overflows_the_dtype_is_refused_by_its_tensor(tiny: Any, ll
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_an_edit_of_a_tied_head_that_overflows_is_refused_by_its_tensor(tied: Path, tmp_path: Path) -> None:
+    change(tied, {}, torch.float16)
+    large = an_adapter(dm.load(tied, device="cpu"), 1e6, "lm_head", 1200)
+    with pytest.raises(ControlError, match=r"lm_head\.weight that are too large for its dtype \(F16\)"):
+        dm.bake(tied, large, tmp_path / "baked")
+    assert not (tmp_path / "baked").exists()
+
+
 # -- ties -----------------------------------------------------------------------------------------
 
 

@@ -67,3 +67,14 @@ def test_what_becomes_no_number_is_told(dtype: str) -> None:
     for wrong in (np.nan, np.inf, -np.inf, np.inf - np.inf):
         values = np.array([1.0, wrong, -2.0], dtype=np.float32)
         assert not np.isfinite(cast(values, dtype)[1]).all()
+
+
+def test_small_numbers_are_kept_where_a_thread_makes_those_of_float32_0() -> None:
+    stored = EVERY[: 1 << 10].view(np.float16)  # below 2^-14
+    numbers = np.empty(stored.shape, dtype=np.float32)
+    torch.set_flush_denormal(True)
+    try:
+        again, _ = cast(widened(stored, "F16", numbers), "F16")
+    finally:
+        torch.set_flush_denormal(False)
+    assert np.array_equal(again, stored.view(np.uint16))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
-from ..controls import Control, load_control
-from ..controls.files import CONTROL
+from ..controls import Control
+from ..controls.files import CONTROL, load_for_files
 from ..errors import DataError
 from ..export import bake as bake_control
 from ..export import merge
@@ -47,7 +47,7 @@ def _is_foreign_adapter(folder: Path) -> bool:
 
 
 def _baked(plan: BakePlan, model: str, controls: Sequence[str], target: Path, loading: Loading, as_json: bool) -> None:
-    control = reduce(Control.then, (load_control(name, framework="np") for name in controls))
+    control = reduce(Control.then, map(load_for_files, controls))
     baked = bake_control(model, control, target, loading.trust_remote_code, plan.copy_all, loading if plan.verify else None, plan.keep_norms)
     if as_json:
         print_json({**vars(baked), "folder": str(baked.folder), "left_out": list(baked.left_out), "unused": list(baked.unused), "verified": baked.verified and vars(baked.verified)})

@@ -35,3 +35,7 @@ __all__ = [
     "Candidate", "Checked", "Control", "Direction", "Gate", "Overlap", "Part", "Round", "Scope", "ablate", "add", "check", "clamp",
     "convert", "digest", "load_control", "load_direction", "overlaps", "read_layout", "rotate", "save_control", "save_direction", "scale",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -71,15 +71,23 @@ def _encoded(control: Control) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 @np.errstate(all="ignore")  # what is no number is told in a sentence, not by numpy's warnings
-def load_control(path: str | Path, framework: Framework = "pt") -> Control:
+def load_control(path: str | Path) -> Control:
     """A control from its file, or from `FILE:DOSE`, which scales it; from the folder of a training or a run that holds one; or from the Hub.
 
     On the Hub it is `owner/name` or `owner/name@revision`, where `push` put it.
-    framework: "pt", to act in models; "np" holds numpy's arrays, float32 at least, which is all that baking takes.
     """
+    return _loaded(path, "pt")
+
+
+def load_for_files(path: str | Path) -> Control:
+    """The same for baking alone: its arrays are numpy's, float32 at least, so it acts in no model."""
+    return _loaded(path, "np")
+
+
+def _loaded(path: str | Path, framework: Framework) -> Control:
     name, _, dose = str(path).rpartition(":")
     if name and _is_number(dose):
-        return load_control(name, framework).scaled(float(dose))
+        return _loaded(name, framework).scaled(float(dose))
     on_hub = None if Path(path).exists() else hub_name(str(path))
     if on_hub is not None:
         path = from_hub(on_hub, CONTROL)

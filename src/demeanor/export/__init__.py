@@ -23,3 +23,7 @@ __all__ = [
     "Baked", "Exported", "ExportedAdapter", "ExportedGguf", "ExportedVector", "Pushed", "bake", "export_gguf", "export_gguf_adapter", "export_lora", "export_vector",
     "merge", "push",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

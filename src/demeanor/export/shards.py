@@ -103,12 +103,14 @@ def _in_own_threads(changes: Mapping[str, Change]) -> Iterator[None]:
         yield
 
 
-def edit_alone(path: Path, key: str, change: Change) -> None:
-    """Change a tensor of a file that is written already, in its place."""
-    with path.open("r+b") as file:
+def edit_alone(path: Path, key: str, change: Change) -> PutBack:
+    """Change a tensor of a file that is written already, in its place. Raises Unusable where something of it is no number."""
+    with path.open("r+b") as file, blas_in_one_thread():
         stored = read_header(path)[key]
-        for task in tasks(stored, change):
-            patched(file.fileno(), file.fileno(), stored, change, task)
+        try:
+            return sum((patched(file.fileno(), file.fileno(), stored, change, task) for task in tasks(stored, change)), PutBack())
+        except NotFinite as error:
+            raise Unusable(key, error.in_source) from error
 
 
 def bytes_to_write(source: Checkpoint, changed: Mapping[str, Change], target: Path, copy: bool) -> int:

@@ -18,6 +18,7 @@ from ..io.kernel_copy import copy_range, write_at
 from ..structure.stored_names import StoredNames
 from .changes import Change
 from .names import FileTensors
+from .patch import PutBack
 from .shards import edit_alone
 
 APART, RENAMED = "model-untied-head.safetensors", "model-edited.safetensors"
@@ -83,14 +84,13 @@ def write_apart(source: Checkpoint, apart: Mapping[str, str], work: Path) -> dic
     return renamed
 
 
-def edit_apart(files: FileTensors, edits: Mapping[str, Change], apart: Mapping[str, str], work: Path) -> int:
-    """Change the tensors that `write_apart` wrote; returns how many. The head has edits of its own, all others those of what they were."""
+def edit_apart(files: FileTensors, edits: Mapping[str, Change], apart: Mapping[str, str], work: Path) -> tuple[int, dict[str, PutBack]]:
+    """Change the tensors that `write_apart` wrote; returns how many that makes beside `edits`, and what rounding did to each. The head has edits of its own, all
+    others those of what they were."""
     head = files.layout.tied[1] if files.layout.tied else None
     changed = {name: edits.get(name if name == head else key) for name, key in apart.items()}
-    for name, change in changed.items():
-        if change is not None:
-            edit_alone(work / APART, name, change)
-    return sum(change is not None for name, change in changed.items() if name not in edits)
+    put_back = {name: edit_alone(work / APART, name, change) for name, change in changed.items() if change is not None}
+    return sum(name not in edits for name in put_back), put_back
 
 
 def bytes_apart(source: Checkpoint, keys: Iterable[str]) -> int:

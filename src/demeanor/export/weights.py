@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,12 @@ from ..structure.layout import same_weights
 from ..structure.stored_names import StoredNames
 from ..version import __version__
 from .card import write_card
-from .changes import Change, changes
+from .changes import changes
 from .copying import bytes_to_copy, copy_model
 from .folders import whole_folder
 from .names import FileTensors
 from .patch import PutBack
-from .shards import Unusable, Written, bytes_to_write, refuse_full, write_shards
+from .shards import Unusable, bytes_to_write, refuse_full, write_shards
 from .untying import bytes_apart, edit_apart, untie, unties, write_apart
 from .verify import Verified, has_room
 from .verify import verify as compared
@@ -123,13 +124,14 @@ def bake(
             apart = untie(source, files, work) if untied else {}
             _refuse_incomplete(files, apart, work, str(model))
             names = {shard: shard for shard in source.shards} | write_apart(source, apart, work)
-            written = _written(source, edits, work, names, copy, str(model))
-            more = edit_apart(files, edits, apart, work)
+            with _told(source, apart, str(model)):
+                written = write_shards(source, edits, work, names, copy)
+                more, put_back = edit_apart(files, edits, apart, work)
             write_card(source, control, str(model), work, keep_norms)
             verified = _verified(str(model), control, work, files, verify, keep_norms)
     return Baked(
         folder=out, edited=len(edits) + more, tensors=len(source.tensors) + len(apart), untied=untied, left_out=left_out,
-        linked=written.links, verified=verified, unused=files.unused(), **_left(written),
+        linked=written.links, verified=verified, unused=files.unused(), **_left({**written.put_back, **put_back}),
     )  # fmt: skip
 
 
@@ -166,22 +168,23 @@ def _key(source: Checkpoint, control: Control, *how: bool) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _written(source: Checkpoint, edits: Mapping[str, Change], work: Path, names: Mapping[str, str], copy: bool, model: str) -> Written:
-    """All shards; an error tells which tensor of the model `model` holds what is no number."""
+@contextmanager
+def _told(source: Checkpoint, apart: Mapping[str, str], model: str) -> Iterator[None]:
+    """An error tells which tensor of the model `model` holds what is no number. apart: tensors that are copies of the source's, by their new names."""
     try:
-        return write_shards(source, edits, work, names, copy)
+        yield
     except Unusable as error:
         if error.in_source:
             raise ModelError(f"The model {model} holds values that are not finite in {error.key}; download it again.") from error
         raise ControlError(
-            f"The edit makes values in {error.key} that are too large for its dtype ({source.tensors[error.key].dtype}), so nothing was written; use a smaller dose, or a copy of the model in a wider dtype."
+            f"The edit makes values in {error.key} that are too large for its dtype ({source.tensors[apart.get(error.key, error.key)].dtype}), so nothing was written; use a smaller dose, or a copy of the model in a wider dtype."
         ) from error
 
 
-def _left(written: Written) -> dict[str, Any]:
+def _left(put_back: Mapping[str, PutBack]) -> dict[str, Any]:
     """What rounding put back, over all tensors and where most of it is."""
-    left = sum(written.put_back.values(), PutBack()).share
-    shares = {key: share for key, one in written.put_back.items() if (share := one.share) is not None}
+    left = sum(put_back.values(), PutBack()).share
+    shares = {key: share for key, one in put_back.items() if (share := one.share) is not None}
     return {"left": left, "worst": max(shares.items(), key=lambda item: item[1])} if shares else {}
 
 

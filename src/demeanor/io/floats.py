@@ -14,6 +14,7 @@ DROPPED, LARGER, SMALLER = 13, np.float32(2.0**112), np.float32(2.0**-112)
 SIGN_AND_F16 = np.int32(-0x70002000)  # 0x8FFFE000
 EXPONENT, SMALLEST_NORMAL = np.uint32(0x7F800000), np.uint32(0x38800000)  # 2^-14, as bits
 ROUNDING = np.uint32((DROPPED << 23) | 0x400000)  # to a power of two: 3/2 of that whose last bit is the last that F16 keeps
+SMALLEST = np.array([1], np.uint32).view(np.float32)  # 2^-149
 INFINITE, BECOMES_INFINITE = 65536.0, 65520.0  # what infinity would be if it were a number of F16, and what is rounded to it
 
 
@@ -23,7 +24,7 @@ def widened(stored: Numbers, dtype: str, out: Numbers) -> Numbers:
         bits = out.view(np.uint32)
         np.copyto(bits, stored)
         np.left_shift(bits, 16, out=bits)
-    elif dtype == "F16":
+    elif dtype == "F16" and _keeps_small():
         signed = out.view(np.int32)
         np.copyto(signed, stored.view(np.int16))
         np.left_shift(signed, DROPPED, out=signed)
@@ -39,7 +40,8 @@ def widened(stored: Numbers, dtype: str, out: Numbers) -> Numbers:
 def rounded(values: Numbers, dtype: str, out: Numbers, spare: Numbers) -> Numbers:
     """Numbers to the nearest that can be stored as `dtype`, a tie to the even one: stored in `out`, and returned as numbers, which lie in `spare`.
 
-    `spare` is like `values`, of which nothing is left. What is too large becomes infinite; what is no number stays none in what is returned.
+    `spare` is like `values`, of which nothing is left. What is too large becomes infinite. What is no number in F16 stays none in what is returned, and
+    so does what BF16 has no number for, which is all that is no number where values were widened from it.
     """
     if dtype == "BF16":
         bits, sums = values.view(np.uint32), spare.view(np.uint32)
@@ -49,7 +51,7 @@ def rounded(values: Numbers, dtype: str, out: Numbers, spare: Numbers) -> Number
         np.add(sums, bits, out=sums)
         np.right_shift(sums, 16, out=out, casting="unsafe")
         np.bitwise_and(sums, UPPER, out=sums)
-    elif dtype == "F16" and _within(values, BECOMES_INFINITE):
+    elif dtype == "F16" and _keeps_small() and _within(values, BECOMES_INFINITE):
         _rounded_to_f16(values, out.view(np.uint16), spare)
     else:
         with np.errstate(over="ignore"):
@@ -71,6 +73,11 @@ def _rounded_to_f16(values: Numbers, out: Numbers, spare: Numbers) -> None:
     np.multiply(spare, SMALLER, out=values)
     np.right_shift(bits, DROPPED, out=bits)
     np.bitwise_or(out, bits, out=out, dtype=np.uint16, casting="unsafe")
+
+
+def _keeps_small() -> bool:
+    """Whether this thread computes with float32 below 2^-126, through which F16 goes here: it may have been told to make them 0."""
+    return bool(np.multiply(SMALLEST, LARGER)[0] > 0)
 
 
 def _within(values: Numbers, limit: float) -> bool:

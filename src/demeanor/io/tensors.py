@@ -88,7 +88,8 @@ def read_tensors(path: Path, *kinds: str, older: Mapping[int, Older] | None = No
     try:
         with safe_open(path, framework=framework) as file:
             raw = (file.metadata() or {}).get(HEADER)
-            tensors = {key: _read(path, file, key, framework) for key in file.keys()}  # noqa: SIM118 - not a dict
+            places = cache(lambda: read_header(path))  # read once, and where it is needed alone
+            tensors = {key: _read(file, key, framework, path, places) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # some of a dtype that the framework lacks
         raise DataError(f"{path} is not a complete safetensors file ({' '.join(str(error).split())[:120]}); write it again.") from error
     header = _object(raw, path) if raw else {}
@@ -106,13 +107,16 @@ def read_tensors(path: Path, *kinds: str, older: Mapping[int, Older] | None = No
     return Stored(path, tensors, cast(str, raw))
 
 
-def _read(path: Path, file: Any, key: str, framework: Framework) -> Array:
-    """A tensor of an open file."""
+def _read(file: Any, key: str, framework: Framework, path: Path, places: Callable[[], Mapping[str, Any]]) -> Array:
+    """A tensor of an open file, which lies at `path`. Raises DataError for one of a dtype that numpy lacks."""
     if framework == "pt":
         return file.get_tensor(key)
-    if file.get_slice(key).get_dtype() != "BF16":
+    dtype = file.get_slice(key).get_dtype()
+    if dtype != "BF16" and dtype.startswith(("F8", "F4", "F6")):
+        raise DataError(f"{path}: the tensor {key!r} is {dtype}, and floats of 16 bits or more are needed; write the file again.")
+    if dtype != "BF16":
         return in_numpy(file.get_tensor(key))
-    place = read_header(path)[key]
+    place = places()[key]
     with path.open("rb") as raw:
         raw.seek(place.start)
         stored = np.frombuffer(raw.read(place.end - place.start), dtype=STORED["BF16"]).reshape(place.shape)

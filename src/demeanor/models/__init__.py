@@ -28,3 +28,7 @@ __getattr__ = attributes(__name__, {
 })  # fmt: skip
 
 __all__ = ["Activations", "Layout", "Loading", "Point", "Quantized", "Reply", "Session", "Site", "SpreadLoading", "SpreadSession", "StreamedSession", "load", "open_streamed"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

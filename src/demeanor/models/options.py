@@ -143,4 +143,4 @@ class SpreadLoading(Loading):
 def _is_torchs(value: Any, kind: str) -> bool:
     """Whether a value is torch's device or dtype: whoever has one has imported torch, and a plan of strings needs no torch."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, getattr(torch, kind))
+    return torch is not None and isinstance(value, getattr(torch, kind, ()))  # none while another thread is importing it
