@@ -286,7 +286,7 @@ def test_a_terminated_run_leaves_nothing(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from demeanor import cli; from demeanor.cli import bake as commands; from demeanor.io.atomic import new_folder\n"
         "def stop(*a, **k):\n with new_folder(Path(sys.argv[-1])): os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
-        "commands.bake_control = stop; commands.load_control = lambda n, **how: n; target = sys.argv[-1]\n"
+        "commands.bake_control = stop; commands.load_for_files = lambda n: n; target = sys.argv[-1]\n"
         "sys.argv = ['demeanor', 'bake', 'organism', '-c', 'c', '-o', target]; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "baked")])

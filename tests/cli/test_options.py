@@ -330,3 +330,14 @@ def test_every_command_that_writes_takes_force() -> None:
     for name, command in found.items():
         flags = {flag for parameter in command.params for flag in parameter.opts}
         assert ("--out" in flags or name == "init") == ("--force" in flags), name
+
+
+def test_a_file_that_an_export_wrote_is_replaced_with_force(demeanor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    session, control, target = dm.load("organism", device="cpu"), tmp_path / "c.safetensors", tmp_path / "v.gguf"
+    direction = dm.find(session, "over-refusal", layer=2, max_prompts=20)
+    dm.save_control(dm.add(direction, 1.0, tokens="all"), control)
+    command = ("export", "organism", "-c", control, "--as", "gguf-vector", "-o", target)
+    assert demeanor(*command).code == 0
+    assert "--force" in demeanor(*command).sentence
+    assert demeanor(*command, "--force").code == 0
+    assert target.is_file()

@@ -40,12 +40,18 @@ def test_a_result_is_replaced_only_where_that_is_allowed(tmp_path: Path) -> None
     assert (target.read_text(), names(tmp_path)) == ("new", ["result.csv"])
 
 
-@pytest.mark.parametrize(("held", "goes"), [("plan.yaml", True), ("config.json", True), ("letters.txt", False), (None, True)])
-def test_of_folders_only_results_are_replaced(tmp_path: Path, held: str | None, goes: bool) -> None:
+@pytest.mark.parametrize(
+    ("held", "goes"),
+    [
+        ({"plan.yaml": "old"}, True), ({"config.json": "{}", "README.md": "edited with demeanor"}, True), ({"config.json": "{}"}, False),
+        ({"config.json": "{}", "README.md": "a model of others"}, False), ({"letters.txt": "demeanor"}, False), ({}, True),
+    ],
+)  # fmt: skip
+def test_of_folders_only_results_are_replaced(tmp_path: Path, held: dict[str, str], goes: bool) -> None:
     target = tmp_path / "run"
     target.mkdir()
-    if held:
-        (target / held).write_text("old")
+    for name, text in held.items():
+        (target / name).write_text(text)
     with pytest.raises(DataError, match="exists already"), new_folder(target):
         pass
     if not goes:

@@ -258,7 +258,7 @@ def test_the_command_line_takes_a_folder_of_peft(demeanor: Any, organism: dm.Ses
     assert demeanor("control", "convert", tmp_path / "adapter", "--like", "organism", "-o", tmp_path / "c.safetensors").code == 0
     shown = demeanor("control", "show", tmp_path / "c.safetensors", "--check", "organism", "--json")
     facts = json.loads(shown.out)
-    assert "LoRA (rank 3) on 42 layers" in facts["adapter 1"]
+    assert "LoRA (rank 3) on 42 linear layers" in facts["adapter 1"]
     assert "0 of" in facts["check"]
     assert demeanor("chat", "organism", "hello", "--control", f"{tmp_path / 'c.safetensors'}:0.0").code == 0
 

@@ -20,7 +20,7 @@ from .outputs import Output
 from .sessions import opened
 from .terminal import say_result
 
-Written = Annotated[Path, typer.Option("-o", "--out", help="Folder, or file for llama.cpp, that the result is written to.", show_default=False), Output("folder")]
+Written = Annotated[Path, typer.Option("-o", "--out", help="Folder, or file for llama.cpp, that the result is written to.", show_default=False), Output("folder", or_file=True)]
 
 
 @from_plans

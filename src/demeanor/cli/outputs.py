@@ -18,9 +18,13 @@ from ..io.claims import Kind, claimed, refuse_output
 
 @dataclass(frozen=True)
 class Output:
-    """Marks a parameter of a command as the name of an output."""
+    """Marks a parameter of a command as the name of an output; one that is a folder or a file is whichever stands there."""
 
     kind: Kind
+    or_file: bool = False
+
+    def of(self, target: Path) -> Kind:
+        return "file" if self.or_file and target.is_file() else self.kind
 
 
 Target = Annotated[Path, typer.Option("-o", "--out", help="File that the result is written to.", show_default=False), Output("file")]
@@ -52,7 +56,7 @@ def claiming(function: Callable[..., None]) -> Callable[..., None]:
             raise DataError("Two outputs have the same name; give each its own.")
         with ExitStack() as claims:
             for name, target in targets.items():
-                claims.enter_context(claimed(target, outputs[name].kind, replaces=force))
+                claims.enter_context(claimed(target, outputs[name].of(target), replaces=force))
             if reads is not None:
                 refuse_output(reads)
             function(*args, **values)

@@ -25,7 +25,7 @@ from ..io.checkpoint import Checkpoint, open_checkpoint
 from ..io.claims import claimed
 from ..models import Loading
 from ..models.naming import base_of, same_model, weights_of
-from ..progress import say
+from ..progress import say, warn
 from ..runtime.control_like import as_control
 from ..structure.layout import same_weights
 from ..structure.stored_names import StoredNames
@@ -115,6 +115,8 @@ def bake(
         files = FileTensors(source, control, by_framework=verify is not None)  # refuses what does not fit before anything is copied
         if keep_norms and files.packed:
             raise ControlError(f"{model} is stored in few bits, whose scales stay as they are, so lengths cannot be kept; leave --keep-norms out.")
+        if keep_norms and control.adapters:
+            warn("Lengths are kept of what an adapter changes too, which may undo it or do more of it; compare with a bake without --keep-norms.")
         edits = changes(control, files, keep_norms)
         untied = unties(source, files, edits)
         with resumed_folder(out, _key(source, control, copy, keep_norms)) as work:

@@ -26,7 +26,8 @@ from ..progress import say
 Kind = Literal["file", "folder"]
 # How the names of a lock, of an unfinished output, of one that can be gone on with, and of a result that is just being replaced end.
 LOCK, UNFINISHED, RESUMED, REPLACED = ".demeanor-lock", ".unfinished", ".resumed", ".replaced"
-RESULTS = ("plan.yaml", "config.json", "key.json", "training.json")  # one of these lies in every folder that this package writes
+# One of these lies in every folder that this package writes; a model's or an adapter's configuration does in others too, so there the card is to name it.
+OWN, CONFIGURATIONS, CARD = ("plan.yaml", "key.json", "training.json"), ("config.json", "adapter_config.json"), "README.md"
 PATIENCE = 10.0  # seconds in which a lock without a process in it may still be being written
 
 
@@ -120,7 +121,7 @@ def _refuse(claim: Claim) -> None:
     elif not claim.replaces:
         raise DataError(f"{target} exists already; name a new folder with -o, or replace it with --force.")
     elif not _is_result(target):
-        raise DataError(f"{target} is not a folder that demeanor wrote ({', '.join(RESULTS)}: none is in it), so it is not replaced.")
+        raise DataError(f"{target} is not a folder that demeanor wrote ({', '.join(OWN)}, or a card that says so: none is in it), so it is not replaced.")
 
 
 def _refuse_file(target: Path, replaces: bool) -> None:
@@ -134,10 +135,11 @@ def _refuse_file(target: Path, replaces: bool) -> None:
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder may be replaced: one that is written by this package, or empty, and that nobody stands in."""
-    here = Path.cwd()
-    if not folder.is_dir() or here.is_relative_to(folder.resolve()):
+    if not folder.is_dir() or Path.cwd().is_relative_to(folder.resolve()):
         return False
-    return not any(folder.iterdir()) or any((folder / name).is_file() for name in RESULTS)
+    held, card = {path.name for path in folder.iterdir()}, folder / CARD
+    ours = (*OWN, *CONFIGURATIONS) if card.is_file() and b"demeanor" in card.read_bytes() else OWN
+    return not held or not held.isdisjoint(ours)
 
 
 def _place(target: Path) -> Path:

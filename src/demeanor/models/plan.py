@@ -10,7 +10,7 @@ from ..io.plan import BasePlan, Flag
 
 MODEL_HELP = "model: organism, a model folder, a GGUF file, a PEFT adapter folder, or a Hub id (owner/model, owner/model@revision, owner/repo:file.gguf)"
 ModelName = Annotated[str, Flag(positional="MODEL"), Field(description=MODEL_HELP)]
-BEHAVIOUR_HELP = "preset (over-refusal, refusal, toxicity, cheer, gloom) or path of a behaviour file"
+BEHAVIOUR_HELP = "preset (over-refusal, refusal, toxicity, rudeness, cheer, gloom) or path of a behaviour file"
 BehaviourName = Annotated[str, Flag(("--behaviour", "-b")), Field(description=BEHAVIOUR_HELP)]
 BehaviourNames = Annotated[tuple[str, ...], Flag(("--behaviour", "-b")), Field(description=f"{BEHAVIOUR_HELP}; repeat for several")]
 MaxPrompts = Annotated[int | None, Field(ge=1, description="most prompts of each split of each set that are used")]

@@ -59,7 +59,7 @@ class Adapter:
     def __str__(self) -> str:
         parts = []
         if self.low_rank:
-            parts.append(f"LoRA (rank {max(len(a) for a, _ in self.low_rank.values())}) on {len(self.low_rank)} layers")
+            parts.append(f"LoRA (rank {max(len(a) for a, _ in self.low_rank.values())}) on {len(self.low_rank)} linear layers")
         if self.prompts:
             parts.append(f"adaption prompts in {len(self.prompts)} layers")
         if self.virtual_tokens is not None:
