@@ -9,7 +9,8 @@ import torch
 
 import demeanor as dm
 from demeanor.finding.find import Findings
-from demeanor.finding.selective import selective
+from demeanor.finding.plan import SelectivePlan
+from demeanor.finding.selective import SelectiveFits
 from demeanor.measure import Bench, Ledger
 from demeanor.search.space import EVERYWHERE, NO_GATE, Axis, Space
 from demeanor.search.trying import Trying
@@ -119,7 +120,8 @@ def test_a_selective_setting_is_that_edit_from_its_layer_on(organism: dm.Session
     setting = {"kind": "selective", "layer": 1, "taken": 2.0, "keep": 30.0}
     made = space.control(setting)
     direction = replace(findings.directions[0], site=dm.Site(1))
-    alone = selective(organism, "over-refusal", direction, strength=2.0, keep=30.0, prompts=32)
+    behaviour = dm.behaviour("over-refusal").settled(organism)
+    alone = SelectiveFits(organism, behaviour, Ledger(organism), 128, heard=32).of(direction, SelectivePlan(keep=30.0), 2.0)
     for module, (v, _) in alone.adapters[0].low_rank.items():
         # What the rows' last digits make of it: the same prompts were read in other batches.
         assert (made.adapters[0].low_rank[module][0] - v).norm() < 0.01 * v.norm()

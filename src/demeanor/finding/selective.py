@@ -103,13 +103,14 @@ def firmest(tried: Sequence[tuple[Control, Trial]]) -> int:
 
 
 class SelectiveFits:
-    """Selective edits that are fitted on the same rows, which are read when the first is asked for. prompts: most train prompts of each set.
+    """Selective edits that are fitted on the same rows, which are read when the first is asked for. prompts: most train prompts of each set;
+    heard: of how many, where not of all.
 
     `of` raises DataError for too few prompts. Raises ControlError for a model without a writer that is a plain linear layer.
     """
 
-    def __init__(self, session: Session, behaviour: Behaviour, ledger: Ledger, prompts: int) -> None:
-        self.session, self.behaviour, self.ledger, self.prompts = session, behaviour, ledger, prompts
+    def __init__(self, session: Session, behaviour: Behaviour, ledger: Ledger, prompts: int, heard: int | None = None) -> None:
+        self.session, self.behaviour, self.ledger, self.prompts, self.heard = session, behaviour, ledger, prompts, heard
         inner, self.writers = [writer for writer in session.layout.writers if writer.layer >= 0], linear_writers(session)
         if not self.writers:
             raise ControlError(f"{session.name} has no writer that is a plain linear layer, so nothing in it can be edited selectively.")
@@ -118,7 +119,7 @@ class SelectiveFits:
 
     @cached_property
     def rows(self) -> Rows:
-        return rows_of(self.session, self.behaviour, self.ledger, self.prompts)
+        return rows_of(self.session, self.behaviour, self.ledger, self.prompts, self.heard)
 
     def of(self, direction: Direction, plan: SelectivePlan, strength: float) -> Control:
         """The edit of one strength; what the plan says of prompts is not read."""
@@ -148,7 +149,7 @@ class SelectiveFits:
             return [direction.basis] * layers
         sites = [Site(max(layer, direction.site.layer)) for layer in range(layers)]
         shows, lacks = (
-            self.ledger.capture(train_prompts(self.behaviour, name, self.prompts), sites).values.double().mean(0) for name in ("shows", "lacks")
+            self.ledger.capture(train_prompts(self.behaviour, name, self.prompts, self.heard), sites).values.double().mean(0) for name in ("shows", "lacks")
         )
         return list(unit(shows - lacks).float()[:, None])
 

@@ -58,19 +58,20 @@ class Rows:
         return rows[self.acting :].cpu(), columns[self.acting :].cpu() - torch.tensor(self.replied)
 
 
-def train_prompts(behaviour: Behaviour, name: SetName, most: int) -> list[Prompt]:
-    return asked(behaviour.set(name, "train", most))
+def train_prompts(behaviour: Behaviour, name: SetName, most: int, heard: int | None = None) -> list[Prompt]:
+    """The first of a set; of a fair sample of so many where only these were `heard` by whoever asks."""
+    return asked(behaviour.set(name, "train", heard))[:most]
 
 
-def rows_of(session: Session, behaviour: Behaviour, ledger: Ledger, prompts: int) -> Rows:
+def rows_of(session: Session, behaviour: Behaviour, ledger: Ledger, prompts: int, heard: int | None = None) -> Rows:
     budget = reply_budget(session, behaviour)
-    shows = train_prompts(behaviour, "shows", prompts)
+    shows = train_prompts(behaviour, "shows", prompts, heard)
     texts = [reply.text for reply in ledger.replies(shows, budget)] if shows else []
     shown = sum(present(make_detector(behaviour.detect, session), texts, shows))
     if shown < FEWEST:
         raise DataError(f"{session.name} shows the behaviour on {shown} train prompts of shows; at least {FEWEST} are needed, so give it more.")
     acting = [session.encode(prompt) for prompt in shows]
-    staying = [prompt for name in KEPT for prompt in train_prompts(behaviour, name, prompts)]
+    staying = [prompt for name in KEPT for prompt in train_prompts(behaviour, name, prompts, heard)]
     if not staying:
         raise DataError("Nothing says what is to stay as it is; give the behaviour a guard set, or lacks prompts.")
     replies = [reply.ids for reply in ledger.replies(staying, budget)]

@@ -52,15 +52,14 @@ class Trying:
         if not behaviour.guard:
             return None
         plan = SelectivePlan()
-        prompts = plan.prompts if most is None else max(FEWEST, min(plan.prompts, most))
-        shown = set(train_prompts(behaviour, "shows", prompts)) & set(self.findings.sets.train["shows"])
+        shown = set(train_prompts(behaviour, "shows", plan.prompts, most)) & set(self.findings.sets.train["shows"])
         if len(shown) < FEWEST:
             say(f"No selective edit is tried: {len(shown)} train prompts show the behaviour, and {FEWEST} are needed.")
             return None
         try:
             if not self.fires:
                 refuse_alike(bench.session, behaviour, bench.ledger, plan)
-            return SelectiveFits(bench.session, behaviour, bench.ledger, prompts)
+            return SelectiveFits(bench.session, behaviour, bench.ledger, plan.prompts, most)
         except (CheckFailed, ControlError) as error:
             say(f"No selective edit is tried: {error}")
             return None
