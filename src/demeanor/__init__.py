@@ -77,7 +77,7 @@ _HOMES = {
     ".stats.score": "Score",
 }  # fmt: skip
 _NAMES = frozenset(name for names in _HOMES.values() for name in names.split())
-_named = attributes(__name__, _HOMES)
+_named, _ = attributes(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:

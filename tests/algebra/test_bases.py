@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from demeanor.algebra import bases
+from textbook import DTYPES, SEEDS, SETTINGS, dot, gaussian, length, without
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
-SEEDS = st.integers(0, 2**32 - 1)
-DTYPES = st.sampled_from([torch.float32, torch.float64])
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
-
-
-def gaussian(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def basis_of(seed: int, k: int, d: int) -> Tensor:
     """Orthonormal rows [k, d], by QR: not by what is under test."""
     return torch.linalg.qr(gaussian(seed, d, k)).Q.T.contiguous()
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    return math.fsum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
-
-
-def length(a: Tensor) -> float:
-    return math.sqrt(dot(a, a))
-
-
-def without(x: Tensor, along: Tensor) -> Tensor:
-    """x minus its part along a vector of any length: the textbook projection, one pass."""
-    return x - dot(x, along) / dot(along, along) * along
 
 
 @SETTINGS

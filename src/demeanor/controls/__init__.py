@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .part import Part
     from .scope import Scope
 
-__getattr__ = attributes(__name__, {
+__getattr__, __dir__ = attributes(__name__, {
     ".checked": "Checked check",
     ".constructors": "ablate add clamp rotate scale",
     ".control": "Control",
@@ -35,7 +35,3 @@ __all__ = [
     "Candidate", "Checked", "Control", "Direction", "Gate", "Overlap", "Part", "Round", "Scope", "ablate", "add", "check", "clamp",
     "convert", "digest", "load_control", "load_direction", "overlaps", "read_layout", "rotate", "save_control", "save_direction", "scale",
 ]  # fmt: skip
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

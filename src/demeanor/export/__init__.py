@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .vectors import ExportedVector, export_vector
     from .weights import Baked, bake, merge
 
-__getattr__ = attributes(__name__, {
+__getattr__, __dir__ = attributes(__name__, {
     ".gguf_files": "ExportedAdapter ExportedGguf export_gguf export_gguf_adapter",
     ".hub": "Pushed push",
     ".lora": "Exported export_lora",
@@ -23,7 +23,3 @@ __all__ = [
     "Baked", "Exported", "ExportedAdapter", "ExportedGguf", "ExportedVector", "Pushed", "bake", "export_gguf", "export_gguf_adapter", "export_lora", "export_vector",
     "merge", "push",
 ]  # fmt: skip
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

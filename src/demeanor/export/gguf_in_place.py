@@ -13,14 +13,15 @@ from torch import Tensor
 from ..algebra.rounding import Grid
 from ..errors import ControlError
 from ..io.checkpoint import Stored
+from ..io.dtypes import DTYPES
 from ..io.gguf_codes import BLOCKS, Blocks
 from ..io.kernel_copy import write_at
 from .low_rank import Halves
 from .packed import Window, rounded
-from .patch import NotFinite, PutBack
+from .patch import NotFinite, PutBack, share_of, worst_of
 
 AT_ONCE = 1 << 20  # weights
-NUMBERS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NUMBERS = {name: DTYPES[name] for name in ("F32", "F16", "BF16")}
 FLOATS = {"F16": (11, 2.0**-24), "BF16": (8, 2.0**-133)}  # bits of a value, and the least step between two
 KEPT = (*NUMBERS, *BLOCKS)
 DEAR = 0.5  # of what an edit moves, that rounding may move before it is told
@@ -55,13 +56,16 @@ class Roundings:
     @property
     def left(self) -> float | None:
         """The share of the edit that rounding put back, in all tensors together; None where none was kept from it."""
-        return sum((one.put_back for one in self.each.values()), PutBack()).share
+        return share_of(self._put_back)
 
     @property
     def worst(self) -> tuple[str, float] | None:
         """The tensor with most of it, and its share."""
-        shares = {name: share for name, one in self.each.items() if (share := one.put_back.share) is not None}
-        return max(shares.items(), key=lambda one: one[1], default=None)
+        return worst_of(self._put_back)
+
+    @property
+    def _put_back(self) -> dict[str, PutBack]:
+        return {name: one.put_back for name, one in self.each.items()}
 
     @property
     def off(self) -> float | None:

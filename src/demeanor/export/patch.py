@@ -7,7 +7,7 @@ All of it is numpy's: what files hold is changed without torch, which takes long
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -47,6 +47,17 @@ class PutBack:
     def share(self) -> float | None:
         """What is left of what was to go, 0 to 1; None where nothing was to."""
         return math.sqrt(self.rounding / self.change) if self.change > 0 else None
+
+
+def share_of(put_back: Mapping[str, PutBack]) -> float | None:
+    """What is left in all tensors together; None where nothing was to go."""
+    return sum(put_back.values(), PutBack()).share
+
+
+def worst_of(put_back: Mapping[str, PutBack]) -> tuple[str, float] | None:
+    """The tensor in which most is left, and its share."""
+    shares = {name: share for name, one in put_back.items() if (share := one.share) is not None}
+    return max(shares.items(), key=lambda item: item[1], default=None)
 
 
 class Span:

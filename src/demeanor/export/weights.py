@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..arrays import in_numpy
 from ..controls import Control
@@ -35,7 +34,7 @@ from .changes import changes
 from .copying import bytes_to_copy, copy_model
 from .folders import whole_folder
 from .names import FileTensors
-from .patch import PutBack
+from .patch import share_of, worst_of
 from .shards import Unusable, bytes_to_write, refuse_full, write_shards
 from .untying import bytes_apart, edit_apart, untie, unties, write_apart
 from .verify import Verified, has_room
@@ -129,11 +128,12 @@ def bake(
             with _told(source, apart, str(model)):
                 written = write_shards(source, edits, work, names, copy)
                 more, put_back = edit_apart(files, edits, apart, work)
+            all_of_it = {**written.put_back, **put_back}
             write_card(source, control, str(model), work, keep_norms)
             verified = _verified(str(model), control, work, files, verify, keep_norms)
     return Baked(
         folder=out, edited=len(edits) + more, tensors=len(source.tensors) + len(apart), untied=untied, left_out=left_out,
-        linked=written.links, verified=verified, unused=files.unused(), **_left({**written.put_back, **put_back}),
+        linked=written.links, verified=verified, unused=files.unused(), left=share_of(all_of_it), worst=worst_of(all_of_it),
     )  # fmt: skip
 
 
@@ -181,13 +181,6 @@ def _told(source: Checkpoint, apart: Mapping[str, str], model: str) -> Iterator[
         raise ControlError(
             f"The edit makes values in {error.key} that are too large for its dtype ({source.tensors[apart.get(error.key, error.key)].dtype}), so nothing was written; use a smaller dose, or a copy of the model in a wider dtype."
         ) from error
-
-
-def _left(put_back: Mapping[str, PutBack]) -> dict[str, Any]:
-    """What rounding put back, over all tensors and where most of it is."""
-    left = sum(put_back.values(), PutBack()).share
-    shares = {key: share for key, one in put_back.items() if (share := one.share) is not None}
-    return {"left": left, "worst": max(shares.items(), key=lambda item: item[1])} if shares else {}
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path, trust_remote_code: bool = False) -> Path:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .spread import SpreadSession
     from .streamed import StreamedSession, open_streamed
 
-__getattr__ = attributes(__name__, {
+__getattr__, __dir__ = attributes(__name__, {
     "..runtime.batches": "Reply",
     "..runtime.capture": "Activations",
     "..runtime.sites": "Point Site",
@@ -28,7 +28,3 @@ __getattr__ = attributes(__name__, {
 })  # fmt: skip
 
 __all__ = ["Activations", "Layout", "Loading", "Point", "Quantized", "Reply", "Session", "Site", "SpreadLoading", "SpreadSession", "StreamedSession", "load", "open_streamed"]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -235,7 +235,8 @@ class Space:
         last = int(self.common["layer"].high)
         found = [direction for direction in found if direction.estimator in self.estimators and direction.site.layer <= last]
         seeds = [self._of(direction, {"kind": "ablate", **EVERYWHERE}) for direction in found]
-        best = next((item for item in map(self.findings.directions.__getitem__, self.findings.eligible()) if item.write is None and item.site.layer <= last), None)
+        usable = (self.findings.directions[number] for number in self.findings.eligible())
+        best = next((direction for direction in usable if direction.write is None and direction.site.layer <= last), None)
         if self.selective is not None and best is not None:
             seeds += [{"kind": "selective", "layer": int(share * best.site.layer), "taken": taken, "keep": keep} for taken, keep, share in FITTED[:edits]]
         if not self.bakeable:
